@@ -1,0 +1,1 @@
+"""Deployments, gateway and command line."""
