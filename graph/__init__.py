@@ -1,0 +1,37 @@
+"""The pipeline file, its rules, the plan, and how one image travels through it. Knows nothing of Ray, HTTP or models' insides."""
+
+from graph.annotate import annotate
+from graph.conditions import Rule, RuleError, RuleSyntaxError
+from graph.config import PipelineConfig, json_schema
+from graph.diagram import mermaid, svg
+from graph.engine import Engine, StepBackend
+from graph.errors import DeadlineExceeded, Overloaded, StepFailed
+from graph.frame import Frame
+from graph.loading import PipelineError, load
+from graph.local import LocalBackend
+from graph.pipeline import VisionPipeline
+from graph.plan import Plan, PlannedStep, load_plan
+
+__all__ = [
+    "DeadlineExceeded",
+    "Engine",
+    "Frame",
+    "LocalBackend",
+    "Overloaded",
+    "PipelineConfig",
+    "PipelineError",
+    "Plan",
+    "PlannedStep",
+    "Rule",
+    "RuleError",
+    "RuleSyntaxError",
+    "StepBackend",
+    "StepFailed",
+    "VisionPipeline",
+    "annotate",
+    "json_schema",
+    "load",
+    "load_plan",
+    "mermaid",
+    "svg",
+]

@@ -1,0 +1,86 @@
+"""What the engine and a step say to each other, in one process or across machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from classifiers import Image, InputError, ResizeMode
+from graph.frame import Frame
+
+__all__ = ["CropSpec", "StepAnswer", "StepError", "StepInfo", "StepRequest", "Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class CropSpec:
+    """How a step wants its crops: ``size`` (H, W) or ``None`` for their own size; ``padding`` is a share of the box, 0..1."""
+
+    size: tuple[int, int] | None
+    resize: ResizeMode
+    padding: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What a loaded step says of itself. ``digest``: hash of its configuration and weights, which every answer carries too."""
+
+    digest: str
+    crop: CropSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A detection that a step is asked about: its index in the detector's list, and itself."""
+
+    index: int
+    detection: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRequest:
+    """One call of one step for one image.
+
+    Attributes:
+        image: what rules see as ``image``: ``width``, ``height``, ``metadata``.
+        context: the results of the steps that this one depends on, by name.
+        targets: the detections to look at, or ``None`` for the whole image.
+        crops: the pixels of ``targets``, already cut as the step's :class:`CropSpec` says; ``None``: cut them from ``frame``.
+        frame: the encoded image; ``None`` where ``crops`` say all that is needed.
+        cut_for: steps whose crops to cut along with the answer, and how they want them.
+        crop_budget_bytes: pixels that may travel back with the answer at most; crops beyond it are left out.
+        request_id: the request's identity, for logs.
+    """
+
+    image: Mapping[str, Any]
+    context: Mapping[str, Any]
+    targets: tuple[Target, ...] | None = None
+    crops: tuple[Image, ...] | None = None
+    frame: Frame | None = None
+    cut_for: Mapping[str, CropSpec] = field(default_factory=dict)
+    crop_budget_bytes: int | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepError:
+    """Why a step has no result. ``input_error`` is set where the image is at fault."""
+
+    type: str
+    detail: str
+    input_error: InputError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepAnswer:
+    """What a step answers: ``result`` (plain JSON values) or ``error``.
+
+    Attributes:
+        digest: of the configuration and weights that made the answer.
+        crops: for each step in ``cut_for`` whose rules could be decided here: its crops by the index of their detection.
+    """
+
+    digest: str
+    result: dict[str, Any] | None = None
+    error: StepError | None = None
+    crops: Mapping[str, Mapping[int, Image]] = field(default_factory=dict)

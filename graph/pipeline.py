@@ -1,0 +1,175 @@
+"""The synchronous face of the engine: a pipeline file and images in, results out, no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from classifiers import BadImage, VisionError
+from classifiers.images import ImageLimits
+from graph.engine import Engine
+from graph.frame import Frame
+from graph.local import LocalBackend
+from graph.plan import load_plan
+
+__all__ = ["ImageLike", "VisionPipeline"]
+
+ImageLike: TypeAlias = str | Path | bytes | PIL.Image.Image | npt.NDArray[np.uint8] | Callable[[ImageLimits], Frame]
+"""A path, encoded bytes, a Pillow image, an (H, W, 3) RGB uint8 array, or a function that gets the image when its turn has come."""
+
+
+class VisionPipeline:
+    """A pipeline with its models loaded in this process.
+
+    >>> with VisionPipeline("configs/demo.yaml") as pipeline:      # doctest: +SKIP
+    ...     print(pipeline.run("street.jpg")["context"])
+
+    Args:
+        pipeline: path of a pipeline file, or the same as a mapping.
+
+    Raises:
+        PipelineError: the file has mistakes; all of them are in the message.
+        SetupError: a model could not be loaded.
+    """
+
+    def __init__(self, pipeline: str | Path | Mapping[str, Any]) -> None:
+        self.plan = load_plan(pipeline)
+        limits = self.plan.config.limits
+        self._limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+        self._backend = LocalBackend(self.plan)
+        self._engine = Engine(self.plan, self._backend)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="visiongraph", daemon=True)
+        self._thread.start()
+
+    def run(
+        self, image: ImageLike, *, metadata: Mapping[str, Any] | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Run one image.
+
+        Args:
+            image: see :data:`ImageLike`.
+            metadata: what is known about it; rules see it as ``image['metadata']``.
+            timeout_s: deadline of the whole.
+
+        Returns:
+            The result, plain JSON values: ``id``, ``image``, ``pipeline``, ``context``, ``steps``, ``metadata``.
+
+        Raises:
+            InputError: the image is at fault.
+            StepFailed: a step with ``on_error: fail`` failed or timed out.
+            DeadlineExceeded: ``timeout_s`` passed.
+        """
+        return self._submit(self._run(image, metadata, timeout_s)).result()
+
+    def run_batch(
+        self, images: Iterable[ImageLike], *, metadata: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Run many images, several at a time; their crops share the models' batches.
+
+        Returns:
+            The results in the order of ``images``.
+
+        Raises:
+            VisionError: as :meth:`run`, of the first image that failed; :meth:`stream` goes on past it.
+        """
+        results: list[dict[str, Any]] = []
+        for result in self.stream(images, metadata=metadata):
+            if isinstance(result, VisionError):
+                raise result
+            results.append(result)
+        return results
+
+    def stream(
+        self, images: Iterable[ImageLike], *, metadata: Mapping[str, Any] | None = None, in_flight: int | None = None
+    ) -> Iterator[dict[str, Any] | VisionError]:
+        """Run images as they come, and yield in their order a result or the error of each.
+
+        Args:
+            images: any number; they are read only as far ahead as ``in_flight``.
+            metadata: of all of them.
+            in_flight: images under way at once; default: enough to fill the largest batch of any step.
+        """
+        window = in_flight or max(4, *(step.serve.max_batch_size for step in self.plan))
+        waiting: deque[Future[dict[str, Any]]] = deque()
+        try:
+            for image in images:
+                waiting.append(self._submit(self._run(image, metadata, None)))
+                if len(waiting) >= window:
+                    yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def fingerprint(self) -> str:
+        """Identity of the pipeline as it is loaded: structure, rules, parameters, code versions and weights."""
+        return self._submit(self._engine.fingerprint()).result()
+
+    def close(self) -> None:
+        """End the threads. Called at the end of a ``with`` block; a second call does nothing."""
+        if self._loop.is_closed():
+            return
+        self._backend.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("this VisionPipeline is closed; make a new one")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _run(self, image: ImageLike, metadata: Mapping[str, Any] | None, timeout_s: float | None) -> dict[str, Any]:
+        frame = await asyncio.to_thread(_read_frame, image, self._limits)
+        return await self._engine.run(frame, metadata=metadata, timeout_s=timeout_s)
+
+
+def _read_frame(image: ImageLike, limits: ImageLimits) -> Frame:
+    """Make a frame of whatever stands for an image.
+
+    Raises:
+        InputError: it is not an image, or over the limits; for a path also when it cannot be read.
+    """
+    if isinstance(image, (str, Path)):
+        path = Path(image)
+        try:
+            with path.open("rb") as file:
+                data = file.read(limits.max_bytes + 1)  # one byte over the limit is enough to be refused
+        except OSError as error:
+            raise BadImage(f"cannot read {image}: {error.strerror or error}") from error
+        return Frame.from_bytes(data, limits, uri=str(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Frame.from_bytes(bytes(image), limits)
+    if callable(image):
+        return image(limits)
+    if isinstance(image, PIL.Image.Image):
+        return Frame.from_pil(image, limits)
+    return Frame.from_array(image, limits)
+
+
+def _result(future: Future[dict[str, Any]]) -> dict[str, Any] | VisionError:
+    try:
+        return future.result()
+    except VisionError as error:
+        return error

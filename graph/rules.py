@@ -1,0 +1,57 @@
+"""Deciding a step's rules for one image: whether it runs, and on which detections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graph.conditions import RuleError
+from graph.messages import Target
+from graph.plan import PlannedStep
+
+__all__ = ["detections_for", "picked", "wanted"]
+
+
+def wanted(step: PlannedStep, context: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    """Whether the step's condition holds; true without one.
+
+    Raises:
+        RuleError: the condition could not be decided.
+    """
+    return step.condition is None or step.condition(context=context, image=image)
+
+
+def picked(
+    step: PlannedStep, context: Mapping[str, Any], image: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]
+) -> tuple[Target, ...]:
+    """The detections that the step's crop rule picks, in the detector's order.
+
+    Raises:
+        RuleError: the rule could not be decided for one of them.
+    """
+    rule = step.crops
+    if rule is None:
+        raise ValueError(f"step '{step.name}' has no crop rule")
+    return tuple(
+        Target(index, detection)
+        for index, detection in enumerate(detections)
+        if rule(context=context, image=image, detection=detection)
+    )
+
+
+def detections_for(step: PlannedStep, context: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The detections that the step's crop rule speaks of.
+
+    Raises:
+        RuleError: none of the steps it depends on has detections, or several have and ``crops_from`` does not say which.
+    """
+    sources = [name for name in step.depends_on if "detections" in context[name]]
+    if step.crops_from is not None:
+        sources = [name for name in sources if name == step.crops_from]
+    if len(sources) == 1:
+        found: Sequence[Mapping[str, Any]] = context[sources[0]]["detections"]
+        return found
+    names = ", ".join(repr(name) for name in sources or step.depends_on)
+    if sources:
+        raise RuleError(f"{names} all have detections; say which with `crops_from: {sources[0]}`")
+    raise RuleError(f"no detections to crop from: {step.crops_from or names} has none; depend on a detector, or write `crops: null`")

@@ -1,0 +1,200 @@
+"""What one step does with the calls that reach it: cut or decode, classify many at once, and shape the answers.
+
+This is the core of a step in every runtime. It has no threads and no event loop; the runtime decides where each part runs:
+:meth:`StepRunner.prepare` and :meth:`StepRunner.finish` may run anywhere, :meth:`StepRunner.infer` in one thread at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from classifiers import BaseClassifier, Image, InputError, SetupError
+from classifiers.crops import crop
+from graph.conditions import RuleError
+from graph.frame import Frame
+from graph.messages import CropSpec, StepAnswer, StepError, StepInfo, StepRequest
+from graph.plan import Plan, PlannedStep
+from graph.result import normalise
+from graph.rules import picked, wanted
+
+__all__ = ["Prepared", "StepRunner", "load_classifier"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One call, ready for the model: N images with their contexts. ``len()`` is N, what the call takes of a batch."""
+
+    request: StepRequest
+    images: tuple[Image, ...]
+    contexts: tuple[Mapping[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_classifier(step: PlannedStep) -> BaseClassifier:
+    """Make a step's classifier, which loads its model.
+
+    Raises:
+        SetupError: the constructor failed; the message names the step. A ``ModelNotFound`` stays one.
+    """
+    try:
+        return step.cls(**step.params)
+    except SetupError as error:
+        raise type(error)(f"step '{step.name}': {error}", **error.fields) from error
+    except Exception as error:
+        raise SetupError(
+            f"step '{step.name}': {step.class_path}({', '.join(f'{k}={v!r}' for k, v in step.params.items())}) failed with "
+            f"{type(error).__name__}: {error}",
+            step=step.name,
+        ) from error
+
+
+class StepRunner:
+    """A loaded step.
+
+    Args:
+        plan: the pipeline; the step's own part and the crop rules of its dependents are read from it.
+        name: which step this is.
+        classifier: the loaded model, see :func:`load_classifier`.
+    """
+
+    def __init__(self, plan: Plan, name: str, classifier: BaseClassifier) -> None:
+        self.classifier = classifier
+        self.reconfigure(plan, name)
+
+    def reconfigure(self, plan: Plan, name: str) -> None:
+        """Take rules, batch size and tunables from ``plan``. Not during :meth:`infer`."""
+        step = plan[name]
+        self.classifier.reconfigure(**_tunables(step))
+        self._plan = plan
+        self._step = step
+        weights = self.classifier.weights_digest
+        digest = hashlib.sha256(f"{plan.step_digest(name)}:{weights}".encode()).hexdigest()
+        spec = CropSpec(self.classifier.input_size, self.classifier.resize, self.classifier.crop_padding)
+        self.info = StepInfo(digest, spec)
+
+    def warm_up(self) -> None:
+        """Let the model run once at the largest batch that comes."""
+        self.classifier.warm_up(self._step.serve.max_batch_size)
+
+    def prepare(self, request: StepRequest) -> Prepared | StepAnswer:
+        """Get the pixels of a call: decoded, cut, or as they came. Where that fails, the answer that says why."""
+        try:
+            if request.targets is None:
+                images: tuple[Image, ...] = (_frame(request).pixels(),)
+                contexts: tuple[Mapping[str, Any], ...] = (request.context,)
+            else:
+                images = self._crops(request)
+                contexts = tuple({**request.context, "detection": target.detection} for target in request.targets)
+        except Exception as error:
+            return StepAnswer(self.info.digest, error=self._error(error, request))
+        return Prepared(request, images, contexts)
+
+    def _crops(self, request: StepRequest) -> tuple[Image, ...]:
+        assert request.targets is not None
+        if request.crops is None:
+            pixels, spec = _frame(request).pixels(), self.info.crop
+            return tuple(_cut(pixels, target.detection, spec) for target in request.targets)
+        for image in request.crops:
+            image.flags.writeable = False  # arrays that were unpickled come writable
+        return request.crops
+
+    def infer(self, batch: Sequence[Prepared]) -> list[list[Any] | StepError]:
+        """Classify the images of many calls at once; for each call its results, or why it has none.
+
+        Images of different calls share the model's batches of at most ``max_batch_size``. When a batch raises, its calls are
+        tried one at a time, so that one bad image fails alone.
+        """
+        try:
+            results = self._classify([i for call in batch for i in call.images], [c for call in batch for c in call.contexts])
+        except Exception as error:
+            if len(batch) == 1:
+                return [self._error(error, batch[0].request)]
+            return [outcome for call in batch for outcome in self.infer([call])]
+        outcomes: list[list[Any] | StepError] = []
+        start = 0
+        for call in batch:
+            outcomes.append(results[start : start + len(call)])
+            start += len(call)
+        return outcomes
+
+    def _classify(self, images: list[Image], contexts: list[Mapping[str, Any]]) -> list[Any]:
+        size = self._step.serve.max_batch_size
+        results: list[Any] = []
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
+            answers = list(self.classifier.process_batch(chunk, contexts[start : start + size]))
+            if len(answers) != len(chunk):
+                raise ValueError(f"{self._step.class_path}.process_batch returned {len(answers)} results for {len(chunk)} images")
+            results += answers
+        return results
+
+    def finish(self, call: Prepared, outcome: list[Any] | StepError) -> StepAnswer:
+        """Shape the answer of one call, and cut the crops of the steps that hang on it."""
+        if isinstance(outcome, StepError):
+            return StepAnswer(self.info.digest, error=outcome)
+        try:
+            if call.request.targets is None:
+                result = normalise(outcome[0])
+            else:
+                pairs = zip(call.request.targets, outcome, strict=True)
+                result = {"objects": [{**normalise(answer), "detection": target.index} for target, answer in pairs]}
+        except (TypeError, ValueError) as error:
+            return StepAnswer(self.info.digest, error=self._error(error, call.request))
+        return StepAnswer(self.info.digest, result=result, crops=self._cut_for_dependents(call, result))
+
+    def _error(self, error: Exception, request: StepRequest) -> StepError:
+        """The error as it travels: without the traceback, which stays in this process's log."""
+        if isinstance(error, InputError):
+            return StepError(type(error).__name__, str(error), error)
+        _log.error("step '%s' failed on request %s", self._step.name, request.request_id, exc_info=error)
+        return StepError(type(error).__name__, str(error))
+
+    def _cut_for_dependents(self, call: Prepared, result: dict[str, Any]) -> dict[str, dict[int, Image]]:
+        request = call.request
+        if not request.cut_for or request.frame is None or "detections" not in result:
+            return {}
+        pixels = request.frame.pixels()
+        left = request.crop_budget_bytes
+        answer: dict[str, dict[int, Image]] = {}
+        for name, spec in request.cut_for.items():
+            dependent = self._plan[name]
+            context = {self._step.name: result}
+            try:
+                if dependent.condition is not None and dependent.condition.reads <= {self._step.name}:
+                    if not wanted(dependent, context, request.image):
+                        continue
+                targets = picked(dependent, context, request.image, result["detections"])
+            except RuleError:
+                continue  # the engine decides the same rule again, and the failure is that step's
+            crops = {target.index: _cut(pixels, target.detection, spec) for target in targets}
+            if left is not None:
+                left -= sum(image.nbytes for image in crops.values())
+                if left < 0:
+                    break  # the dependent gets the encoded image and cuts for itself
+            answer[name] = crops
+        return answer
+
+
+def _tunables(step: PlannedStep) -> dict[str, Any]:
+    """Every tunable's value: as the file gives it, else the constructor's default, so that removing one from the file resets it."""
+    defaults = inspect.signature(step.cls).parameters
+    return {key: step.params[key] if key in step.params else defaults[key].default for key in sorted(step.cls.tunables)}
+
+
+def _frame(request: StepRequest) -> Frame:
+    if request.frame is None:
+        raise RuntimeError("the engine sent neither the image nor its crops")  # a bug in the caller, not a user's mistake
+    return request.frame
+
+
+def _cut(pixels: Image, detection: Mapping[str, Any], spec: CropSpec) -> Image:
+    return crop(pixels, detection["bbox"], spec.size, spec.resize, spec.padding)

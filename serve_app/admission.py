@@ -1,0 +1,66 @@
+"""Lets calls through to ``@serve.batch`` in groups, when the model is free.
+
+``@serve.batch`` closes a batch before the model is free for it, and nothing tops that batch up while it waits: with a short
+``batch_wait_timeout_s`` batches stay tiny under load, with a long one an idle server waits for nothing. Held back until the model
+is free and let through together, the waiting calls fill one batch at once, and a lone call never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """The gate before one model. Use it from one event loop.
+
+    Args:
+        max_size: upper bound on the sum of the sizes of the calls that are let through together; a larger call goes alone.
+    """
+
+    def __init__(self, max_size: int) -> None:
+        self.max_size = max_size
+        self._inside = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are held back now."""
+        return len(self._waiting)
+
+    @asynccontextmanager
+    async def __call__(self, size: int) -> AsyncIterator[None]:
+        """Wait to be let through, and hold the gate until the block ends. A cancelled call leaves the queue."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        if self._inside == 0 and len(self._waiting) == 1:
+            # Not at once: calls that arrived in the same turn of the event loop go together.
+            asyncio.get_running_loop().call_soon(self._let_through)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave()
+            raise
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._inside -= 1
+        if self._inside == 0:
+            self._let_through()
+
+    def _let_through(self) -> None:
+        total = 0
+        while self._waiting and self._inside == 0 or (self._waiting and total + self._waiting[0][0] <= self.max_size):
+            size, turn = self._waiting.popleft()
+            if not turn.done():  # else its caller is gone
+                turn.set_result(None)
+                self._inside += 1
+                total += size

@@ -1,0 +1,65 @@
+"""Commands that need Ray: ``render``, ``serve``, ``demo``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve_app.cli.arguments import PipelineArgument, stderr
+
+__all__ = ["demo", "render", "serve"]
+
+PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
+DashboardPortOption = Annotated[int, typer.Option(help="Port of the Ray dashboard.", min=1, max=65535)]
+
+
+def render(
+    pipeline: PipelineArgument,
+    host: Annotated[str, typer.Option(help="Address that the HTTP endpoint binds.")] = "127.0.0.1",
+    port: PortOption = 8000,
+) -> None:
+    """Print the Serve config file of a pipeline: visiongraph render PIPELINE > serve.yaml && serve deploy serve.yaml.
+
+    The structure stands in args, what can change in place (thresholds, rules, batch sizes) in user_config.
+    """
+    from serve_app.render import render as render_config
+
+    sys.stdout.write(render_config(pipeline, host=host, port=port))
+
+
+def serve(pipeline: PipelineArgument, port: PortOption = 8000, dashboard_port: DashboardPortOption = 8265) -> None:
+    """Serve a pipeline over HTTP on this machine until Ctrl-C: starts Ray and Serve in the fast configuration."""
+    from serve_app.local import serving
+
+    with serving(pipeline, port=port, dashboard_port=dashboard_port) as server:
+        stderr.print(f"[green]ready[/]   POST an image to  {server.http_url}/v1/images")
+        stderr.print(f"        API documentation  {server.http_url}/docs")
+        stderr.print(f"        Ray dashboard      {server.dashboard_url}")
+        stderr.print(f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {server.http_url}/v1/images")
+        stderr.print("        Ctrl-C stops it")
+        _wait_for_signal()
+        stderr.print("stopping ...")
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+
+
+def demo(
+    pipeline: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="The pipeline file.")] = "configs/demo.yaml",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the annotated pictures go.")] = Path("demo-output"),
+    port: PortOption = 8000,
+    dashboard_port: DashboardPortOption = 8265,
+) -> None:
+    """Serve a pipeline on this machine, post real photos over HTTP, show what was found, and shut down."""
+    from serve_app.demo import run_demo
+
+    run_demo(pipeline, out, port=port, dashboard_port=dashboard_port)

@@ -1,0 +1,37 @@
+"""The console script: its commands, and what an error looks like to the person who typed it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from classifiers import SetupError, VisionError
+from serve_app.cli.cluster import demo, render, serve
+from serve_app.cli.inspect import explain, graph, models, schema, validate
+from serve_app.cli.run import run
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="visiongraph",
+    help="Conditional vision pipelines: one YAML file says which classifiers there are and when each of them runs. The same file "
+    "runs in this process ([b]run[/]), on Ray Serve on this machine ([b]serve[/]), and on a cluster ([b]render[/], then serve deploy).",
+    epilog="Start with: visiongraph validate configs/demo.yaml",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _command in (run, validate, explain, graph, schema, models, render, serve, demo):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0; 1 where an image failed; 2 for a mistake in the command, the pipeline file or the setup."""
+    try:
+        app()
+    except VisionError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2 if isinstance(error, SetupError) else 1)

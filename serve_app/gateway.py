@@ -1,0 +1,45 @@
+"""The ingress deployment: the HTTP application and the engine, and nothing that looks at pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from graph import Engine, Plan
+from graph.config import merge
+from serve_app.backend import ServeBackend
+from serve_app.http import make_app
+from serve_app.transport import crop_budget_bytes
+
+__all__ = ["Gateway"]
+
+
+@serve.ingress()
+class Gateway:
+    """Takes requests over HTTP and walks each image through the plan.
+
+    Args:
+        structure: the pipeline without its tunables.
+        timeout_ms: deadline of a request.
+        handles: a handle to each step's deployment, by the step's name.
+    """
+
+    def __init__(self, structure: Mapping[str, Any], timeout_ms: int, handles: dict[str, DeploymentHandle]) -> None:
+        self._structure = structure
+        self._timeout_ms = timeout_ms
+        self._backend = ServeBackend(handles, crop_budget_bytes())
+        self._engine = self._engine_with({})
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 - Serve's own name
+        return make_app(lambda: self._engine, self._timeout_ms)
+
+    def reconfigure(self, tunables: dict[str, Any]) -> None:
+        """Take new tunables; requests under way keep the engine that they began with."""
+        self._engine = self._engine_with(tunables)
+
+    def _engine_with(self, tunables: Mapping[str, Any]) -> Engine:
+        return Engine(Plan.from_config(merge(self._structure, tunables)), self._backend)

@@ -1,0 +1,91 @@
+"""The shapes of the answers, for the OpenAPI document and for clients; the engine makes them, nothing is converted on the way."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Edge", "Health", "PipelineView", "Result", "StepView"]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ResultImage(_Closed):
+    """The image that a result is about."""
+
+    uri: str | None = Field(description="Where it came from; null where its bytes were sent")
+    sha256: str = Field(description="Hash of the bytes as they came")
+    width: int = Field(description="Pixels of the upright image")
+    height: int = Field(description="Pixels of the upright image")
+
+
+class ResultPipeline(_Closed):
+    """What made a result."""
+
+    name: str
+    fingerprint: str = Field(description="Structure, rules, parameters, weights and code versions")
+
+
+class ErrorView(_Closed):
+    """Why a step has no result."""
+
+    type: str
+    detail: str
+
+
+class ResultStep(_Closed):
+    """How a step ended."""
+
+    name: str
+    status: Literal["ok", "skipped", "failed", "timed_out"]
+    duration_ms: float | None = None
+    reason: str | None = Field(None, description="Why it was skipped")
+    error: ErrorView | None = None
+
+
+class Result(_Closed):
+    """What the pipeline found in one image."""
+
+    id: str
+    image: ResultImage
+    pipeline: ResultPipeline
+    context: dict[str, dict[str, Any]] = Field(description="The result of each step that is ok, by its name")
+    steps: list[ResultStep]
+    metadata: dict[str, Any]
+
+
+class StepView(_Closed):
+    """A step of the pipeline, enough to draw it."""
+
+    name: str
+    class_: str = Field(alias="class")
+    depends_on: list[str]
+    condition: str | None
+    crops: str | None
+    on_error: Literal["fail", "skip"]
+    timeout_ms: int | None
+
+
+class Edge(_Closed):
+    """What depends on what."""
+
+    source: str
+    target: str
+
+
+class PipelineView(_Closed):
+    """The pipeline that is served."""
+
+    name: str
+    fingerprint: str
+    steps: list[StepView]
+    edges: list[Edge]
+
+
+class Health(_Closed):
+    """The server's own state."""
+
+    status: Literal["ok", "ready"]
