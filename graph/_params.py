@@ -1,0 +1,165 @@
+"""A step's ``params`` against the constructor of its class, without making an instance."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from classifiers.base import BaseClassifier
+from classifiers.models import LocalPath
+from graph._classes import Constructor, Parameter, constructor_of
+from graph._report import Loc
+from graph._wording import sentence, shown
+from graph.mistakes import did_you_mean
+
+__all__ = ["absolute_paths", "checked_params"]
+
+_TYPE_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+
+
+def absolute_paths(cls: type[BaseClassifier], params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """``params`` with relative paths made absolute.
+
+    A text that begins with ``./`` or ``../`` is relative to ``folder``. So is one for an argument that is annotated as
+    a path, when there is a file or folder of that name in ``folder``.
+    """
+    parameters = constructor_of(cls).parameters
+    return {
+        key: _absolute(value, folder, key in parameters and _names_path(parameters[key].annotation))
+        for key, value in params.items()
+    }
+
+
+def checked_params(
+    cls: type[BaseClassifier], params: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[tuple[Loc, str]]]:
+    """Check ``params`` by name and by annotated type and range.
+
+    Returns:
+        The arguments as the constructor gets them, and what is wrong: the place in ``params`` and a sentence.
+    """
+    constructor = constructor_of(cls)
+    arguments: dict[str, Any] = {}
+    problems: list[tuple[Loc, str]] = []
+    for key, value in params.items():
+        parameter = constructor.parameters.get(key)
+        if parameter is None and not constructor.is_open:
+            problems.append(((key,), _unknown(key, cls, constructor)))
+        elif parameter is None or parameter.inherited or parameter.annotation is inspect.Parameter.empty:
+            arguments[key] = value
+        else:
+            arguments[key], found = _checked(parameter, value)
+            problems += [((key, *loc), message) for loc, message in found]
+    for parameter in constructor.parameters.values():
+        if parameter.required and parameter.name not in params:
+            words = _type_words(parameter.annotation)
+            problems.append(((parameter.name,), f"is missing: {cls.__name__} needs it{f' ({words})' if words else ''}"))
+    return arguments, problems
+
+
+def _unknown(key: str, cls: type[BaseClassifier], constructor: Constructor) -> str:
+    known = "; it takes " + (", ".join(constructor.parameters) or "none")
+    return f"{cls.__name__} has no parameter {key!r}{did_you_mean(key, constructor.parameters, known)}"
+
+
+def _checked(parameter: Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str]]]:
+    try:
+        adapter: TypeAdapter[Any] = _adapter(parameter.annotation)
+    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
+        return value, []  # a type that pydantic does not know: the constructor is the judge
+    try:
+        # JSON's strict rules are those of a file: a list may become a tuple and a text a path, but no text a number
+        return adapter.validate_json(json.dumps(value), strict=True), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        if any(detail["type"] == "needs_python_object" for detail in details):
+            return value, []  # a class of the plug-in's own: the constructor is the judge
+        if words := _union_words(parameter.annotation):
+            return value, [((), f"expected {words}; got {shown(value)}")]
+        return value, [(tuple(detail["loc"]), sentence(detail)) for detail in details]
+    except Exception as error:  # noqa: BLE001 - a plug-in's validator may do anything; the message carries what it was
+        return value, [((), f"checking it failed: {type(error).__name__}: {error}")]
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(annotation)  # a model, a dataclass or a typed dict, which has a configuration of its own
+
+
+def _union_words(annotation: Any) -> str:
+    """``a text or a whole number`` for a union of more than one type beside ``None``; empty for anything else."""
+    bare = _bare(annotation)
+    if typing.get_origin(bare) not in (typing.Union, types.UnionType):
+        return ""
+    arms = [arm for arm in typing.get_args(bare) if arm is not type(None)]
+    return _type_words(bare) if len(arms) > 1 else ""
+
+
+def _type_words(annotation: Any) -> str:
+    """A type as a person would call it; empty where there are no words for it."""
+    bare = _bare(annotation)
+    if isinstance(bare, type) and issubclass(bare, PurePath):
+        return "a path"
+    if bare in _TYPE_WORDS:
+        return _TYPE_WORDS[bare]
+    origin, arguments = typing.get_origin(bare), typing.get_args(bare)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin in (typing.Union, types.UnionType):
+        words = [_type_words(arm) or str(arm) for arm in arguments]
+        return " or ".join(words)
+    if bare is dict or origin is dict:
+        return "keys with values"
+    if bare in (list, tuple, set, frozenset) or origin in (list, tuple, set, frozenset):
+        return "a list"
+    return getattr(bare, "__name__", "") if bare is not inspect.Parameter.empty else ""
+
+
+def _bare(annotation: Any) -> Any:
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return annotation
+
+
+def _names_path(annotation: Any) -> bool:
+    stack = [annotation]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, LocalPath) or part is LocalPath or (isinstance(part, type) and issubclass(part, PurePath)):
+            return True
+        stack += typing.get_args(part)
+        stack += getattr(part, "__metadata__", ())
+    return False
+
+
+def _absolute(value: Any, folder: Path, is_path: bool) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item, folder, is_path) for item in value]
+    if isinstance(value, dict):
+        return {key: _absolute(item, folder, is_path) for key, item in value.items()}
+    if not isinstance(value, str) or not value.strip():
+        return value
+    explicit = value in (".", "..") or value.startswith(("./", "../"))
+    if not explicit and not (is_path and _is_there(folder / value)):
+        return value
+    return os.path.normpath(folder / value)  # not resolve(): a link's own name may have the ending that says the format
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a text that is no file name: too long, or with a NUL
+        return False

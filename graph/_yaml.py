@@ -1,0 +1,227 @@
+"""YAML text to plain data, with the line of every key and item.
+
+PyYAML's safe types, which are YAML 1.1, with three differences that save mistakes: ``1e-3`` is a number, ``16:9`` and
+dates are texts. What a pipeline file does not need and what JSON cannot hold (other tags, keys that are not texts,
+infinity) is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import yaml
+
+from graph._report import Loc
+
+__all__ = ["Document", "Problem", "read_yaml"]
+
+MAX_VALUES = 100_000  # after aliases are expanded; a pipeline of 30 steps has about 500
+_TAG = "tag:yaml.org,2002:"
+_BOOLS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that cannot be read as it stands. ``loc`` is empty where the text could not be parsed."""
+
+    loc: Loc
+    line: int | None
+    message: str
+
+
+@dataclass(slots=True)
+class Document:
+    """What was read: plain data of the types that JSON has, lines counted from 1, and what was wrong with it."""
+
+    data: Any = None
+    lines: dict[Loc, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc]
+
+
+for _kind, _pattern, _first in (
+    ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
+    ("int", r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    ("merge", "<<", "<"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+):
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+def read_yaml(text: str) -> Document:
+    """Read one YAML document. Never raises for what the text holds: that is in ``problems``."""
+    document = Document()
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+        if root is None:
+            document.problems.append(Problem((), None, "the file is empty; a pipeline file has the key `pipeline`"))
+        else:
+            document.data = _Reader(document).value(root, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        document.problems.append(Problem((), mark.line + 1 if mark else None, _syntax(error)))
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        document.problems.append(
+            Problem((), line, f"the character {chr(error.character)!r} cannot stand in YAML; remove it")
+        )
+    except RecursionError:
+        document.problems.append(Problem((), None, "nested too deeply"))
+    except _TooMuchError as error:
+        document.problems.append(Problem((), error.line, str(error)))
+    except (ValueError, OverflowError) as error:  # PyYAML on an escape beyond Unicode
+        document.problems.append(Problem((), None, f"not YAML: {error}"))
+    return document
+
+
+class _TooMuchError(Exception):
+    def __init__(self, line: int) -> None:
+        super().__init__(f"more than {MAX_VALUES:,} values after aliases (*name) are expanded; write fewer")
+        self.line = line
+
+
+class _Reader:
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._count = 0
+        self._open: set[int] = set()
+
+    def value(self, node: yaml.Node, loc: Loc) -> Any:
+        line = _line(node)
+        self._document.lines.setdefault(loc, line)
+        self._count += 1
+        if self._count > MAX_VALUES:
+            raise _TooMuchError(line)
+        if id(node) in self._open:
+            return self._problem(loc, line, "contains itself through an alias (*name); write it out")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, loc)
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+                return self._mapping(node, loc)
+            if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+                return [self.value(item, (*loc, index)) for index, item in enumerate(node.value)]
+        finally:
+            self._open.discard(id(node))
+        return self._problem(loc, line, f"the tag {_tag_text(node)} is not allowed; remove it")
+
+    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        merged: list[tuple[yaml.Node, yaml.Node]] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{_TAG}merge":
+                merged += self._merged(value_node, loc)
+                continue
+            key = self._key(key_node, loc)
+            if key is None:
+                continue
+            line = _line(key_node)
+            if key in result:
+                first = self._document.lines[(*loc, key)]
+                self._problem((*loc, key), line, f"stands twice, first on line {first}; keep one")
+                continue
+            self._document.lines[(*loc, key)] = line
+            result[key] = self.value(value_node, (*loc, key))
+        for key_node, value_node in merged:  # `<<` gives what the mapping itself does not have
+            key = self._key(key_node, loc)
+            if key is not None and key not in result:
+                self._document.lines[(*loc, key)] = _line(key_node)
+                result[key] = self.value(value_node, (*loc, key))
+        return result
+
+    def _merged(self, node: yaml.Node, loc: Loc) -> list[tuple[yaml.Node, yaml.Node]]:
+        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        pairs: list[tuple[yaml.Node, yaml.Node]] = []
+        for source in sources:
+            if isinstance(source, yaml.MappingNode) and all(key.tag != f"{_TAG}merge" for key, _ in source.value):
+                pairs += source.value
+            else:
+                self._problem(
+                    (*loc, "<<"), _line(node), "must be an alias (*name) of a mapping that has no `<<` itself"
+                )
+        return pairs
+
+    def _key(self, node: yaml.Node, loc: Loc) -> str | None:
+        if isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}str":
+            if _is_text(node.value):
+                return str(node.value)
+            self._problem(loc, _line(node), "a key has a character that is no text; remove it")
+        elif isinstance(node, yaml.ScalarNode):
+            self._problem((*loc, node.value), _line(node), f'a key must be a text; write it in quotes: "{node.value}"')
+        else:
+            self._problem(loc, _line(node), "a key must be a text, not a list or a mapping")
+        return None
+
+    def _scalar(self, node: yaml.ScalarNode, loc: Loc) -> Any:
+        kind, text, line = node.tag.removeprefix(_TAG), node.value, _line(node)
+        try:
+            if kind == "str":
+                return (
+                    text if _is_text(text) else self._problem(loc, line, "has a character that is no text; remove it")
+                )
+            if kind == "null":
+                return None
+            if kind == "bool":
+                return _BOOLS[text.lower()]
+            if kind == "int":
+                return _integer(text)
+            if kind == "float":
+                return self._float(text, loc, line)
+        except (ValueError, KeyError):
+            return self._problem(
+                loc, line, f"{text[:40]!r} cannot be read as {kind}; write it in quotes if it is a text"
+            )
+        return self._problem(loc, line, f"the tag {_tag_text(node)} is not allowed; remove it")
+
+    def _float(self, text: str, loc: Loc, line: int) -> float | None:
+        number = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+        return number if math.isfinite(number) else self._problem(loc, line, f"must be a finite number; got {text}")
+
+    def _problem(self, loc: Loc, line: int, message: str) -> Any:
+        self._document.problems.append(Problem(loc, line, message))
+        return None  # stands in the data for what could not be read
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _tag_text(node: yaml.Node) -> str:
+    return f"!!{node.tag.removeprefix(_TAG)}" if node.tag.startswith(_TAG) else str(node.tag)
+
+
+def _integer(text: str) -> int:
+    digits = text.replace("_", "").lower()
+    unsigned = digits.lstrip("+-")
+    is_old_octal = len(unsigned) > 1 and unsigned[0] == "0" and unsigned[1].isdigit()  # YAML 1.1: 010 is 8
+    return int(digits, 8) if is_old_octal else int(digits, 0)
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or "not YAML"
+    if "'\\t'" in problem:
+        return "a tab; YAML is indented with spaces"
+    if "mapping values are not allowed" in problem:
+        return "a `:` where none can stand: check the indentation of this line, and quote texts that have `: ` in them"
+    if "expected <block end>" in problem:
+        return "does not line up with the lines above; check the indentation"
+    if "but found another document" in problem:
+        return "a second document (`---`); a pipeline file is one"
+    context = f" {error.context}," if error.context else ""
+    return f"not YAML:{context} {problem}"

@@ -1,0 +1,186 @@
+"""What the engine walks: the steps of a checked pipeline with their classes, rules and neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from classifiers.base import BaseClassifier
+from graph._digests import code_digest, digest
+from graph._notes import notes_on
+from graph.conditions import Rule
+from graph.config import PipelineConfig, ServeConfig, StepConfig
+from graph.loading import Checked, Source, check
+
+__all__ = ["Plan", "PlannedStep", "load_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One step, ready to run.
+
+    Attributes:
+        params: the constructor's arguments, converted to its annotated types, paths absolute.
+        crops: the rule that counts, the class's own included; ``None``: the step gets the whole image.
+        crops_from: whose detections ``crops`` speaks of; ``None``: of the one dependency that has some.
+        timeout_s: ``None``: only the request's own deadline.
+        dependents: the steps that depend on this one, in file order.
+        cuts: those of them whose crops this step can cut beside its own detections: their crop rules read no other
+            step's result. Empty for a step with ``crops``, which has no detections of its own.
+    """
+
+    name: str
+    class_path: str
+    cls: type[BaseClassifier]
+    params: Mapping[str, Any]
+    depends_on: tuple[str, ...]
+    condition: Rule | None
+    crops: Rule | None
+    crops_from: str | None
+    timeout_s: float | None
+    on_error: Literal["fail", "skip"]
+    serve: ServeConfig
+    dependents: tuple[str, ...]
+    cuts: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan:
+    """A pipeline without mistakes. Can be pickled; what reads the pickle must be able to import the classes.
+
+    Attributes:
+        config: what it was made from.
+        steps: in file order.
+        notes: what a person should know before it runs: what decodes the image again and why, what cannot work.
+        structure_digest: SHA-256 of all that decides what the results are, weights apart: names, classes, their code,
+            parameters, dependencies, rules, ``on_error``. Not in it: ``serve``, ``limits`` and the pipeline's name,
+            which change no result, and ``timeout_ms``: a result that a timeout cut short says so, and is not kept.
+    """
+
+    config: PipelineConfig
+    steps: tuple[PlannedStep, ...]
+    notes: tuple[str, ...]
+    structure_digest: str
+    _step_digests: Mapping[str, str]
+
+    @classmethod
+    def from_config(cls, config: PipelineConfig) -> Plan:
+        """Plan a configuration.
+
+        Raises:
+            PipelineError: it has mistakes; one that comes from ``load`` has none.
+        """
+        return cls._from_checked(check(config))
+
+    @classmethod
+    def _from_checked(cls, checked: Checked) -> Plan:
+        steps = _planned(checked)
+        digests = {
+            step.name: digest([step.class_path, config.params, code_digest(step.cls)])
+            for step, config in zip(steps, checked.config.pipeline, strict=True)
+        }
+        return cls(checked.config, steps, notes_on(steps), _structure_digest(steps, digests), digests)
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return self.config.name
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Names of the steps without dependencies, in file order."""
+        return tuple(step.name for step in self.steps if not step.depends_on)
+
+    def step_digest(self, name: str) -> str:
+        """SHA-256 of what one step's answer depends on beside input and weights: class, parameters, code version."""
+        return self._step_digests[name]
+
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the steps by how far they are from a root, for printing: there is no barrier between the levels."""
+        depths: dict[str, int] = {}
+        waiting = list(self.steps)
+        while waiting:  # the file may name a step before those that it depends on
+            for step in [step for step in waiting if all(name in depths for name in step.depends_on)]:
+                depths[step.name] = max((depths[name] + 1 for name in step.depends_on), default=0)
+                waiting.remove(step)
+        deepest = max(depths.values())
+        return tuple(
+            tuple(step.name for step in self.steps if depths[step.name] == level) for level in range(deepest + 1)
+        )
+
+    def __getitem__(self, name: str) -> PlannedStep:
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[PlannedStep]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.name!r}: {', '.join(step.name for step in self.steps)}>"
+
+
+def load_plan(source: Source) -> Plan:
+    """Read, check and plan a pipeline. Imports its classes and loads no model.
+
+    Args:
+        source: the path of a pipeline file, or the same as a mapping or a configuration.
+
+    Raises:
+        PipelineError: with every mistake.
+    """
+    return Plan._from_checked(check(source))
+
+
+def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
+    configs, drafts = checked.config.pipeline, checked.steps
+    with_crops = {config.name: draft.crops for config, draft in zip(configs, drafts, strict=True)}
+    return tuple(
+        PlannedStep(
+            name=config.name,
+            class_path=config.class_path,
+            cls=draft.cls,
+            params=draft.arguments,
+            depends_on=config.depends_on,
+            condition=draft.condition,
+            crops=draft.crops,
+            crops_from=config.crops_from,
+            timeout_s=None if config.timeout_ms is None else config.timeout_ms / 1000,
+            on_error=config.on_error or ("skip" if config.depends_on else "fail"),
+            serve=config.serve,
+            dependents=tuple(other.name for other in configs if config.name in other.depends_on),
+            cuts=tuple(
+                other.name
+                for other in configs
+                if draft.crops is None and _can_cut(config.name, other, with_crops[other.name])
+            ),
+        )
+        for config, draft in zip(configs, drafts, strict=True)
+        if draft.cls is not None
+    )
+
+
+def _can_cut(name: str, other: StepConfig, crops: Rule | None) -> bool:
+    return name in other.depends_on and crops is not None and crops.reads <= {name} and other.crops_from in (None, name)
+
+
+def _structure_digest(steps: Sequence[PlannedStep], step_digests: Mapping[str, str]) -> str:
+    return digest(
+        [
+            [
+                step.name,
+                step_digests[step.name],
+                step.depends_on,
+                step.condition and step.condition.source,
+                step.crops and step.crops.source,
+                step.crops_from,
+                step.on_error,
+            ]
+            for step in steps
+        ]
+    )
