@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from toys import draw
+
+from classifiers import BadImage
+from graph import DeadlineExceeded, Engine, Frame, Overloaded, Plan, StepFailed, load_plan
+from graph.messages import CropSpec, StepAnswer, StepError, StepInfo, StepRequest
+
+PERSON = {"bbox": [10.0, 10.0, 50.0, 90.0], "confidence": 0.9, "class_id": 1, "class_name": "person"}
+CAR = {"bbox": [100.0, 100.0, 180.0, 150.0], "confidence": 0.8, "class_id": 0, "class_name": "car"}
+FRAME = Frame.from_array(draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150)))
+
+
+class Steps:
+    """Steps whose answers the test gives, when it wants to."""
+
+    crop_budget_bytes = 1234
+
+    def __init__(self, plan: Plan, **answers: Any) -> None:
+        self._infos = {step.name: StepInfo(f"digest-{step.name}", CropSpec((8, 8), "stretch", 0.0)) for step in plan}
+        self._answers = answers
+        self.requests: dict[str, StepRequest] = {}
+        self.started: list[str] = []
+        self.cancelled: list[str] = []
+        self.gates: dict[str, asyncio.Event] = {}
+
+    async def describe(self) -> Mapping[str, StepInfo]:
+        return self._infos
+
+    async def ready(self) -> None: ...
+
+    async def call(self, step: str, request: StepRequest) -> StepAnswer:
+        self.requests[step] = request
+        self.started.append(step)
+        try:
+            if step in self.gates:
+                await self.gates[step].wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(step)
+            raise
+        answer = self._answers.get(step, {"label": step})
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, StepAnswer):
+            return answer
+        if isinstance(answer, StepError):
+            return StepAnswer(f"digest-{step}", error=answer)
+        return StepAnswer(f"digest-{step}", result=answer)
+
+
+def step(name: str, depends_on: list[str] | str = (), **more: Any) -> dict[str, Any]:  # type: ignore[assignment]
+    return {"name": name, "class": "toys.Size", **({"depends_on": depends_on} if depends_on else {}), **more}
+
+
+def make(*steps: dict[str, Any], **answers: Any) -> tuple[Engine, Steps]:
+    plan = load_plan({"name": "test", "pipeline": list(steps)})
+    backend = Steps(plan, **answers)
+    return Engine(plan, backend), backend
+
+
+def statuses(result: Mapping[str, Any]) -> dict[str, str]:
+    return {entry["name"]: entry["status"] for entry in result["steps"]}
+
+
+async def until(what: Any) -> None:
+    async with asyncio.timeout(5):
+        while not what():
+            await asyncio.sleep(0)
+
+
+FOUND = {"detections": [PERSON, CAR], "detected_classes": ["car", "person"]}
+
+
+async def test_the_result_has_the_shape_of_the_contract() -> None:
+    engine, _ = make(
+        step("detect"),
+        step("make", "detect", condition="'bus' in context['detect']['detected_classes']"),
+        step("colour", "detect", crops="detection['class_name'] == 'person'"),
+        detect=FOUND,
+        colour={"objects": [{"detection": 0, "label": "black"}]},
+    )
+    result = await engine.run(FRAME, metadata={"camera": 3}, request_id="abc")
+    assert list(result) == ["id", "image", "pipeline", "context", "steps", "metadata"]
+    assert result["id"] == "abc"
+    assert result["image"] == {"uri": None, "sha256": FRAME.sha256, "width": 320, "height": 240}
+    assert result["pipeline"]["name"] == "test"
+    assert result["pipeline"]["fingerprint"] == await engine.fingerprint()
+    assert result["context"] == {"detect": FOUND, "colour": {"objects": [{"detection": 0, "label": "black"}]}}
+    assert result["metadata"] == {"camera": 3}
+    detect, made, colour = result["steps"]
+    assert detect.pop("duration_ms") >= 0
+    assert colour.pop("duration_ms") >= 0
+    assert detect == {"name": "detect", "status": "ok"}
+    assert colour == {"name": "colour", "status": "ok"}
+    assert made == {
+        "name": "make",
+        "status": "skipped",
+        "reason": "condition is false: 'bus' in context['detect']['detected_classes']",
+    }
+
+
+async def test_ids_are_new_where_none_is_given() -> None:
+    engine, _ = make(step("a"))
+    ids = {(await engine.run(FRAME))["id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+async def test_steps_come_in_the_order_of_the_file_whatever_runs_first() -> None:
+    engine, backend = make(step("last", "first"), step("first"))
+    result = await engine.run(FRAME)
+    assert [entry["name"] for entry in result["steps"]] == ["last", "first"]
+    assert backend.started == ["first", "last"]
+
+
+async def test_independent_steps_run_at_the_same_time_without_a_level_barrier() -> None:
+    engine, backend = make(step("a"), step("b"), step("after_a", "a"), step("after_both", ["a", "b"]))
+    backend.gates["b"] = asyncio.Event()
+    running = asyncio.create_task(engine.run(FRAME))
+    # 'after_a' must not wait for 'b', which stands on the level before it
+    await until(lambda: backend.started == ["a", "b", "after_a"])
+    backend.gates["b"].set()
+    await running
+    assert backend.started == ["a", "b", "after_a", "after_both"]
+
+
+async def test_a_step_sees_the_results_of_its_dependencies_only() -> None:
+    engine, backend = make(step("a"), step("b", "a"), step("c", "b"))
+    await engine.run(FRAME)
+    assert backend.requests["c"].context == {"b": {"label": "b"}}
+
+
+class TestSkipping:
+    async def test_what_depends_on_a_skipped_step_is_skipped_too(self) -> None:
+        engine, backend = make(step("a"), step("b", "a", condition="False"), step("c", "b"), step("d", ["a", "c"]))
+        result = await engine.run(FRAME)
+        assert statuses(result) == {"a": "ok", "b": "skipped", "c": "skipped", "d": "skipped"}
+        assert [entry.get("reason") for entry in result["steps"]] == [
+            None,
+            "condition is false: False",
+            "depends on b, which was skipped",
+            "depends on c, which was skipped",
+        ]
+        assert backend.started == ["a"]
+        assert "duration_ms" not in result["steps"][1]
+
+    async def test_no_matching_detection(self) -> None:
+        engine, backend = make(step("d"), step("c", "d", crops="detection['class_name'] == 'bus'"), d=FOUND)
+        result = await engine.run(FRAME)
+        assert result["steps"][1] == {
+            "name": "c",
+            "status": "skipped",
+            "reason": "no detection matches: detection['class_name'] == 'bus'",
+        }
+        assert backend.started == ["d"]
+
+    async def test_no_detections_at_all(self) -> None:
+        engine, _ = make(step("d"), step("c", "d", crops="True"), d={"detections": [], "detected_classes": []})
+        result = await engine.run(FRAME)
+        assert statuses(result) == {"d": "ok", "c": "skipped"}
+        assert result["context"] == {"d": {"detections": [], "detected_classes": []}}
+
+    async def test_rules_see_the_image_and_its_metadata(self) -> None:
+        engine, _ = make(
+            step("wide", condition="image['width'] > image['height']"),
+            step("north", condition="image['metadata']['site'] == 'north'"),
+        )
+        result = await engine.run(FRAME, metadata={"site": "south"})
+        assert statuses(result) == {"wide": "ok", "north": "skipped"}
+
+
+class TestFailing:
+    async def test_skip_keeps_the_rest(self) -> None:
+        engine, _ = make(step("a"), step("b", "a"), step("c", "b"), b=StepError("ValueError", "no good"))
+        result = await engine.run(FRAME)
+        assert statuses(result) == {"a": "ok", "b": "failed", "c": "skipped"}
+        assert result["steps"][1]["error"] == {"type": "ValueError", "detail": "no good"}
+        assert result["steps"][2]["reason"] == "depends on b, which failed"
+        assert list(result["context"]) == ["a"]
+
+    async def test_fail_fails_the_request_and_cancels_the_others(self) -> None:
+        engine, backend = make(step("a"), step("b"), a=StepError("ValueError", "no good"))
+        backend.gates["b"] = asyncio.Event()
+        with pytest.raises(StepFailed, match="step 'a' failed: no good") as caught:
+            await engine.run(FRAME)
+        assert caught.value.fields == {"step": "a"}
+        assert backend.cancelled == ["b"]
+
+    async def test_on_error_says_which(self) -> None:
+        engine, _ = make(step("a", on_error="skip"), a=StepError("ValueError", "no good"))
+        assert statuses(await engine.run(FRAME)) == {"a": "failed"}
+        engine, _ = make(step("a"), step("b", "a", on_error="fail"), b=StepError("ValueError", "no good"))
+        with pytest.raises(StepFailed, match="step 'b'"):
+            await engine.run(FRAME)
+
+    async def test_a_rule_that_cannot_be_decided_fails_its_step(self) -> None:
+        engine, backend = make(step("a"), step("b", "a", condition="context['a']['nothing'] > 1"), step("c", "b"))
+        result = await engine.run(FRAME)
+        assert statuses(result) == {"a": "ok", "b": "failed", "c": "skipped"}
+        assert result["steps"][1]["error"]["type"] == "RuleError"
+        assert "nothing" in result["steps"][1]["error"]["detail"]
+        assert backend.started == ["a"]
+
+    async def test_a_crop_rule_that_cannot_be_decided_fails_its_step(self) -> None:
+        engine, _ = make(step("d"), step("c", "d", crops="detection['size'] > 1"), d=FOUND)
+        result = await engine.run(FRAME)
+        assert result["steps"][1]["error"]["type"] == "RuleError"
+
+    async def test_crops_need_detections(self) -> None:
+        engine, _ = make(step("d"), step("c", "d", crops="True"), d={"label": "street"})
+        result = await engine.run(FRAME)
+        assert "no detections to crop from: 'd' has none" in result["steps"][1]["error"]["detail"]
+
+    async def test_several_detectors_need_crops_from(self) -> None:
+        detectors = {"d": FOUND, "e": {"detections": [CAR], "detected_classes": ["car"]}}
+        engine, _ = make(step("d"), step("e"), step("c", ["d", "e"], crops="True"), **detectors)
+        result = await engine.run(FRAME)
+        assert "say which with `crops_from: d`" in result["steps"][2]["error"]["detail"]
+        engine, backend = make(step("d"), step("e"), step("c", ["d", "e"], crops="True", crops_from="e"), **detectors)
+        assert statuses(await engine.run(FRAME))["c"] == "ok"
+        assert [target.detection for target in backend.requests["c"].targets or ()] == [CAR]
+
+    async def test_a_step_that_cannot_be_reached_fails(self) -> None:
+        engine, _ = make(step("a", on_error="skip"), a=ConnectionError("gone"))
+        result = await engine.run(FRAME)
+        assert result["steps"][0]["error"] == {"type": "ConnectionError", "detail": "gone"}
+
+    async def test_a_timeout_of_the_backend_is_no_timeout_of_the_step(self) -> None:
+        engine, _ = make(step("a", on_error="skip", timeout_ms=5000), a=TimeoutError("socket"))
+        result = await engine.run(FRAME, timeout_s=5)
+        assert result["steps"][0]["status"] == "failed"
+        assert result["steps"][0]["error"] == {"type": "TimeoutError", "detail": "socket"}
+
+    @pytest.mark.parametrize("on_error", ["fail", "skip"])
+    async def test_the_image_at_fault_fails_the_request_whichever_step_saw_it(self, on_error: str) -> None:
+        bad = BadImage("truncated")
+        engine, _ = make(step("a"), step("b", "a", on_error=on_error), b=StepError("BadImage", "truncated", bad))
+        with pytest.raises(BadImage, match="truncated"):
+            await engine.run(FRAME)
+
+    async def test_overload_fails_the_request_whatever_on_error_says(self) -> None:
+        engine, _ = make(step("a"), step("b", "a", on_error="skip"), b=Overloaded("full"))
+        with pytest.raises(Overloaded):
+            await engine.run(FRAME)
+
+
+class TestTime:
+    async def test_a_slow_step_times_out_alone_and_its_work_is_cancelled(self) -> None:
+        engine, backend = make(step("a"), step("slow", "a", timeout_ms=20), step("b", "a"), step("c", "slow"))
+        backend.gates["slow"] = asyncio.Event()
+        result = await engine.run(FRAME)
+        assert statuses(result) == {"a": "ok", "slow": "timed_out", "b": "ok", "c": "skipped"}
+        assert result["steps"][1]["error"] == {"type": "StepTimeout", "detail": "no answer within 20 ms"}
+        assert result["steps"][1]["duration_ms"] >= 20
+        assert result["steps"][3]["reason"] == "depends on slow, which timed out"
+        assert backend.cancelled == ["slow"]
+
+    async def test_a_timeout_fails_the_request_where_the_step_must_not_fail(self) -> None:
+        engine, backend = make(step("slow", timeout_ms=20))
+        backend.gates["slow"] = asyncio.Event()
+        with pytest.raises(StepFailed, match="timed out: no answer within 20 ms"):
+            await engine.run(FRAME)
+
+    async def test_the_deadline_cancels_everything(self) -> None:
+        engine, backend = make(step("a"), step("b"), step("c", "a"))
+        backend.gates = {"b": asyncio.Event(), "c": asyncio.Event()}
+        with pytest.raises(DeadlineExceeded, match="30 ms") as caught:
+            await engine.run(FRAME, timeout_s=0.03)
+        assert caught.value.fields == {"timeout_ms": 30}
+        assert sorted(backend.cancelled) == ["b", "c"]
+
+    async def test_a_caller_that_leaves_cancels_everything(self) -> None:
+        engine, backend = make(step("a"), step("b"))
+        backend.gates = {"a": asyncio.Event(), "b": asyncio.Event()}
+        running = asyncio.create_task(engine.run(FRAME))
+        await until(lambda: len(backend.started) == 2)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert sorted(backend.cancelled) == ["a", "b"]
+
+
+class TestPixels:
+    RULE = "detection['class_name'] == 'person'"
+
+    async def test_the_detector_is_asked_for_the_crops_of_what_hangs_on_it(self) -> None:
+        engine, backend = make(step("d"), step("c", "d", crops=self.RULE), step("whole", "d"), d=FOUND)
+        await engine.run(FRAME)
+        assert backend.requests["d"].cut_for == {"c": CropSpec((8, 8), "stretch", 0.0)}
+        assert backend.requests["d"].crop_budget_bytes == 1234
+        assert backend.requests["whole"].frame is FRAME
+        assert backend.requests["whole"].targets is None
+
+    async def test_crops_travel_instead_of_the_image(self) -> None:
+        pixels = FRAME.pixels()[:8, :8]
+        cut = StepAnswer("digest-d", result=FOUND, crops={"c": {0: pixels}})
+        engine, backend = make(step("d"), step("c", "d", crops=self.RULE), d=cut)
+        await engine.run(FRAME)
+        request = backend.requests["c"]
+        assert request.frame is None
+        assert request.crops is not None
+        assert request.crops[0] is pixels
+        assert [(target.index, target.detection) for target in request.targets or ()] == [(0, PERSON)]
+
+    async def test_without_all_of_its_crops_a_step_gets_the_image(self) -> None:
+        cut = StepAnswer("digest-d", result=FOUND, crops={"c": {1: FRAME.pixels()[:8, :8]}})
+        engine, backend = make(step("d"), step("c", "d", crops=self.RULE), d=cut)
+        await engine.run(FRAME)
+        assert backend.requests["c"].crops is None
+        assert backend.requests["c"].frame is FRAME
+
+
+class TestFingerprint:
+    async def test_is_of_the_answers_that_made_the_result(self) -> None:
+        engine, _ = make(step("a"), step("b", "a"), b=StepAnswer("another-digest", result={}))
+        result = await engine.run(FRAME)
+        assert result["pipeline"]["fingerprint"] != await engine.fingerprint()
+
+    async def test_changes_with_rules_but_not_with_deployment_options(self) -> None:
+        async def fingerprint(**more: Any) -> str:
+            engine, _ = make(step("a"), step("b", "a", **more))
+            return await engine.fingerprint()
+
+        plain = await fingerprint()
+        assert await fingerprint() == plain
+        assert await fingerprint(serve={"num_cpus": 2, "max_batch_size": 4}) == plain
+        assert await fingerprint(condition="True") != plain
+        assert await fingerprint(on_error="fail") != plain

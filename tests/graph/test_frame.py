@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import PIL.Image
+import pytest
+from toys import draw
+
+from classifiers import BadImage, TooManyPixels
+from classifiers.images import ImageLimits
+from graph import Frame
+
+
+def jpeg(image: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, "JPEG", quality=95, **options)
+    return file.getvalue()
+
+
+PHOTO = draw(("car", 10, 20, 60, 70), size=(100, 200))
+
+
+def test_from_bytes_reads_the_header_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr("graph.frame.decode", lambda data, limits: decoded.append(data))
+    frame = Frame.from_bytes(jpeg(PHOTO), uri="here.jpg")
+    assert (frame.width, frame.height, frame.uri) == (200, 100, "here.jpg")
+    assert decoded == []
+
+
+def test_pixels_are_decoded_once_and_read_only() -> None:
+    frame = Frame.from_bytes(jpeg(PHOTO))
+    with ThreadPoolExecutor(8) as pool:
+        arrays = list(pool.map(lambda _: frame.pixels(), range(16)))
+    assert all(array is arrays[0] for array in arrays)
+    assert arrays[0].shape == (100, 200, 3)
+    assert np.abs(arrays[0].astype(int) - PHOTO).mean() < 3
+    with pytest.raises(ValueError, match="read-only"):
+        arrays[0][0, 0] = 0
+
+
+def test_exif_orientation_turns_size_and_pixels() -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    frame = Frame.from_bytes(jpeg(PHOTO, exif=exif))
+    assert (frame.width, frame.height) == (100, 200)
+    assert frame.pixels().shape == (200, 100, 3)
+
+
+def test_sha256_is_of_the_bytes_as_they_came() -> None:
+    data = jpeg(PHOTO)
+    assert Frame.from_bytes(data).sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_arrays_are_told_apart_by_pixels_and_shape() -> None:
+    flat = np.zeros((4, 6, 3), np.uint8)
+    hashes = {Frame.from_array(a).sha256 for a in (flat, flat.reshape(6, 4, 3), flat + 1)}
+    assert len(hashes) == 3
+    assert Frame.from_array(flat).sha256 == Frame.from_array(flat.copy()).sha256
+
+
+def test_an_array_is_copied() -> None:
+    array = PHOTO.copy()
+    frame = Frame.from_array(array)
+    array[:] = 0
+    assert np.array_equal(frame.pixels(), PHOTO)
+    assert not frame.pixels().flags.writeable
+
+
+def test_a_pickle_carries_the_encoded_bytes_only() -> None:
+    frame = Frame.from_bytes(jpeg(PHOTO), uri="here.jpg")
+    before = len(pickle.dumps(frame))
+    pixels = frame.pixels()
+    data = pickle.dumps(frame)
+    assert len(data) == before
+    again = pickle.loads(data)
+    assert (again.width, again.height, again.uri, again.sha256) == (200, 100, "here.jpg", frame.sha256)
+    assert np.array_equal(again.pixels(), pixels)
+
+
+def test_a_pickled_array_stays_read_only() -> None:
+    again = pickle.loads(pickle.dumps(Frame.from_array(PHOTO)))
+    assert np.array_equal(again.pixels(), PHOTO)
+    assert not again.pixels().flags.writeable
+
+
+def test_from_pil_turns_upright_and_converts() -> None:
+    picture = PIL.Image.fromarray(PHOTO).convert("L")
+    exif = picture.getexif()
+    exif[0x0112] = 8
+    assert Frame.from_pil(picture).pixels().shape == (200, 100, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: Frame.from_array(np.zeros((4, 4), np.uint8)), BadImage, r"\(H, W, 3\) RGB uint8.*but got uint8 \(4, 4\)"),
+        (lambda: Frame.from_array(np.zeros((4, 4, 3))), BadImage, "float64"),
+        (lambda: Frame.from_array(np.zeros((0, 4, 3), np.uint8)), BadImage, "at least 1"),
+        (lambda: Frame.from_array("photo"), BadImage, "but got str"),  # type: ignore[arg-type]
+        (lambda: Frame.from_array(PHOTO, ImageLimits(max_pixels=10)), TooManyPixels, "20,000 pixels, the limit is 10"),
+        (lambda: Frame.from_bytes(jpeg(PHOTO), ImageLimits(max_pixels=10)), TooManyPixels, "10"),
+        (lambda: Frame.from_bytes(b"no image"), BadImage, "."),
+    ],
+)
+def test_refuses(make: Callable[[], Frame], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        make()

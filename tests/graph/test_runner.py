@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from toys import Blobs, draw
+
+from classifiers import ModelNotFound, SetupError
+from graph import Frame, load_plan
+from graph.messages import CropSpec, StepAnswer, StepRequest, Target
+from graph.runner import Prepared, StepRunner, load_classifier
+
+IMAGE = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150), ("person", 200, 20, 240, 100))
+FRAME = Frame.from_array(IMAGE)
+SEEN = {"width": 320, "height": 240, "metadata": {}}
+SPEC = CropSpec((8, 8), "stretch", 0.0)
+
+
+def runner(step: dict[str, Any], *others: dict[str, Any]) -> StepRunner:
+    plan = load_plan({"pipeline": [step, *others]})
+    return StepRunner(plan, step["name"], load_classifier(plan[step["name"]]))
+
+
+def run(step: StepRunner, *requests: StepRequest) -> list[StepAnswer]:
+    calls = [step.prepare(request) for request in requests]
+    assert all(isinstance(call, Prepared) for call in calls)
+    outcomes = step.infer(calls)  # type: ignore[arg-type]
+    return [step.finish(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]  # type: ignore[arg-type]
+
+
+def request(**more: Any) -> StepRequest:
+    return StepRequest(image=SEEN, **{"context": {}, "frame": FRAME, **more})
+
+
+DETECT = {"name": "detect", "class": "toys.Blobs"}
+COLOUR = {"name": "colour", "class": "toys.MeanColour", "depends_on": "detect"}
+SIZE = {"name": "size", "class": "toys.Size", "depends_on": "detect", "crops": "True"}
+
+
+def detections() -> list[dict[str, Any]]:
+    [answer] = run(runner(DETECT), request())
+    assert answer.result is not None
+    found: list[dict[str, Any]] = answer.result["detections"]
+    return found
+
+
+def targets(*indexes: int) -> tuple[Target, ...]:
+    found = detections()
+    return tuple(Target(index, found[index]) for index in indexes)
+
+
+def test_the_whole_image() -> None:
+    [answer] = run(runner({"name": "size", "class": "toys.Size"}), request())
+    assert answer.result == {"height": 240, "width": 320, "seen": []}
+    assert answer.error is None
+
+
+def test_crops_become_objects_with_the_index_of_their_detection() -> None:
+    step = runner(COLOUR | {"crops": "True"}, DETECT)
+    [answer] = run(step, request(context={"detect": {}}, targets=targets(1, 2)))
+    assert answer.result is not None
+    assert [(found["detection"], found["label"]) for found in answer.result["objects"]] == [(1, "person"), (2, "car")]
+
+
+def test_a_classifiers_own_key_detection_is_overwritten() -> None:
+    step = runner({"name": "s", "class": "toys.Says", "params": {"answer": {"detection": "mine"}}})
+    [answer] = run(step, request(targets=targets(2)))
+    assert answer.result == {"objects": [{"detection": 2}]}
+
+
+def test_crops_see_their_detection_in_the_context() -> None:
+    [answer] = run(runner(SIZE, DETECT), request(context={"detect": {}}, targets=targets(0)))
+    assert answer.result == {"objects": [{"height": 80, "width": 40, "seen": ["detect", "detection"], "detection": 0}]}
+
+
+def test_crops_that_came_along_are_used_and_are_read_only() -> None:
+    step = runner(COLOUR, DETECT)
+    crop = np.full((8, 8, 3), (200, 30, 30), np.uint8)
+    [answer] = run(step, request(frame=None, crops=(crop,), targets=targets(0)))
+    assert answer.result is not None
+    assert answer.result["objects"][0]["label"] == "car"
+    assert not crop.flags.writeable
+
+
+def test_images_of_many_calls_share_batches_of_at_most_the_batch_size() -> None:
+    step = runner({"name": "z", "class": "toys.Sleeper", "serve": {"max_batch_size": 4}})
+    answers = run(step, request(targets=targets(0, 1, 2)), request(targets=targets(0, 1, 2)))
+    sizes = [found["batch"] for answer in answers for found in (answer.result or {})["objects"]]
+    assert sizes == [4, 4, 4, 4, 2, 2]
+
+
+def test_one_bad_image_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    step = runner({"name": "f", "class": "toys.Failing", "params": {"above": 100}})
+    white, black = (Frame.from_array(np.full((4, 4, 3), value, np.uint8)) for value in (255, 0))
+    with caplog.at_level(logging.ERROR):
+        good, bad, also_good = run(step, request(frame=black), request(frame=white, request_id="r7"), request(frame=black))
+    assert good.result == also_good.result == {"mean": 0.0}
+    assert bad.result is None
+    assert bad.error is not None
+    assert (bad.error.type, bad.error.detail) == ("ValueError", "the image's mean is 255")
+    assert "r7" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [({"x": float("nan")}, "nan"), ({"detections": [{"class_name": "a"}]}, "four numbers")],
+)
+def test_what_json_does_not_know_is_the_steps_failure(
+    answer: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Blobs, "process", lambda self, image, context: answer)
+    [got] = run(runner(DETECT), request())
+    assert got.error is not None
+    assert words in got.error.detail
+
+
+def test_a_result_too_few_is_the_steps_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Blobs, "process_batch", lambda self, images, contexts: [])
+    [got] = run(runner(DETECT), request())
+    assert got.error is not None
+    assert "process_batch returned 0 results for 1 images" in got.error.detail
+
+
+def test_an_image_that_cannot_be_decoded_is_answered_before_the_model() -> None:
+    file = io.BytesIO()
+    PIL.Image.fromarray(IMAGE).save(file, "JPEG")
+    truncated = Frame.from_bytes(file.getvalue()[:-500])
+    answer = runner(DETECT).prepare(request(frame=truncated))
+    assert isinstance(answer, StepAnswer)
+    assert answer.error is not None
+    assert answer.error.type == type(answer.error.input_error).__name__ == "BadImage"
+
+
+class TestCutting:
+    def cut(self, *dependents: dict[str, Any], cut_for: Any = None, **more: Any) -> StepAnswer:
+        names = [d["name"] for d in dependents]
+        step = runner(DETECT, *dependents)
+        [answer] = run(step, request(cut_for=cut_for or dict.fromkeys(names, SPEC), **more))
+        return answer
+
+    def test_crops_are_cut_as_each_dependent_wants_them(self) -> None:
+        specs = {"colour": SPEC, "size": CropSpec(None, "stretch", 0.5)}
+        answer = self.cut(COLOUR, SIZE, cut_for=specs)
+        assert {name: sorted(crops) for name, crops in answer.crops.items()} == {"colour": [0, 1], "size": [0, 1, 2]}
+        assert answer.crops["colour"][0].shape == (8, 8, 3)
+        assert answer.crops["size"][2].shape == (100, 160, 3)
+
+    def test_the_result_is_the_same_as_when_the_dependent_cuts_for_itself(self) -> None:
+        answer = self.cut(COLOUR)
+        picked = targets(0, 1)
+        step = runner(COLOUR, DETECT)
+        cut_there = request(context={}, frame=None, crops=tuple(answer.crops["colour"].values()), targets=picked)
+        [one] = run(step, cut_there)
+        [other] = run(step, request(context={}, targets=picked))
+        assert one.result == other.result
+
+    def test_nothing_is_cut_where_the_condition_is_false(self) -> None:
+        answer = self.cut(COLOUR | {"condition": "'bus' in context['detect']['detected_classes']"}, SIZE)
+        assert list(answer.crops) == ["size"]
+
+    def test_a_rule_that_raises_is_left_to_the_engine(self) -> None:
+        answer = self.cut(COLOUR | {"crops": "detection['nothing']"}, SIZE)
+        assert answer.error is None
+        assert list(answer.crops) == ["size"]
+
+    def test_crops_over_the_budget_are_left_out(self) -> None:
+        two_crops = 2 * 8 * 8 * 3
+        assert list(self.cut(COLOUR, crop_budget_bytes=two_crops).crops) == ["colour"]
+        assert list(self.cut(COLOUR, crop_budget_bytes=two_crops - 1).crops) == []
+
+
+class TestIdentity:
+    def test_the_digest_covers_parameters_and_weights(self) -> None:
+        assert runner(DETECT).info.digest == runner(DETECT).info.digest
+        assert runner(DETECT | {"params": {"min_area": 9}}).info.digest != runner(DETECT).info.digest
+
+    def test_the_digest_covers_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = runner(DETECT).info.digest
+        monkeypatch.setattr(Blobs, "weights_digest", "abc")
+        assert runner(DETECT).info.digest != before
+
+    def test_tunables_are_applied_in_place_and_reset_when_they_go_away(self) -> None:
+        step = runner(DETECT)
+        classifier, digest = step.classifier, step.info.digest
+        step.reconfigure(load_plan({"pipeline": [DETECT | {"params": {"min_area": 5000}}]}), "detect")
+        assert run(step, request())[0].result == {"detections": [], "detected_classes": []}
+        assert step.info.digest != digest
+        step.reconfigure(load_plan({"pipeline": [DETECT]}), "detect")
+        assert len((run(step, request())[0].result or {})["detections"]) == 3
+        assert step.info.digest == digest
+        assert step.classifier is classifier
+
+    def test_info_says_how_crops_are_wanted(self) -> None:
+        assert runner(COLOUR, DETECT).info.crop == SPEC
+
+
+class TestLoading:
+    def test_a_constructor_that_fails_names_the_step(self) -> None:
+        plan = load_plan({"pipeline": [{"name": "broken", "class": "toys.Says", "params": {"answer": {}}}]})
+        step = plan["broken"]
+        object.__setattr__(step, "params", {"answr": {}})
+        with pytest.raises(SetupError, match=r"step 'broken': toys\.Says\(answr=\{\}\) failed with TypeError"):
+            load_classifier(step)
+
+    def test_a_missing_model_stays_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(self: Blobs, min_area: int = 4) -> None:
+            raise ModelNotFound("no blobs.bin here", path="blobs.bin")
+
+        monkeypatch.setattr(Blobs, "__init__", fail)
+        with pytest.raises(ModelNotFound, match="step 'detect': no blobs.bin here") as caught:
+            load_classifier(load_plan({"pipeline": [DETECT]})["detect"])
+        assert caught.value.fields == {"path": "blobs.bin"}
