@@ -6,6 +6,7 @@ here, the models in ``graph.config`` say so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from graph._params import absolute_paths, checked_params
 from graph._report import Report
 from graph._rule_checks import UnusableRuleError, checked_rule
 from graph.conditions import Rule
+from graph.config import CLASS_PATH
 from graph.mistakes import did_you_mean
 
 __all__ = ["Draft", "check_steps", "read_drafts"]
@@ -99,7 +101,7 @@ def _check_names(drafts: Sequence[Draft], report: Report) -> None:
 
 def _check_class(draft: Draft, report: Report, folder: Path | None) -> None:
     path = draft.text("class")
-    if path is None or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
+    if path is None or not re.fullmatch(CLASS_PATH, path):
         return
     try:
         draft.cls = import_class(path)

@@ -31,14 +31,19 @@ class Parameter:
 
     Attributes:
         annotation: evaluated; :data:`inspect.Parameter.empty` where there is none, or it cannot be evaluated.
-        required: it has no default.
+        default: :data:`inspect.Parameter.empty` where there is none.
         inherited: it belongs to a base class's constructor, which gets it through ``**kwargs``.
     """
 
     name: str
     annotation: Any
-    required: bool
+    default: Any
     inherited: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether the class cannot be made without it."""
+        return self.default is inspect.Parameter.empty and not self.inherited
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,7 @@ def constructor_of(cls: type[BaseClassifier]) -> Constructor:
                 and argument.name not in parameters
             ):
                 annotation = _evaluated(argument.annotation, names_space)
-                required = argument.default is argument.empty and not inherited
-                parameters[argument.name] = Parameter(argument.name, annotation, required, inherited)
+                parameters[argument.name] = Parameter(argument.name, annotation, argument.default, inherited)
         if all(argument.kind is not argument.VAR_KEYWORD for argument in arguments):
             return Constructor(parameters, is_open=inherited)
         inherited = True
@@ -152,6 +156,9 @@ def _check_attributes(path: str, cls: type[BaseClassifier]) -> None:
         raise ClassError(
             f"{path!r}: its tunables must be a set of argument names, for example frozenset({{'confidence'}})"
         )
+    constructor = constructor_of(cls)
+    if not constructor.is_open and (others := sorted(set(names) - set(constructor.parameters))):
+        raise ClassError(f"{path!r}: its tunables name {others[0]!r}, which its constructor does not take")
 
 
 def _is_classifier(value: object) -> bool:

@@ -44,6 +44,8 @@ def report_validation_error(error: ValidationError, model: type[BaseModel], repo
     """Report each of the errors that validating data as ``model`` gave."""
     for detail in error.errors(include_url=False):
         loc = tuple(detail["loc"])
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # pydantic counts the items without mistakes only
         owner, field = _owner_and_field(model, loc)
         example = _example(field, loc)
         if detail["type"] == "extra_forbidden":

@@ -69,8 +69,7 @@ def read_yaml(text: str) -> Document:
         else:
             document.data = _Reader(document).value(root, ())
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        document.problems.append(Problem((), mark.line + 1 if mark else None, _syntax(error)))
+        document.problems.append(_syntax_problem(error))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         document.problems.append(
@@ -213,15 +212,25 @@ def _integer(text: str) -> int:
     return int(digits, 8) if is_old_octal else int(digits, 0)
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or "not YAML"
+def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
+    problem, context = error.problem or "not YAML", error.context or ""
+    mark, opened = error.problem_mark or error.context_mark, error.context_mark
+    message = f"not YAML:{f' {context},' if context else ''} {problem}"
     if "'\\t'" in problem:
-        return "a tab; YAML is indented with spaces"
-    if "mapping values are not allowed" in problem:
-        return "a `:` where none can stand: check the indentation of this line, and quote texts that have `: ` in them"
-    if "expected <block end>" in problem:
-        return "does not line up with the lines above; check the indentation"
-    if "but found another document" in problem:
-        return "a second document (`---`); a pipeline file is one"
-    context = f" {error.context}," if error.context else ""
-    return f"not YAML:{context} {problem}"
+        message = "a tab; YAML is indented with spaces"
+    elif "cannot start any token" in problem:
+        message = f"{problem.removeprefix('found ')}; put the text in quotes"
+    elif "mapping values are not allowed" in problem:
+        message = "a `:` where none can stand; check the indentation, and put texts that have `: ` in them in quotes"
+    elif "expected <block end>, but found '<scalar>'" in problem:
+        message = "a text goes on after its closing quote; put all of it in double quotes"
+    elif "expected <block end>" in problem:
+        message = "does not line up with the lines above; check the indentation"
+    elif "quoted scalar" in context and opened is not None:
+        mark, message = opened, "a quote that is never closed"
+    elif "flow" in context and opened is not None:
+        bracket = "{" if "mapping" in context else "["
+        message = f"the `{bracket}` of line {opened.line + 1} is not closed before this, or a comma is missing"
+    elif "but found another document" in problem:
+        message = "a second document (`---`); a pipeline file is one"
+    return Problem((), mark.line + 1 if mark is not None else None, message)

@@ -105,25 +105,19 @@ class AutoscalingConfig(_Closed):
         return value
 
 
+def _with_moved_keys(schema: dict[str, Any]) -> None:
+    """Let editors complete in ``serve`` what StepConfig takes out of it."""
+    better = "The same as beside `serve`, where it is better written."
+    schema["properties"] |= {
+        "timeout_ms": {"type": ["integer", "null"], "minimum": 1, "description": better},
+        "on_error": {"enum": ["fail", "skip", None], "description": better},
+    }
+
+
 class ServeConfig(_Closed):
     """How the step is deployed on Ray Serve. Without a cluster only `max_batch_size` counts."""
 
-    # Editors may complete these two here as well; StepConfig takes them out before this model sees them.
-    model_config = ConfigDict(
-        json_schema_extra={
-            "properties": {
-                "timeout_ms": {
-                    "type": ["integer", "null"],
-                    "minimum": 1,
-                    "description": "The step's own `timeout_ms`; better written beside `serve`.",
-                },
-                "on_error": {
-                    "enum": ["fail", "skip", None],
-                    "description": "The step's own `on_error`; better written beside `serve`.",
-                },
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=_with_moved_keys)
 
     num_cpus: float = Field(0.25, ge=0, description="CPU cores a replica reserves.", examples=[0.25])
     num_gpus: float = Field(
@@ -133,13 +127,13 @@ class ServeConfig(_Closed):
     resources: dict[str, float] = Field(
         default_factory=dict, description="Custom Ray resources a replica reserves.", examples=[{"a10g": 1}]
     )
-    num_replicas: int | None = Field(
-        None, ge=1, description="A fixed number of replicas; null: one, or as `autoscaling` says.", examples=[2]
-    )
     autoscaling: AutoscalingConfig | None = Field(
         None,
         description="Replicas follow the load; instead of `num_replicas`.",
         examples=[{"min_replicas": 1, "max_replicas": 4}],
+    )
+    num_replicas: int | None = Field(
+        None, ge=1, description="A fixed number of replicas; null: one, or as `autoscaling` says.", examples=[2]
     )
     max_batch_size: int = Field(
         8, ge=1, description="Most images or crops that the classifier gets at once.", examples=[8]
@@ -186,11 +180,12 @@ class ServeConfig(_Closed):
                 _mistake(f"{name!r} must be above 0; got {amount:g}")
         return value
 
-    @field_validator("autoscaling")
+    @field_validator("num_replicas")
     @classmethod
-    def _one_way_to_scale(cls, value: AutoscalingConfig | None, info: ValidationInfo) -> AutoscalingConfig | None:
-        if value is not None and info.data.get("num_replicas") is not None:
-            _mistake("cannot stand beside `num_replicas`; keep one of them")
+    def _one_way_to_scale(cls, value: int | None, info: ValidationInfo) -> int | None:
+        has_autoscaling = info.data.get("autoscaling", "invalid") is not None
+        if value is not None and has_autoscaling:
+            _mistake("cannot stand beside `autoscaling`; keep one of them")
         return value
 
     @field_validator("max_ongoing_requests")
@@ -216,7 +211,9 @@ class StepConfig(_Closed):
     """One classifier and when it runs."""
 
     name: StepName = Field(
-        description="Its key in the result; letters, digits, `_` and `-`.", examples=["object_detection"]
+        description="Its key in the result; letters, digits, `_` and `-`.",
+        examples=["object_detection"],
+        json_schema_extra={"not": {"enum": [*sorted(RESERVED_NAMES)]}},
     )
     class_path: str = Field(
         alias="class",
@@ -266,8 +263,8 @@ class StepConfig(_Closed):
     )
     on_error: Literal["fail", "skip"] | None = Field(
         None,
-        description="What a failure means: `fail` fails the request, `skip` goes on without this step. null: `fail` for "
-        "a step without dependencies, `skip` for others.",
+        description="What a failure means: `fail` fails the request, `skip` goes on without this step. null: `fail` "
+        "for a step without dependencies, `skip` for others.",
         examples=["skip"],
     )
     serve: ServeConfig = Field(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from classifiers.base import BaseClassifier
 from graph._digests import code_digest, digest
+from graph._layout import depths
 from graph._notes import notes_on
 from graph.conditions import Rule
 from graph.config import PipelineConfig, ServeConfig, StepConfig
@@ -98,15 +99,10 @@ class Plan:
 
     def levels(self) -> tuple[tuple[str, ...], ...]:
         """Names of the steps by how far they are from a root, for printing: there is no barrier between the levels."""
-        depths: dict[str, int] = {}
-        waiting = list(self.steps)
-        while waiting:  # the file may name a step before those that it depends on
-            for step in [step for step in waiting if all(name in depths for name in step.depends_on)]:
-                depths[step.name] = max((depths[name] + 1 for name in step.depends_on), default=0)
-                waiting.remove(step)
-        deepest = max(depths.values())
+        depth = depths({step.name: step.depends_on for step in self.steps})
+        deepest = max(depth.values())
         return tuple(
-            tuple(step.name for step in self.steps if depths[step.name] == level) for level in range(deepest + 1)
+            tuple(step.name for step in self.steps if depth[step.name] == level) for level in range(deepest + 1)
         )
 
     def __getitem__(self, name: str) -> PlannedStep:
