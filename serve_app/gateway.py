@@ -28,14 +28,18 @@ class Gateway:
         handles: a handle to each step's deployment, by the step's name.
     """
 
-    def __init__(self, structure: Mapping[str, Any], timeout_ms: int, handles: dict[str, DeploymentHandle]) -> None:
+    async def __init__(
+        self, structure: Mapping[str, Any], timeout_ms: int, handles: dict[str, DeploymentHandle]
+    ) -> None:
         self._structure = structure
         self._timeout_ms = timeout_ms
         self._backend = ServeBackend(handles, crop_budget_bytes())
         self._engine = self._engine_with({})
+        # In a rolling update the gateway before this one goes on until this one is ready: with all its steps, or requests would wait.
+        await self._backend.ready()
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 - Serve's own name
-        return make_app(lambda: self._engine, self._timeout_ms)
+        return make_app(lambda: self._engine, self._timeout_ms, set_request_id=False)  # Serve sets it
 
     def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Take new tunables; requests under way keep the engine that they began with."""

@@ -36,12 +36,13 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(engine: Callable[[], Engine], timeout_ms: int) -> FastAPI:
+def make_app(engine: Callable[[], Engine], timeout_ms: int, *, set_request_id: bool = True) -> FastAPI:
     """Make the application.
 
     Args:
         engine: gives the engine that serves now; another one after the pipeline's tunables have changed.
         timeout_ms: deadline of a request; ``X-Request-Timeout-Ms`` lowers it, never raises it.
+        set_request_id: off where the server around the application sets ``X-Request-Id`` on responses.
     """
     app = FastAPI(
         title="visiongraph",
@@ -51,8 +52,8 @@ def make_app(engine: Callable[[], Engine], timeout_ms: int) -> FastAPI:
     limits = engine().plan.config.limits
     image_limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
     app.add_middleware(BodyLimit, max_bytes=limits.max_bytes * 4 // 3 + _BODY_OVERHEAD_BYTES)
-    app.add_middleware(RequestIdentity)
-    add_problem_handlers(app)
+    app.add_middleware(RequestIdentity, set_header=set_request_id)
+    add_problem_handlers(app, set_request_id=set_request_id)
 
     @app.post(
         "/v1/images",

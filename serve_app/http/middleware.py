@@ -16,10 +16,17 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestIdentity:
-    """Takes ``X-Request-Id`` from the client (1-128 visible ASCII characters), or makes one, and puts it on the response."""
+    """Takes ``X-Request-Id`` from the client (1-128 visible ASCII characters), or makes one, and puts it on the response.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: what the request goes to.
+        set_header: off where the server around ``app`` sets the header: Serve does, to what it received or to what it made and put
+            on the request, and a second one of ours would stand beside it.
+    """
+
+    def __init__(self, app: ASGIApp, set_header: bool = True) -> None:
         self._app = app
+        self._set_header = set_header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -32,7 +39,11 @@ class RequestIdentity:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                if self._set_header:
+                    headers["X-Request-Id"] = request_id
+                elif "X-Request-Id" in headers:
+                    del headers["X-Request-Id"]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -99,17 +99,20 @@ def problem_response(
         "detail": detail,
         "instance": request_id,
     }
-    return JSONResponse(body, status, {"X-Request-Id": request_id, **(headers or {})}, PROBLEM_JSON)
+    return JSONResponse(body, status, headers, PROBLEM_JSON)
 
 
-def add_problem_handlers(app: FastAPI) -> None:
-    """Let ``app`` answer every error, its own and the framework's, as a problem document."""
+def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
+    """Let ``app`` answer every error, its own and the framework's, as a problem document.
+
+    ``set_request_id``: whether a 500, which Starlette answers outside every middleware, must set ``X-Request-Id`` itself.
+    """
 
     async def vision_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, VisionError)
         status = status_of(error)
         if status == 500:
-            return await unexpected(request, error)
+            raise error  # a fault of ours, and answered as one
         headers = {}
         if status == 503:
             headers["Retry-After"] = str(math.ceil(float(str(error.fields.get("retry_after_s", 1)))))
@@ -130,7 +133,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("request %s failed", request.state.request_id, exc_info=error)
         detail = "this is a fault of the server; the log has it under the request id"
-        return problem_response(request.state.request_id, 500, "InternalError", detail)
+        headers = {"X-Request-Id": request.state.request_id} if set_request_id else None
+        return problem_response(request.state.request_id, 500, "InternalError", detail, headers=headers)
 
     app.add_exception_handler(VisionError, vision_error)
     app.add_exception_handler(RequestValidationError, invalid)
