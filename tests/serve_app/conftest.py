@@ -1,0 +1,116 @@
+"""One Ray cluster with one Serve instance for every test that needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class ServeCluster:
+    """Where the shared cluster answers."""
+
+    http_url: str
+    dashboard_url: str
+
+    def applications(self) -> dict[str, Any]:
+        """The applications as the dashboard's API reports them, by name."""
+        response = httpx.get(f"{self.dashboard_url}/api/serve/applications/", timeout=10)
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()["applications"]
+        return found
+
+    def replicas(self, application: str, deployment: str, state: str = "RUNNING") -> list[str]:
+        """Ids of the replicas in a state."""
+        replicas = self.applications()[application]["deployments"][deployment]["replicas"]
+        return sorted(replica["replica_id"] for replica in replicas if replica["state"] == state)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeCluster]:
+    """A cluster of 8 logical CPUs and 1 logical GPU, whatever the machine has."""
+    http_port, dashboard_port = _free_port(), _free_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")]))
+        # else Ray asks for a token where this user happens to have one
+        environment.setenv("RAY_AUTH_MODE", "disabled")
+        yield from _run_cluster(http_port, dashboard_port)
+
+
+def _run_cluster(http_port: int, dashboard_port: int) -> Iterator[ServeCluster]:
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",  # never one that somebody else runs on this machine
+        num_cpus=8,
+        num_gpus=1,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=dashboard_port,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": http_port}, logging_config={"enable_access_log": False})
+    try:
+        yield ServeCluster(f"http://127.0.0.1:{http_port}", f"http://127.0.0.1:{dashboard_port}")
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+Deploy = Callable[..., httpx.Client]
+
+
+@pytest.fixture(scope="module")
+def deploy(cluster: ServeCluster) -> Iterator[Deploy]:
+    """Deploys pipelines and gives an HTTP client to each; they are gone when the module ends."""
+    from ray import serve
+
+    from serve_app.app import AppArgs, build
+
+    with contextlib.ExitStack() as stack:
+
+        def deploy(pipeline: dict[str, Any], **gateway: Any) -> httpx.Client:
+            name = pipeline["name"]
+            serve.run(build(AppArgs(pipeline=pipeline, gateway=gateway)), name=name, route_prefix=f"/{name}")
+            stack.callback(serve.delete, name, _blocking=False)
+            return stack.enter_context(httpx.Client(base_url=f"{cluster.http_url}/{name}", timeout=30))
+
+        yield deploy
+
+
+def poll(what: Callable[[], Any], timeout_s: float = 30) -> Any:
+    """Ask again until the answer is true, and give it.
+
+    Raises:
+        TimeoutError: it never was.
+    """
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if answer := what():
+            return answer
+        time.sleep(0.05)
+    raise TimeoutError(f"not true within {timeout_s} s")
+
+
+@pytest.fixture(name="poll", scope="session")
+def _poll() -> Callable[..., Any]:
+    return poll
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,272 @@
+"""The pipeline on a real Serve instance, over real HTTP."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+from toys import draw
+
+from graph import VisionPipeline
+
+Deploy = Callable[..., httpx.Client]
+
+STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150), ("person", 200, 20, 240, 100))
+CROWD = draw(*(("person", 4 + 30 * (n % 10), 4 + 40 * (n // 10), 24 + 30 * (n % 10), 34 + 40 * (n // 10)) for n in range(50)))
+NOTHING = draw()
+
+PIPELINE: dict[str, Any] = {
+    "name": "street",
+    "pipeline": [
+        {"name": "detect", "class": "toys.Blobs"},
+        {"name": "colour", "class": "toys.MeanColour", "depends_on": "detect"},
+        {
+            "name": "car_size",
+            "class": "toys.Size",
+            "depends_on": "detect",
+            "condition": "'car' in context['detect']['detected_classes']",
+            "crops": "detection['class_name'] == 'car'",
+        },
+        {"name": "whole", "class": "toys.Size", "depends_on": ["detect", "colour"]},
+        {
+            "name": "crops_of_two",
+            "class": "toys.Size",
+            "depends_on": ["detect", "colour"],
+            "crops": "detection['class_name'] == 'person' and len(context['colour']['objects']) > 1",
+        },
+        {"name": "failing", "class": "toys.Failing", "depends_on": "detect"},
+        {
+            "name": "slow",
+            "class": "toys.Sleeper",
+            "params": {"seconds": 1.0},
+            "depends_on": "detect",
+            "condition": "'slow' in image['metadata']",
+            "timeout_ms": 200,
+        },
+    ],
+}
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def post(client: httpx.Client, image: np.ndarray = STREET, **more: Any) -> httpx.Response:
+    return client.post("/v1/images", content=png(image), headers={"Content-Type": "image/png", **more})
+
+
+def ended(result: dict[str, Any]) -> dict[str, Any]:
+    """How the steps ended, without the times."""
+    return {step.pop("name"): {k: v for k, v in step.items() if k != "duration_ms"} for step in result["steps"]}
+
+
+@pytest.fixture(scope="module")
+def client(deploy: Deploy) -> httpx.Client:
+    return deploy(PIPELINE, timeout_ms=10_000)
+
+
+@pytest.fixture(scope="module")
+def in_process() -> Any:
+    with VisionPipeline(PIPELINE) as pipeline:
+        yield pipeline
+
+
+@pytest.mark.parametrize("image", [STREET, CROWD, NOTHING, STREET[:1, :1]], ids=["street", "crowd", "nothing", "1x1"])
+def test_gives_what_the_same_file_gives_in_process(
+    client: httpx.Client, in_process: VisionPipeline, image: np.ndarray
+) -> None:
+    response = post(client, image)
+    assert response.status_code == 200, response.text
+    served, local = response.json(), in_process.run(png(image))
+    assert served["context"] == local["context"]
+    assert served["pipeline"] == local["pipeline"]
+    assert served["image"] == local["image"]
+    assert ended(served) == ended(local)
+
+
+def test_a_failing_step_and_a_slow_one_keep_the_rest(client: httpx.Client) -> None:
+    response = client.post("/v1/images", files={"image": png(STREET)}, data={"metadata": '{"slow": 1}'})
+    result = response.json()
+    steps = ended(result)
+    assert steps["failing"]["error"]["type"] == "ValueError"
+    assert steps["slow"] == {"status": "timed_out", "error": {"type": "StepTimeout", "detail": "no answer within 200 ms"}}
+    assert [found["label"] for found in result["context"]["colour"]["objects"]] == ["person", "person"]
+
+
+def test_images_that_are_none_are_refused_and_the_next_is_served(client: httpx.Client) -> None:
+    jpeg = io.BytesIO()
+    PIL.Image.fromarray(CROWD).save(jpeg, "JPEG")
+    for data in (b"hello", png(STREET)[:-40], jpeg.getvalue()[: len(jpeg.getvalue()) // 2]):
+        response = client.post("/v1/images", content=data, headers={"Content-Type": "image/jpeg"})
+        assert response.status_code == 422
+        assert response.headers["content-type"] == "application/problem+json"
+    assert post(client).status_code == 200
+
+
+def test_the_views(client: httpx.Client) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.get("/v1/pipeline").json()["fingerprint"] == post(client).json()["pipeline"]["fingerprint"]
+    assert client.get("/docs").status_code == 200
+    assert "/v1/images" in client.get("/openapi.json").json()["paths"]
+
+
+def test_the_annotated_picture(client: httpx.Client) -> None:
+    response = client.post(
+        "/v1/images?annotate=true", content=png(STREET), headers={"Content-Type": "image/png", "X-Request-Id": "p1"}
+    )
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["x-request-id"] == "p1"
+    assert PIL.Image.open(io.BytesIO(response.content)).size == (320, 240)
+
+
+def test_crops_of_different_images_share_batches(deploy: Deploy, tmp_path: Path) -> None:
+    log = tmp_path / "batches"
+    client = deploy(
+        {
+            "name": "batches",
+            "pipeline": [
+                {"name": "detect", "class": "toys.Blobs", "serve": {"max_batch_size": 16}},
+                {
+                    "name": "sleep",
+                    "class": "toys.Sleeper",
+                    "params": {"seconds": 0.1, "log": str(log)},
+                    "depends_on": "detect",
+                    "crops": "detection['class_name'] == 'person'",
+                    "serve": {"max_batch_size": 6, "max_ongoing_requests": 32},
+                },
+            ],
+        }
+    )
+    with ThreadPoolExecutor(12) as pool:
+        assert {r.status_code for r in pool.map(lambda _: post(client), range(12))} == {200}
+    sizes = [int(line) for line in log.read_text().split()]
+    assert sum(sizes) == 24  # two persons an image
+    assert max(sizes) == 6
+    assert len(sizes) < 12
+
+
+def test_past_the_deadline_the_work_behind_it_is_cancelled(deploy: Deploy, tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    client = deploy(
+        {
+            "name": "deadline",
+            "pipeline": [
+                {
+                    "name": "sleep",
+                    "class": "toys.Sleeper",
+                    "params": {"seconds": 0.5, "log": str(log)},
+                    "serve": {"max_batch_size": 1, "max_ongoing_requests": 16},
+                }
+            ],
+        }
+    )
+    post(client)
+    log.write_text("")
+    with ThreadPoolExecutor(8) as pool:
+        statuses = [r.status_code for r in pool.map(lambda _: post(client, **{"X-Request-Timeout-Ms": "400"}), range(8))]
+    assert set(statuses) == {408}
+    assert post(client).status_code == 200
+    # one was in the model when the deadline passed; the others never got there; the last is the one just now
+    assert len(log.read_text().split()) <= 3
+
+
+def test_a_full_queue_is_answered_at_once(deploy: Deploy) -> None:
+    options = {"max_batch_size": 1, "max_ongoing_requests": 1, "max_queued_requests": 1}
+    client = deploy(
+        {"name": "full", "pipeline": [{"name": "sleep", "class": "toys.Sleeper", "params": {"seconds": 0.5}, "serve": options}]}
+    )
+    with ThreadPoolExecutor(10) as pool:
+        responses = list(pool.map(lambda _: post(client), range(10)))
+    refused = [r for r in responses if r.status_code == 503]
+    assert refused
+    assert {r.status_code for r in responses} == {200, 503}
+    assert {r.headers["retry-after"] for r in refused} == {"1"}
+    assert {r.json()["step"] for r in refused} == {"sleep"}
+
+
+def test_a_replica_that_dies_loses_no_request(deploy: Deploy, cluster: Any, poll: Callable[..., Any]) -> None:
+    import ray
+
+    client = deploy(
+        {
+            "name": "death",
+            "pipeline": [
+                {
+                    "name": "sleep",
+                    "class": "toys.Sleeper",
+                    "params": {"seconds": 0.1},
+                    "serve": {"num_replicas": 2, "max_batch_size": 1},
+                }
+            ],
+        }
+    )
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(post, client) for _ in range(40)]
+        time.sleep(0.3)  # some are in the model now
+        victim = cluster.applications()["death"]["deployments"]["sleep"]["replicas"][0]["actor_name"]
+        ray.kill(ray.get_actor(victim, namespace="serve"))
+        assert {future.result().status_code for future in running} == {200}
+    poll(lambda: len(cluster.replicas("death", "sleep")) == 2)
+
+
+def test_steps_share_a_gpu(deploy: Deploy, cluster: Any) -> None:
+    import ray
+
+    gpu = [{"num_gpus": 0.5}, {"num_gpus": 0.25}, {"num_gpus": 0.25}]
+    steps = [{"name": f"gpu{n}", "class": "toys.Size", "serve": options} for n, options in enumerate(gpu)]
+    client = deploy({"name": "gpus", "pipeline": steps})
+    assert ray.cluster_resources()["GPU"] == 1
+    assert post(client).status_code == 200
+    assert ray.available_resources().get("GPU", 0) < 0.01
+    ids = {actor["actor_id"] for actor in _actors(cluster, "gpus")}
+    assert len(ids) == 4
+
+
+def _actors(cluster: Any, application: str) -> list[dict[str, Any]]:
+    deployments = cluster.applications()[application]["deployments"].values()
+    return [replica for deployment in deployments for replica in deployment["replicas"]]
+
+
+def test_load_changes_the_number_of_replicas(deploy: Deploy, cluster: Any, poll: Callable[..., Any]) -> None:
+    autoscaling = {
+        "min_replicas": 1,
+        "max_replicas": 3,
+        "target_ongoing_requests": 1,
+        "upscale_delay_s": 0.5,
+        "downscale_delay_s": 0.5,
+    }
+    step = {
+        "name": "sleep",
+        "class": "toys.Sleeper",
+        "params": {"seconds": 0.2},
+        "serve": {"max_batch_size": 1, "max_ongoing_requests": 4, "autoscaling": autoscaling},
+    }
+    client = deploy({"name": "scaling", "pipeline": [step]})
+    assert len(cluster.replicas("scaling", "sleep")) == 1
+    with ThreadPoolExecutor(8) as pool:
+        stop = time.monotonic() + 60
+
+        def load() -> set[int]:
+            statuses = set()
+            while time.monotonic() < stop:
+                statuses.add(post(client).status_code)
+            return statuses
+
+        workers = [pool.submit(load) for _ in range(8)]
+        try:
+            poll(lambda: len(cluster.replicas("scaling", "sleep")) >= 2, 60)
+        finally:
+            stop = 0.0
+        assert set().union(*(worker.result() for worker in workers)) == {200}
+    poll(lambda: len(cluster.replicas("scaling", "sleep")) == 1, 60)
