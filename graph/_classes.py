@@ -48,10 +48,16 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Constructor:
-    """The keyword arguments of a class. ``is_open``: it also takes names that are not among the parameters."""
+    """The keyword arguments of a class.
+
+    Attributes:
+        is_open: it also takes names that are not among the parameters.
+        nameless: arguments without a default that cannot be passed by name.
+    """
 
     parameters: Mapping[str, Parameter]
     is_open: bool
+    nameless: tuple[str, ...] = ()
 
 
 def import_class(path: str) -> type[BaseClassifier]:
@@ -82,14 +88,17 @@ def import_class(path: str) -> type[BaseClassifier]:
 def constructor_of(cls: type[BaseClassifier]) -> Constructor:
     """The keyword arguments that ``cls`` takes, with those that it passes on to its bases through ``**kwargs``."""
     parameters: dict[str, Parameter] = {}
+    nameless: tuple[str, ...] = ()
     inherited = False
     for owner in cls.__mro__:
         init = vars(owner).get("__init__")
         if init is None:
             continue
         if not inspect.isfunction(init):  # object's own, or one written in C: nothing to read
-            return Constructor(parameters, is_open=owner is not object or inherited)
+            return Constructor(parameters, init is not object.__init__ or inherited, nameless)
         arguments = list(inspect.signature(init).parameters.values())[1:]
+        if not inherited:
+            nameless = tuple(a.name for a in arguments if a.kind is a.POSITIONAL_ONLY and a.default is a.empty)
         names_space = inspect.unwrap(init).__globals__
         for argument in arguments:
             if (
@@ -99,9 +108,9 @@ def constructor_of(cls: type[BaseClassifier]) -> Constructor:
                 annotation = _evaluated(argument.annotation, names_space)
                 parameters[argument.name] = Parameter(argument.name, annotation, argument.default, inherited)
         if all(argument.kind is not argument.VAR_KEYWORD for argument in arguments):
-            return Constructor(parameters, is_open=inherited)
+            return Constructor(parameters, inherited, nameless)
         inherited = True
-    return Constructor(parameters, is_open=True)
+    raise AssertionError("object has a constructor")  # and stands last in every __mro__
 
 
 def default_crops_problem(cls: type[BaseClassifier], depends_on: Collection[str]) -> str | None:
@@ -130,7 +139,9 @@ def _import_module(name: str) -> ModuleType:
         if name != absent and not name.startswith(f"{absent}."):
             raise ClassError(f"module {name!r} needs module {absent!r}, which is not installed") from None
         raise ClassError(_not_found(absent)) from None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may do anything; the message carries what it was
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plug-in may do anything; the message carries what it was
         raise ClassError(f"importing {name!r} failed: {type(error).__name__}: {error}".rstrip(": ")) from None
 
 
@@ -157,6 +168,9 @@ def _check_attributes(path: str, cls: type[BaseClassifier]) -> None:
             f"{path!r}: its tunables must be a set of argument names, for example frozenset({{'confidence'}})"
         )
     constructor = constructor_of(cls)
+    if constructor.nameless:
+        name = constructor.nameless[0]
+        raise ClassError(f"{path!r}: its argument {name!r} cannot be passed by name; remove the `/` behind it")
     if not constructor.is_open and (others := sorted(set(names) - set(constructor.parameters))):
         raise ClassError(f"{path!r}: its tunables name {others[0]!r}, which its constructor does not take")
 

@@ -12,7 +12,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
 
 from classifiers.base import BaseClassifier
 from classifiers.models import LocalPath
@@ -74,8 +73,8 @@ def _unknown(key: str, cls: type[BaseClassifier], constructor: Constructor) -> s
 def _checked(parameter: Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str]]]:
     try:
         adapter: TypeAdapter[Any] = _adapter(parameter.annotation)
-    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
-        return value, []  # a type that pydantic does not know: the constructor is the judge
+    except Exception:  # noqa: BLE001 - anything may stand in an annotation; what is no type leaves it to the constructor
+        return value, []
     try:
         # JSON's strict rules are those of a file: a list may become a tuple and a text a path, but no text a number
         return adapter.validate_json(json.dumps(value), strict=True), []

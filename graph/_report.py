@@ -37,6 +37,7 @@ class Report:
         step, key = self._step_and_key(loc)
         if line is None:
             line = self._line(loc)
+        message = " ".join(row.strip() for row in message.splitlines())  # of a plug-in's error; one mistake, one line
         self._mistakes.append(Mistake(self._file, line, step, key, message, place_text(loc)))
 
     def add_unreadable(self, loc: Loc, message: str, line: int | None) -> None:

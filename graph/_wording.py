@@ -26,7 +26,6 @@ _EXPECTED = {
     "tuple_type": "a list",
     "set_type": "a list",
     "frozen_set_type": "a list",
-    "path_type": "a path",
 }
 _LIMITS = {
     "greater_than_equal": "at least",

@@ -121,7 +121,7 @@ class _Reader:
         merged: list[tuple[yaml.Node, yaml.Node]] = []
         for key_node, value_node in node.value:
             if key_node.tag == f"{_TAG}merge":
-                merged += self._merged(value_node, loc)
+                merged += self._merged(value_node, loc, _line(key_node))
                 continue
             key = self._key(key_node, loc)
             if key is None:
@@ -140,16 +140,14 @@ class _Reader:
                 result[key] = self.value(value_node, (*loc, key))
         return result
 
-    def _merged(self, node: yaml.Node, loc: Loc) -> list[tuple[yaml.Node, yaml.Node]]:
+    def _merged(self, node: yaml.Node, loc: Loc, line: int) -> list[tuple[yaml.Node, yaml.Node]]:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         pairs: list[tuple[yaml.Node, yaml.Node]] = []
         for source in sources:
             if isinstance(source, yaml.MappingNode) and all(key.tag != f"{_TAG}merge" for key, _ in source.value):
                 pairs += source.value
             else:
-                self._problem(
-                    (*loc, "<<"), _line(node), "must be an alias (*name) of a mapping that has no `<<` itself"
-                )
+                self._problem((*loc, "<<"), line, "must be an alias (*name) of a mapping that has no `<<` itself")
         return pairs
 
     def _key(self, node: yaml.Node, loc: Loc) -> str | None:

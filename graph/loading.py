@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from graph._report import Loc, Report
 from graph._wording import report_validation_error, shown
 from graph._yaml import Document, Problem, read_yaml
 from graph.config import PipelineConfig
-from graph.mistakes import Mistake, PipelineError, did_you_mean
+from graph.mistakes import Mistake, PipelineError, nearest
 
 __all__ = ["Checked", "Mistake", "PipelineError", "Source", "check", "load"]
 
@@ -117,7 +117,9 @@ def _other_file(path: Path) -> str:
         return f"; there is no folder {str(path.parent)!r} either"
     files = _pipeline_files(path.parent)
     known = f"; in that folder are {', '.join(files)}" if files else ""
-    return did_you_mean(path.name, files, known)
+    stems = {Path(file).stem: file for file in files}
+    found = nearest(path.stem, stems)
+    return f"; did you mean {stems[found]!r}?" if found else known
 
 
 def _pipeline_files(folder: Path) -> list[str]:
@@ -177,7 +179,9 @@ def _plain(value: object, loc: Loc, problems: list[Problem], depth: int) -> Any:
         return None
     if value is None or isinstance(value, bool | int | float):
         return value
-    if isinstance(value, str | Path):
+    if isinstance(value, str):
+        return str.__str__(value)  # an enumeration's value, not its name
+    if isinstance(value, PurePath):
         return str(value)
     problems.append(
         Problem(loc, None, f"a {type(value).__name__} cannot stand in a pipeline; use the types that JSON has")
