@@ -2,16 +2,18 @@
 
 # No `from __future__ import annotations` here: Serve reads the builder's annotation at run time, and a string would silently give it
 # a plain dict.
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
+from classifiers import SetupError
 from graph import PlannedStep, load_plan
 from graph.config import AutoscalingConfig, structure, tunables
 from serve_app.deployments import StepDeployment
 from serve_app.gateway import Gateway
+from serve_app.gateway_config import GatewayConfig, read_gateway_config
 
 __all__ = ["GATEWAY", "AppArgs", "GatewayConfig", "build", "gateway_options", "step_options"]
 
@@ -26,17 +28,14 @@ _UNBOUNDED = -1
 """Serve's own word for a queue without a bound."""
 
 
-class GatewayConfig(BaseModel):
-    """The HTTP entry: its deadline and its deployment's options."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    timeout_ms: int = Field(30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it")
-    num_cpus: float = Field(0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit")
-    num_replicas: int | None = Field(None, ge=1, description="Replicas; default 1. Not together with autoscaling")
-    autoscaling: AutoscalingConfig | None = Field(None, description="Let Serve choose the number of replicas")
-    max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time")
-    max_queued_requests: int | None = Field(256, ge=1, description="Requests that may wait for a replica; more are answered 503. null: no bound")
+def _gateway(block: object) -> object:
+    """The block, or the file that it names, with every mistake in words."""
+    if not isinstance(block, (str, dict)):
+        return block
+    try:
+        return read_gateway_config(block)
+    except SetupError as error:
+        raise ValueError(str(error)) from error
 
 
 class AppArgs(BaseModel):
@@ -45,7 +44,9 @@ class AppArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")
-    gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The HTTP entry")
+    gateway: Annotated[GatewayConfig, BeforeValidator(_gateway)] = Field(
+        description="The HTTP entry, or a file that has it; at least who may come in, 'auth'"
+    )
 
 
 def build(args: AppArgs) -> Application:

@@ -42,12 +42,12 @@ def render(pipeline: str | Path, *, host: str = "127.0.0.1", port: int = 8000) -
         PipelineError: the file has mistakes.
     """
     plan = load_plan(pipeline)
-    gateway, changeable = GatewayConfig(), tunables(plan.config)
+    gateway, changeable = GatewayConfig.model_validate({"auth": "none"}), tunables(plan.config)
     application: dict[str, Any] = {"name": plan.name, "route_prefix": "/", "import_path": "serve_app.app:build"}
     environment = {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}
     if environment:
         application["runtime_env"] = {"env_vars": environment}
-    application["args"] = {"pipeline": structure(plan.config), "gateway": {"timeout_ms": gateway.timeout_ms}}
+    application["args"] = {"pipeline": structure(plan.config), "gateway": {"auth": "none", "timeout_ms": gateway.timeout_ms}}
     application["deployments"] = [
         {"name": step.name, "user_config": changeable, **step_options(step)} for step in plan
     ] + [{"name": GATEWAY, "user_config": changeable, **gateway_options(gateway)}]

@@ -1,0 +1,344 @@
+"""The ``gateway:`` block: who may come in, how much, what is fetched, and the entry's deployment options."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from classifiers import SetupError
+from graph.config import AutoscalingConfig
+
+__all__ = [
+    "AuthConfig",
+    "FetchConfig",
+    "GatewayConfig",
+    "JwtConfig",
+    "Limits",
+    "RateLimitsConfig",
+    "S3Config",
+    "read_gateway_config",
+]
+
+_WHO = (
+    "say who may come in: 'none' lets everybody in; "
+    "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
+)
+
+# What a key may do where nobody has said anything else: room for a busy client, not for a runaway loop.
+_KEY_DEFAULT_PER_SECOND = 100
+_KEY_DEFAULT_BURST = 200
+_KEY_DEFAULT_CONCURRENT = 64
+
+SERVED_CONTENT_TYPES = ("image/bmp", "image/gif", "image/jpeg", "image/png", "image/tiff", "image/webp")
+
+
+def _absolute(path: str) -> str:
+    if not Path(path).is_absolute():
+        raise ValueError(f"'{path}' must be an absolute path: the replicas run in folders of their own")
+    return path
+
+
+def _network(text: object) -> str:
+    try:
+        return str(ipaddress.ip_network(str(text)))
+    except ValueError as error:
+        raise ValueError(f"{error}; write an address or a network such as 10.0.0.0/8") from error
+
+
+def _s3_prefix(text: str) -> str:
+    bucket, _, prefix = text.removeprefix("s3://").partition("/")
+    if not text.startswith("s3://") or not bucket:
+        raise ValueError(f"'{text}' is not s3://BUCKET or s3://BUCKET/FOLDER")
+    return f"s3://{bucket}/{prefix.strip('/')}".rstrip("/")
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+Network = Annotated[str, BeforeValidator(_network)]
+S3Prefix = Annotated[str, AfterValidator(_s3_prefix)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JwtConfig(_Closed):
+    """Which tokens of an identity provider are good."""
+
+    issuer: str = Field(min_length=1, description="What the claim iss must be")
+    audience: str = Field(min_length=1, description="What the claim aud must be or hold")
+    jwks: str = Field(description="The provider's public keys: an https URL, or an absolute path")
+    algorithms: tuple[
+        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...
+    ] = Field(("RS256", "ES256", "EdDSA"), min_length=1, description="Signatures that are accepted")
+    leeway_s: int = Field(30, ge=0, le=300, description="Clock skew that is forgiven")
+    refresh_s: int = Field(
+        300, ge=1, description="Age at which the keys are read again; an unknown key id reads them at once"
+    )
+    scopes_claim: str = Field(
+        "scope", min_length=1, description="The claim with the scopes: a list, or words with spaces between"
+    )
+    tenant_claim: str = Field(
+        "sub", min_length=1, description="The claim that names the tenant, to whom limits and jobs belong"
+    )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> JwtConfig:
+        parts = urlsplit(self.jwks)
+        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("jwks: over http anybody on the way could hand in keys of his own; use https, or a file")
+        if parts.scheme not in ("http", "https"):
+            _absolute(self.jwks)
+        return self
+
+
+class AuthConfig(_Closed):
+    """Who may come in. Written ``auth: none``, everybody."""
+
+    keys_file: AbsolutePath | None = Field(
+        None, description="API keys, made by visiongraph keys; the same file for all nodes"
+    )
+    jwt: JwtConfig | None = Field(None, description="Tokens of an identity provider")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may come in."""
+        return self.keys_file is None and self.jwt is None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_so_many_words(cls, value: object, handler: ModelWrapValidatorHandler[AuthConfig]) -> AuthConfig:
+        if isinstance(value, cls):
+            return value
+        if value == "none":
+            return handler({})
+        if not isinstance(value, Mapping):
+            raise ValueError(_WHO)
+        config = handler(value)
+        if config.is_open:
+            raise ValueError(_WHO)
+        return config
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return "none" if self.is_open else handler(self)
+
+
+class Limits(_Closed):
+    """What one key may do. ``null``: as much as it wants."""
+
+    requests_per_second: float | None = Field(None, gt=0, le=1_000_000, description="In the long run")
+    burst: int | None = Field(None, ge=1, description="Requests at once, after a pause; default: those of one second")
+    images_per_day: int | None = Field(None, ge=1, description="From midnight to midnight UTC")
+    concurrent: int | None = Field(None, ge=1, description="Requests under way at the same time")
+
+    @model_validator(mode="after")
+    def _burst_of_what(self) -> Limits:
+        if self.burst is not None and self.requests_per_second is None:
+            raise ValueError("burst: means nothing without requests_per_second")
+        return self
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether there is nothing to count."""
+        return self.requests_per_second is None and self.images_per_day is None and self.concurrent is None
+
+    @property
+    def burst_size(self) -> int:
+        """Requests at once; 0 where the rate is not limited."""
+        if self.requests_per_second is None:
+            return 0
+        return self.burst or max(1, math.ceil(self.requests_per_second))
+
+    def share(self, shares: int) -> Limits:
+        """One of ``shares`` equal parts, for a replica that cannot ask the others; never less than one request."""
+        if shares == 1:
+            return self
+        return Limits(
+            requests_per_second=None if self.requests_per_second is None else self.requests_per_second / shares,
+            burst=None if self.requests_per_second is None else max(1, self.burst_size // shares),
+            images_per_day=None if self.images_per_day is None else max(1, self.images_per_day // shares),
+            concurrent=None if self.concurrent is None else max(1, self.concurrent // shares),
+        )
+
+
+class RateLimitsConfig(_Closed):
+    """How much a key may do. With ``auth: none``, a client address counts as a key."""
+
+    default: Limits | None = Field(
+        None,
+        description=(
+            f"For keys without a row; default: {_KEY_DEFAULT_PER_SECOND} requests a second, {_KEY_DEFAULT_BURST} at once, "
+            f"{_KEY_DEFAULT_CONCURRENT} under way; with auth: none no limit"
+        ),
+    )
+    keys: dict[str, Limits] = Field(default_factory=dict, description="By key id, or by tenant")
+    redis_url: str | None = Field(
+        None,
+        description="redis:// or rediss:// URL of the one count for all replicas; without it each replica counts its share",
+    )
+    redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
+
+    @model_validator(mode="after")
+    def _is_redis(self) -> RateLimitsConfig:
+        if self.redis_url is not None and urlsplit(self.redis_url).scheme not in ("redis", "rediss"):
+            raise ValueError("redis_url: must start with redis:// or rediss://")
+        return self
+
+
+class S3Config(_Closed):
+    """Images in S3 or in a store that speaks its protocol."""
+
+    allow: dict[str, tuple[S3Prefix, ...]] = Field(
+        default_factory=dict,
+        description="Buckets and folders (s3://BUCKET/FOLDER) by key id or tenant; '*' counts for everybody",
+    )
+    endpoint_url: str | None = Field(None, description="Of a store that is not AWS")
+    region: str | None = Field(None, description="The region; default: as the machine is configured")
+
+
+class FetchConfig(_Closed):
+    """What is fetched for a client that sends a ``uri``. Nothing, by default."""
+
+    schemes: tuple[Literal["http", "https"], ...] = Field(
+        (), description="Web addresses: [https], or [https, http]; none by default"
+    )
+    hosts: tuple[str, ...] = Field(
+        (), description="Only these hosts: names, or *.example.com; none listed: every public host"
+    )
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Ports that may be asked")
+    private_networks: tuple[Network, ...] = Field(
+        (), description="Networks that are not public and may be asked all the same"
+    )
+    content_types: tuple[str, ...] = Field(SERVED_CONTENT_TYPES, description="What the answer may call itself")
+    max_redirects: int = Field(3, ge=0, le=10, description="Each is checked like the first address")
+    timeout_s: float = Field(10, gt=0, description="For all of it; the request's own deadline counts too")
+    concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")
+    s3: S3Config = Field(default_factory=S3Config, description="s3:// addresses")
+
+
+class GatewayConfig(_Closed):
+    """The HTTP entry: its rules, its deadline and its deployment's options."""
+
+    auth: AuthConfig = Field(description=_WHO)
+    rate_limits: RateLimitsConfig = Field(default_factory=RateLimitsConfig, description="How much a key may do")
+    fetch: FetchConfig = Field(default_factory=FetchConfig, description="What is fetched for a client that sends a uri")
+    trusted_proxies: tuple[Network, ...] = Field(
+        (), description="Addresses of proxies whose X-Forwarded-For is believed; from others it is ignored"
+    )
+    access_log: bool = Field(True, description="A JSON line a request on stderr")
+    timeout_ms: int = Field(
+        30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it"
+    )
+    max_bodies_mb: int = Field(
+        96,
+        ge=1,
+        description="Bytes of bodies (MiB) that one replica holds at a time; it takes two to three times that in memory. More is 503",
+    )
+    num_cpus: float = Field(
+        0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit"
+    )
+    num_replicas: int | None = Field(None, ge=1, description="Replicas; default 1. Not together with autoscaling")
+    autoscaling: AutoscalingConfig | None = Field(None, description="Let Serve choose the number of replicas")
+    max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time")
+    max_queued_requests: int | None = Field(
+        256, ge=1, description="Requests that may wait for a replica; more are answered 503. null: no bound"
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_scale(self) -> GatewayConfig:
+        if self.num_replicas is not None and self.autoscaling is not None:
+            raise ValueError("give num_replicas or autoscaling, not both")
+        return self
+
+    @property
+    def shares(self) -> int:
+        """Replicas that there may be: the parts that a budget is cut into where they cannot count together."""
+        return self.autoscaling.max_replicas if self.autoscaling is not None else self.num_replicas or 1
+
+    def limits_of(self, key_id: str, tenant: str) -> Limits:
+        """The limits of a key: its own row, its tenant's, or the default."""
+        rows = self.rate_limits.keys
+        if key_id in rows or tenant in rows:
+            return rows.get(key_id) or rows[tenant]
+        if self.rate_limits.default is not None:
+            return self.rate_limits.default
+        if self.auth.is_open:
+            return Limits()
+        return Limits(
+            requests_per_second=_KEY_DEFAULT_PER_SECOND, burst=_KEY_DEFAULT_BURST, concurrent=_KEY_DEFAULT_CONCURRENT
+        )
+
+
+def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:
+    """Read the block, or the YAML file that a path names. Relative paths in a file are relative to it.
+
+    Raises:
+        SetupError: it cannot be read, or has mistakes; the message has a line for each.
+    """
+    if not isinstance(block, Mapping):
+        path = Path(block)
+        try:
+            block = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SetupError(f"the gateway's configuration {path} cannot be read: {error}") from error
+        if not isinstance(block, Mapping):
+            raise SetupError(f"{path}: must be a mapping with at least 'auth'; {_WHO}")
+        block = _with_paths_beside(block.get("gateway", block), path.resolve().parent)
+    try:
+        return GatewayConfig.model_validate(block)
+    except ValidationError as error:
+        raise SetupError("\n".join(_in_words(mistake) for mistake in error.errors())) from error
+
+
+def _with_paths_beside(block: Any, folder: Path) -> Any:
+    if not isinstance(block, Mapping) or not isinstance(block.get("auth"), Mapping):
+        return block
+    auth = dict(block["auth"])
+    if isinstance(auth.get("keys_file"), str):
+        auth["keys_file"] = str(folder / auth["keys_file"])
+    jwt = auth.get("jwt")
+    if isinstance(jwt, Mapping) and isinstance(jwt.get("jwks"), str) and "://" not in jwt["jwks"]:
+        auth["jwt"] = {**jwt, "jwks": str(folder / jwt["jwks"])}
+    return {**block, "auth": auth}
+
+
+def _in_words(mistake: Any) -> str:
+    """One mistake: where, what, the fix."""
+    loc = [str(part) for part in mistake["loc"]]
+    where = ".".join(["gateway", *loc])
+    if mistake["type"] == "extra_forbidden":
+        known = _keys_at(mistake["loc"][:-1])
+        near = difflib.get_close_matches(loc[-1], known, 1)
+        fix = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known))}"
+        return f"{where}: there is no such key; {fix}"
+    if mistake["type"] == "missing":
+        return f"{where}: is missing; {_WHO if loc == ['auth'] else 'write it'}"
+    return f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = GatewayConfig
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return list(model.model_fields)
