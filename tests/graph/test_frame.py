@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import PIL.Image
 import pytest
-from toys import draw
+from toys import draw, encoded
 
 from classifiers import BadImage, TooManyPixels
 from classifiers.images import ImageLimits
 from graph import Frame
-
-
-def jpeg(image: np.ndarray, **options: object) -> bytes:
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, "JPEG", quality=95, **options)
-    return file.getvalue()
 
 
 PHOTO = draw(("car", 10, 20, 60, 70), size=(100, 200))
@@ -28,13 +21,13 @@ PHOTO = draw(("car", 10, 20, 60, 70), size=(100, 200))
 def test_from_bytes_reads_the_header_only(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[bytes] = []
     monkeypatch.setattr("graph.frame.decode", lambda data, limits: decoded.append(data))
-    frame = Frame.from_bytes(jpeg(PHOTO), uri="here.jpg")
+    frame = Frame.from_bytes(encoded(PHOTO, "JPEG", quality=95), uri="here.jpg")
     assert (frame.width, frame.height, frame.uri) == (200, 100, "here.jpg")
     assert decoded == []
 
 
 def test_pixels_are_decoded_once_and_read_only() -> None:
-    frame = Frame.from_bytes(jpeg(PHOTO))
+    frame = Frame.from_bytes(encoded(PHOTO, "JPEG", quality=95))
     with ThreadPoolExecutor(8) as pool:
         arrays = list(pool.map(lambda _: frame.pixels(), range(16)))
     assert all(array is arrays[0] for array in arrays)
@@ -47,13 +40,13 @@ def test_pixels_are_decoded_once_and_read_only() -> None:
 def test_exif_orientation_turns_size_and_pixels() -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
-    frame = Frame.from_bytes(jpeg(PHOTO, exif=exif))
+    frame = Frame.from_bytes(encoded(PHOTO, "JPEG", exif=exif))
     assert (frame.width, frame.height) == (100, 200)
     assert frame.pixels().shape == (200, 100, 3)
 
 
 def test_sha256_is_of_the_bytes_as_they_came() -> None:
-    data = jpeg(PHOTO)
+    data = encoded(PHOTO, "JPEG", quality=95)
     assert Frame.from_bytes(data).sha256 == hashlib.sha256(data).hexdigest()
 
 
@@ -73,7 +66,7 @@ def test_an_array_is_copied() -> None:
 
 
 def test_a_pickle_carries_the_encoded_bytes_only() -> None:
-    frame = Frame.from_bytes(jpeg(PHOTO), uri="here.jpg")
+    frame = Frame.from_bytes(encoded(PHOTO, "JPEG", quality=95), uri="here.jpg")
     before = len(pickle.dumps(frame))
     pixels = frame.pixels()
     data = pickle.dumps(frame)
@@ -104,7 +97,7 @@ def test_from_pil_turns_upright_and_converts() -> None:
         (lambda: Frame.from_array(np.zeros((0, 4, 3), np.uint8)), BadImage, "at least 1"),
         (lambda: Frame.from_array("photo"), BadImage, "but got str"),  # type: ignore[arg-type]
         (lambda: Frame.from_array(PHOTO, ImageLimits(max_pixels=10)), TooManyPixels, "20,000 pixels, the limit is 10"),
-        (lambda: Frame.from_bytes(jpeg(PHOTO), ImageLimits(max_pixels=10)), TooManyPixels, "10"),
+        (lambda: Frame.from_bytes(encoded(PHOTO, "JPEG", quality=95), ImageLimits(max_pixels=10)), TooManyPixels, "10"),
         (lambda: Frame.from_bytes(b"no image"), BadImage, "."),
     ],
 )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from toys import draw
+from toys import draw, encoded
 
 from classifiers import BadImage, SetupError
 from graph import DeadlineExceeded, PipelineError, VisionPipeline
@@ -36,16 +35,10 @@ def pipeline() -> Any:
         yield pipeline
 
 
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
 def test_the_same_picture_in_any_form_gives_the_same_context(pipeline: VisionPipeline, tmp_path: Path) -> None:
     path = tmp_path / "street.png"
-    path.write_bytes(png(STREET))
-    forms: list[Any] = [STREET, png(STREET), path, str(path), PIL.Image.fromarray(STREET), lambda limits: Frame.from_array(STREET)]
+    path.write_bytes(encoded(STREET))
+    forms: list[Any] = [STREET, encoded(STREET), path, str(path), PIL.Image.fromarray(STREET), lambda limits: Frame.from_array(STREET)]
     results = [pipeline.run(form) for form in forms]
     contexts = [json.dumps(result["context"]) for result in results]
     assert len(set(contexts)) == 1
@@ -108,7 +101,7 @@ def test_a_deadline_is_kept() -> None:
 
 def test_limits_of_the_file_count() -> None:
     with VisionPipeline({**PIPELINE, "limits": {"max_bytes": 200}}) as pipeline, pytest.raises(Exception, match="200"):
-        pipeline.run(png(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)))
+        pipeline.run(encoded(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)))
 
 
 def test_mistakes_in_the_file() -> None:

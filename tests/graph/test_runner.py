@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import io
 import logging
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
-from toys import Blobs, draw
+from toys import Blobs, draw, encoded
 
 from classifiers import ModelNotFound, SetupError
 from graph import Frame, load_plan
@@ -126,9 +124,7 @@ def test_a_result_too_few_is_the_steps_failure(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_image_that_cannot_be_decoded_is_answered_before_the_model() -> None:
-    file = io.BytesIO()
-    PIL.Image.fromarray(IMAGE).save(file, "JPEG")
-    truncated = Frame.from_bytes(file.getvalue()[:-500])
+    truncated = Frame.from_bytes(encoded(IMAGE, "JPEG")[:-500])
     answer = runner(DETECT).prepare(request(frame=truncated))
     assert isinstance(answer, StepAnswer)
     assert answer.error is not None

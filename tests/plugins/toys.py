@@ -5,6 +5,7 @@ The folder stands on the import path, as a package outside the project would.
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
+import PIL.Image
 from pydantic import Field
 
 from classifiers import BaseClassifier, Image
@@ -27,6 +29,13 @@ def draw(*objects: tuple[str, int, int, int, int], size: tuple[int, int] = (240,
     for name, x1, y1, x2, y2 in objects:
         image[y1:y2, x1:x2] = COLOURS[name]
     return image
+
+
+def encoded(image: Image, form: str = "PNG", **options: Any) -> bytes:
+    """The image as a file of a form that Pillow writes."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, form, **options)
+    return file.getvalue()
 
 
 class Blobs(BaseClassifier):

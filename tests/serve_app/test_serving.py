@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
-from toys import draw
+from toys import draw, encoded
 
 from graph import VisionPipeline
 
@@ -55,14 +55,8 @@ PIPELINE: dict[str, Any] = {
 }
 
 
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
 def post(client: httpx.Client, image: np.ndarray = STREET, **more: Any) -> httpx.Response:
-    return client.post("/v1/images", content=png(image), headers={"Content-Type": "image/png", **more})
+    return client.post("/v1/images", content=encoded(image), headers={"Content-Type": "image/png", **more})
 
 
 def ended(result: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +81,7 @@ def test_gives_what_the_same_file_gives_in_process(
 ) -> None:
     response = post(client, image)
     assert response.status_code == 200, response.text
-    served, local = response.json(), in_process.run(png(image))
+    served, local = response.json(), in_process.run(encoded(image))
     assert served["context"] == local["context"]
     assert served["pipeline"] == local["pipeline"]
     assert served["image"] == local["image"]
@@ -95,7 +89,7 @@ def test_gives_what_the_same_file_gives_in_process(
 
 
 def test_a_failing_step_and_a_slow_one_keep_the_rest(client: httpx.Client) -> None:
-    response = client.post("/v1/images", files={"image": png(STREET)}, data={"metadata": '{"slow": 1}'})
+    response = client.post("/v1/images", files={"image": encoded(STREET)}, data={"metadata": '{"slow": 1}'})
     result = response.json()
     steps = ended(result)
     assert steps["failing"]["error"]["type"] == "ValueError"
@@ -104,9 +98,8 @@ def test_a_failing_step_and_a_slow_one_keep_the_rest(client: httpx.Client) -> No
 
 
 def test_images_that_are_none_are_refused_and_the_next_is_served(client: httpx.Client) -> None:
-    jpeg = io.BytesIO()
-    PIL.Image.fromarray(CROWD).save(jpeg, "JPEG")
-    for data in (b"hello", png(STREET)[:-40], jpeg.getvalue()[: len(jpeg.getvalue()) // 2]):
+    jpeg = encoded(CROWD, "JPEG")
+    for data in (b"hello", encoded(STREET)[:-40], jpeg[: len(jpeg) // 2]):
         response = client.post("/v1/images", content=data, headers={"Content-Type": "image/jpeg"})
         assert response.status_code == 422
         assert response.headers["content-type"] == "application/problem+json"
@@ -123,7 +116,7 @@ def test_the_views(client: httpx.Client) -> None:
 
 def test_the_annotated_picture(client: httpx.Client) -> None:
     response = client.post(
-        "/v1/images?annotate=true", content=png(STREET), headers={"Content-Type": "image/png", "X-Request-Id": "p1"}
+        "/v1/images?annotate=true", content=encoded(STREET), headers={"Content-Type": "image/png", "X-Request-Id": "p1"}
     )
     assert response.headers["content-type"] == "image/jpeg"
     assert response.headers["x-request-id"] == "p1"

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import pytest_asyncio
-from toys import draw
+from toys import draw, encoded
 
 from graph import Engine, LocalBackend, Overloaded, load_plan
 from serve_app.http import make_app
@@ -30,12 +30,6 @@ PIPELINE: dict[str, Any] = {
         {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.3}, "condition": "'slow' in image['metadata']"},
     ],
 }
-
-
-def encoded(image: np.ndarray, form: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, form)
-    return file.getvalue()
 
 
 PNG = encoded(STREET)
