@@ -56,7 +56,8 @@ def find_model(ref: str) -> Path | None:
     """The file or folder that a model reference names on this machine, or ``None``."""
     if not ref.strip():  # the empty path would be the working folder
         return None
-    return next((place.resolve() for place in search_places(ref) if place.exists()), None)
+    # not resolved: hub caches are links whose targets have lost the file name
+    return next((place.absolute() for place in search_places(ref) if place.exists()), None)
 
 
 def model_not_found(ref: str, fix: str, missing: str | None = None) -> ModelNotFound:

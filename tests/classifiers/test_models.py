@@ -29,7 +29,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 def test_a_model_is_found_in_each_place(folders: dict[str, Path], where: str) -> None:
     (folders[where] / "tiny.pt").write_bytes(b"weights")
 
-    assert find_model("tiny.pt") == (folders[where] / "tiny.pt").resolve()
+    assert find_model("tiny.pt") == (folders[where] / "tiny.pt")
 
 
 def test_the_places_are_tried_in_order(folders: dict[str, Path]) -> None:
@@ -39,7 +39,7 @@ def test_the_places_are_tried_in_order(folders: dict[str, Path]) -> None:
 
     found = []
     for folder in folders.values():
-        found.append(find_model("org/model") == (folder / "org" / "model").resolve())
+        found.append(find_model("org/model") == (folder / "org" / "model"))
         (folder / "org" / "model").rmdir()
 
     assert found == [True] * 4
@@ -49,7 +49,7 @@ def test_the_places_are_tried_in_order(folders: dict[str, Path]) -> None:
 def test_an_absolute_path_is_looked_for_only_there(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "a.pt").touch()
 
-    assert find_model(str(tmp_path / "a.pt")) == (tmp_path / "a.pt").resolve()
+    assert find_model(str(tmp_path / "a.pt")) == (tmp_path / "a.pt")
     assert find_model(str(tmp_path / "b.pt")) is None
     assert search_places(str(tmp_path / "b.pt")) == [tmp_path / "b.pt"]
 
@@ -60,7 +60,7 @@ def test_home_and_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "mine.pt").touch()
 
     assert models.cache_folder() == tmp_path / ".cache" / "visiongraph"
-    assert find_model("~/mine.pt") == (tmp_path / "mine.pt").resolve()
+    assert find_model("~/mine.pt") == (tmp_path / "mine.pt")
 
 
 @pytest.mark.parametrize("ref", ["", "  "])

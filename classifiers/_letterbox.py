@@ -1,0 +1,70 @@
+"""Images of any shape on canvases of one size, and boxes back from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from classifiers.base import Image
+
+__all__ = ["Fit", "letterbox"]
+
+_GREY = 114  # what YOLO was trained with
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where on its canvas an image lies."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+    scale_x: float
+    scale_y: float
+
+    def to_image(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Boxes (K, 4) as x1, y1, x2, y2: from pixels of the canvas to pixels of the image, clipped to it."""
+        offset = np.array([self.left, self.top] * 2, np.float32)
+        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
+        limit = np.array([self.width, self.height] * 2, np.float32)
+        return ((boxes - offset) / scale).clip(0, limit)
+
+
+def letterbox(
+    images: Sequence[Image], size: tuple[int, int], stretch: bool = False
+) -> tuple[npt.NDArray[np.uint8], list[Fit]]:
+    """Scale images to fit a canvas and centre them on grey, as ultralytics does.
+
+    Args:
+        images: N arrays (H, W, 3) RGB uint8.
+        size: (H, W) of the canvas.
+        stretch: fill the canvas instead of keeping the shape of the image.
+
+    Returns:
+        Canvases (N, H, W, 3) RGB uint8, and where each image lies on its own.
+    """
+    canvases = np.full((len(images), *size, 3), _GREY, np.uint8)
+    fits = [_place(image, canvas, stretch) for image, canvas in zip(images, canvases, strict=True)]
+    return canvases, fits
+
+
+def _place(image: Image, canvas: npt.NDArray[np.uint8], stretch: bool) -> Fit:
+    (height, width), (canvas_height, canvas_width) = image.shape[:2], canvas.shape[:2]
+    if stretch:
+        new_width, new_height = canvas_width, canvas_height
+    else:
+        ratio = min(canvas_height / height, canvas_width / width)
+        new_width, new_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    # the odd pixel goes to the right and the bottom
+    left, top = (canvas_width - new_width) // 2, (canvas_height - new_height) // 2
+    target = canvas[top : top + new_height, left : left + new_width]
+    if (new_height, new_width) == (height, width):
+        target[:] = image
+    else:
+        cv2.resize(image, (new_width, new_height), dst=target, interpolation=cv2.INTER_LINEAR)
+    return Fit(width, height, left, top, new_width / width, new_height / height)

@@ -1,0 +1,154 @@
+"""Finding objects with any detector that ultralytics trains or exports."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from classifiers._boxes import suppress
+from classifiers._devices import Half
+from classifiers._letterbox import Fit, letterbox
+from classifiers._ultralytics import download
+from classifiers._yolo import Candidates, load_detector
+from classifiers.base import BaseClassifier, Image
+from classifiers.errors import SetupError
+from classifiers.models import ModelRef, digest_weights, find_model
+
+__all__ = ["ObjectClassifier"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+ClassNames = Annotated[list[str], Field(min_length=1)]
+
+
+class _Tunables(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    confidence: Share
+    iou: Share
+    max_detections: Count
+    classes: ClassNames | None
+
+
+class ObjectClassifier(BaseClassifier):
+    """Finds objects: where they are, what they are, how sure that is.
+
+    The result of an image is ``{"detections": [{"bbox": [x1, y1, x2, y2], "confidence": 0.93, "class_id": 5,
+    "class_name": "bus"}], "detected_classes": ["bus"]}``: the most confident first, boxes in pixels of the image and
+    inside it. It does not depend on what else is in the batch: every image has a canvas of the same size to itself.
+
+    Args:
+        model: a .pt checkpoint (one of ultralytics' own is fetched by its name), an .onnx file, a folder with an
+            OpenVINO model, a TensorRT .engine, or another of ultralytics' export formats.
+        confidence: the least confidence of a detection, 0..1.
+        iou: of two boxes of one class that overlap by more than this, 0..1, the better one stays.
+        max_detections: how many an image has at most.
+        classes: names of the classes to report; all of them by default.
+        image_size: side of the canvas in pixels; by default the one that the model was trained or exported for.
+        device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. OpenVINO is for the CPU.
+        half: half precision; ``"auto"``: on a GPU only.
+
+    Raises:
+        ModelNotFound: the model is not on this machine, and cannot be fetched.
+        SetupError: the model is not a detector or does not work here, or it does not know one of ``classes``.
+    """
+
+    tunables: ClassVar[frozenset[str]] = frozenset(_Tunables.model_fields)
+
+    def __init__(
+        self,
+        model: ModelRef = "yolo11n.pt",
+        confidence: Share = 0.25,
+        iou: Share = 0.7,
+        max_detections: Count = 300,
+        classes: ClassNames | None = None,
+        image_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] | None = None,
+        device: str = "auto",
+        half: Half = "auto",
+    ) -> None:
+        self._tunables = _check(confidence=confidence, iou=iou, max_detections=max_detections, classes=classes)
+        path = find_model(model) or download(model)
+        self._detector = load_detector(path, image_size, device, half)
+        self._class_ids = self._ids_of(self._tunables.classes)
+        self.weights_digest = digest_weights(path)
+
+    @property
+    def name(self) -> str:
+        return "objects"
+
+    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
+        return self.process_batch([image], [context])[0]
+
+    def process_batch(
+        self,
+        images: Sequence[Image],
+        contexts: Sequence[Mapping[str, Any]],  # noqa: ARG002 - part of the interface
+    ) -> list[dict[str, Any]]:
+        if not images:
+            return []
+        canvases, fits = letterbox(images, self._detector.size, self._detector.stretch)
+        candidates = self._detector(canvases, self._tunables.confidence)
+        return [self._result(*pair) for pair in zip(candidates, fits, strict=True)]
+
+    def reconfigure(self, **tunables: Any) -> None:
+        checked = _check(**self._tunables.model_dump() | tunables)
+        self._class_ids = self._ids_of(checked.classes)
+        self._tunables = checked
+
+    def warm_up(self, batch_size: int) -> None:
+        grey = np.full((*self._detector.size, 3), 128, np.uint8)
+        self.process_batch([grey] * batch_size, [{}] * batch_size)
+
+    def _result(self, candidates: Candidates, fit: Fit) -> dict[str, Any]:
+        boxes, scores, class_ids = candidates.boxes, candidates.scores, candidates.class_ids
+        if self._class_ids is not None:
+            wanted = np.isin(class_ids, self._class_ids)
+            boxes, scores, class_ids = boxes[wanted], scores[wanted], class_ids[wanted]
+        if self._detector.overlapping:
+            kept = suppress(boxes, scores, class_ids, self._tunables.iou, self._tunables.max_detections)
+        else:
+            kept = np.argsort(-scores, kind="stable")[: self._tunables.max_detections]
+        detections = [
+            {
+                "bbox": [round(side, 2) for side in box],
+                "confidence": round(score, 4),
+                "class_id": class_id,
+                "class_name": self._detector.names[class_id],
+            }
+            for box, score, class_id in zip(
+                fit.to_image(boxes[kept]).tolist(), scores[kept].tolist(), class_ids[kept].tolist(), strict=True
+            )
+            # nothing is left of a box that lay on the grey beside the image
+            if round(box[0], 2) < round(box[2], 2) and round(box[1], 2) < round(box[3], 2)
+        ]
+        return {
+            "detections": detections,
+            "detected_classes": sorted({detection["class_name"] for detection in detections}),
+        }
+
+    def _ids_of(self, classes: Sequence[str] | None) -> list[int] | None:
+        if classes is None:
+            return None
+        names = self._detector.names
+        unknown = [name for name in classes if name not in names.values()]
+        if unknown:
+            hints = [_nearest(name, names.values()) for name in unknown]
+            raise SetupError(f"classes: the model does not know {'; '.join(hints)}", classes=unknown)
+        return [class_id for class_id, name in names.items() if name in classes]
+
+
+def _check(**tunables: Any) -> _Tunables:
+    try:
+        return _Tunables(**tunables)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise SetupError("ObjectClassifier: " + "; ".join(faults)) from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    return f"{name!r} (nearest: {', '.join(map(repr, near))})" if near else f"{name!r}"
