@@ -1,11 +1,12 @@
 """The pipeline file, its rules, the plan, and how one image travels through it. Knows nothing of Ray, HTTP or models' insides."""
 
-from graph.annotate import annotate
+from graph.annotation import annotate
 from graph.conditions import Rule, RuleError, RuleSyntaxError
 from graph.config import PipelineConfig, json_schema
 from graph.diagram import mermaid, svg
 from graph.engine import Engine, StepBackend
 from graph.errors import DeadlineExceeded, Overloaded, StepFailed
+from graph.explanation import Decision, StepExplanation, explain
 from graph.frame import Frame
 from graph.loading import PipelineError, load
 from graph.local import LocalBackend
@@ -14,6 +15,7 @@ from graph.plan import Plan, PlannedStep, load_plan
 
 __all__ = [
     "DeadlineExceeded",
+    "Decision",
     "Engine",
     "Frame",
     "LocalBackend",
@@ -26,9 +28,11 @@ __all__ = [
     "RuleError",
     "RuleSyntaxError",
     "StepBackend",
+    "StepExplanation",
     "StepFailed",
     "VisionPipeline",
     "annotate",
+    "explain",
     "json_schema",
     "load",
     "load_plan",

@@ -127,7 +127,9 @@ def _check_dependencies(draft: Draft, names: Sequence[str], report: Report) -> N
             known = (
                 "; there is no other step" if not others else f"; the other steps are {', '.join(map(repr, others))}"
             )
-            report.add(draft.loc("depends_on"), f"unknown step {name!r}{did_you_mean(name, others, known)}")
+            written = draft.data["depends_on"]
+            item = (written.index(name),) if isinstance(written, list) else ()
+            report.add((*draft.loc("depends_on"), *item), f"unknown step {name!r}{did_you_mean(name, others, known)}")
 
 
 def _check_rule(draft: Draft, kind: Literal["condition", "crops"], names: Sequence[str], report: Report) -> Rule | None:

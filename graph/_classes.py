@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -85,6 +86,7 @@ def import_class(path: str) -> type[BaseClassifier]:
     return typing.cast("type[BaseClassifier]", cls)
 
 
+@functools.lru_cache(maxsize=256)  # asked several times of each class
 def constructor_of(cls: type[BaseClassifier]) -> Constructor:
     """The keyword arguments that ``cls`` takes, with those that it passes on to its bases through ``**kwargs``."""
     parameters: dict[str, Parameter] = {}

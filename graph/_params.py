@@ -18,7 +18,7 @@ from classifiers.models import LocalPath
 from graph._classes import Constructor, Parameter, constructor_of
 from graph._report import Loc
 from graph._wording import sentence, shown
-from graph.mistakes import did_you_mean
+from graph.mistakes import did_you_mean, nearest
 
 __all__ = ["absolute_paths", "checked_params"]
 
@@ -61,7 +61,11 @@ def checked_params(
     for parameter in constructor.parameters.values():
         if parameter.required and parameter.name not in params:
             words = _type_words(parameter.annotation)
-            problems.append(((parameter.name,), f"is missing: {cls.__name__} needs it{f' ({words})' if words else ''}"))
+            needs = f"is missing: {cls.__name__} needs it{f' ({words})' if words else ''}"
+            meant = (
+                nearest(parameter.name, params.keys() - constructor.parameters.keys()) if constructor.is_open else None
+            )
+            problems.append(((parameter.name,), f"{needs}; is it {meant!r}?" if meant else needs))
     return arguments, problems
 
 

@@ -7,6 +7,7 @@ infinity) is refused.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def read_yaml(text: str) -> Document:
         else:
             document.data = _Reader(document).value(root, ())
     except yaml.MarkedYAMLError as error:
-        document.problems.append(_syntax_problem(error))
+        document.problems.append(_open_quote(text, error) or _syntax_problem(error))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         document.problems.append(
@@ -210,6 +211,19 @@ def _integer(text: str) -> int:
     return int(digits, 8) if is_old_octal else int(digits, 0)
 
 
+def _open_quote(text: str, error: yaml.MarkedYAMLError) -> Problem | None:
+    """Where a quote that should have been closed was closed by the next one, many lines on."""
+    mark = error.problem_mark
+    if mark is None or "but found '<scalar>'" not in (error.problem or ""):
+        return None
+    before = itertools.takewhile(lambda token: token.end_mark.index <= mark.index, yaml.scan(text, _Loader))
+    scalars = [token for token in before if isinstance(token, yaml.ScalarToken)]
+    if not scalars or scalars[-1].style not in ("'", '"') or scalars[-1].start_mark.line == scalars[-1].end_mark.line:
+        return None
+    first, last = scalars[-1].start_mark.line + 1, scalars[-1].end_mark.line + 1
+    return Problem((), first, f"a quote that is closed only on line {last}; close it on its own line")
+
+
 def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     problem, context = error.problem or "not YAML", error.context or ""
     mark, opened = error.problem_mark or error.context_mark, error.context_mark
@@ -223,12 +237,17 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     elif "expected <block end>, but found '<scalar>'" in problem:
         message = "a text goes on after its closing quote; put all of it in double quotes"
     elif "expected <block end>" in problem:
-        message = "does not line up with the lines above; check the indentation"
+        message = "does not line up with the lines above; check the indentation, and the space after each `-`"
     elif "quoted scalar" in context and opened is not None:
         mark, message = opened, "a quote that is never closed"
     elif "flow" in context and opened is not None:
         bracket = "{" if "mapping" in context else "["
-        message = f"the `{bracket}` of line {opened.line + 1} is not closed before this, or a comma is missing"
+        message = (
+            f"a `{bracket}` that is not closed before line {mark.line + 1}, or a comma is missing" if mark else problem
+        )
+        mark = opened
+    elif "simple key" in context and opened is not None:
+        mark, message = opened, "a key without `: ` behind it"
     elif "but found another document" in problem:
         message = "a second document (`---`); a pipeline file is one"
     return Problem((), mark.line + 1 if mark is not None else None, message)

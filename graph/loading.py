@@ -140,8 +140,10 @@ def _report_problem(problem: Problem, report: Report, text: str) -> None:
 
 def _step_and_key_above(text: str, line: int) -> tuple[str | None, str | None]:
     step = key = None
-    for row in text.split("\n")[:line]:
-        if found := re.match(r"""\s*(?:-\s+)?['"]?([A-Za-z_]\w*)['"]?\s*:(?:\s+|$)['"]?([\w-]*)""", row):
+    rows = text.split("\n")[:line]
+    for number, row in enumerate(rows, 1):
+        colon = r"\s*:(?:\s+|$)" if number < len(rows) else r"\s*(?::\s*|\s|$)"  # the last one may lack it: that is why
+        if found := re.match(rf"""\s*(?:-\s*)?['"]?([A-Za-z_]\w*)['"]?{colon}['"]?([\w-]*)""", row):
             key = found[1]
             if row.lstrip().startswith("-"):
                 step = None

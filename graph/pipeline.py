@@ -37,6 +37,10 @@ class VisionPipeline:
     Args:
         pipeline: path of a pipeline file, or the same as a mapping.
 
+    Attributes:
+        plan: what runs when.
+        limits: what images are taken.
+
     Raises:
         PipelineError: the file has mistakes; all of them are in the message.
         SetupError: a model could not be loaded.
@@ -45,7 +49,7 @@ class VisionPipeline:
     def __init__(self, pipeline: str | Path | Mapping[str, Any]) -> None:
         self.plan = load_plan(pipeline)
         limits = self.plan.config.limits
-        self._limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+        self.limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
         self._backend = LocalBackend(self.plan)
         self._engine = Engine(self.plan, self._backend)
         self._loop = asyncio.new_event_loop()
@@ -141,7 +145,7 @@ class VisionPipeline:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _run(self, image: ImageLike, metadata: Mapping[str, Any] | None, timeout_s: float | None) -> dict[str, Any]:
-        frame = await asyncio.to_thread(_read_frame, image, self._limits)
+        frame = await asyncio.to_thread(_read_frame, image, self.limits)
         return await self._engine.run(frame, metadata=metadata, timeout_s=timeout_s)
 
 

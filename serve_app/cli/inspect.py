@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from graph import Plan, VisionPipeline, explain as explain_result, json_schema, load_plan, mermaid, svg
-from graph.explain import Decision
+from graph import Decision, Plan, VisionPipeline, json_schema, load_plan, mermaid, svg
+from graph import explain as explain_result
 from serve_app.cli.arguments import PipelineArgument, stderr, stdout
 from serve_app.sources import read
 

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from graph import Frame, annotate
+
+GREY = Frame.from_array(np.full((240, 320, 3), 128, np.uint8))
+
+
+def detection(x1: float, y1: float, x2: float, y2: float, name: str = "person") -> dict[str, Any]:
+    return {"bbox": [x1, y1, x2, y2], "confidence": 0.9, "class_id": 0, "class_name": name}
+
+
+def drawn(context: dict[str, Any], frame: Frame = GREY) -> np.ndarray:
+    """Where the picture is no longer grey: (H, W) bool."""
+    picture = PIL.Image.open(io.BytesIO(annotate(frame, {"context": context})))
+    assert (picture.format, picture.size) == ("JPEG", (frame.width, frame.height))
+    return np.abs(np.asarray(picture.convert("RGB")).astype(int) - 128).max(axis=2) > 40
+
+
+def test_a_box_is_drawn_where_the_detection_is() -> None:
+    changed = drawn({"d": {"detections": [detection(100, 100, 200, 200)]}})
+    assert changed[150, 98:103].any()
+    assert changed[150, 198:203].any()
+    assert changed[198:203, 150].any()
+    assert not changed[120:190, 120:190].any()
+
+
+def test_what_the_steps_said_stands_at_the_box() -> None:
+    plain = drawn({"d": {"detections": [detection(20, 100, 60, 200)]}})
+    spoken = drawn(
+        {"d": {"detections": [detection(20, 100, 60, 200)]}, "c": {"objects": [{"detection": 0, "label": "purple", "confidence": 0.5}]}}
+    )
+    assert spoken.sum() > plain.sum() + 200
+
+
+def test_objects_without_a_label_show_their_values() -> None:
+    plain = drawn({"d": {"detections": [detection(20, 100, 60, 200)]}})
+    spoken = drawn({"d": {"detections": [detection(20, 100, 60, 200)]}, "s": {"objects": [{"detection": 0, "height": 100}]}})
+    assert spoken.sum() > plain.sum()
+
+
+def test_a_label_of_the_whole_image_stands_in_the_corner() -> None:
+    assert drawn({"scene": {"label": "street", "confidence": 0.7}})[:60, :150].any()
+    assert not drawn({})[:60, :150].any()
+
+
+def test_several_detectors_do_not_mix_up_their_captions() -> None:
+    context = {
+        "d": {"detections": [detection(20, 100, 60, 200)]},
+        "e": {"detections": []},
+        "c": {"objects": [{"detection": 0, "label": "purple"}]},
+    }
+    assert drawn(context).any()
+
+
+@pytest.mark.parametrize("box", [(-50, -50, 900, 900), (319, 239, 319, 239), (50, 50, 10, 10), (0, 0, 0.4, 0.4)])
+def test_any_box_can_be_drawn(box: tuple[float, float, float, float]) -> None:
+    drawn({"d": {"detections": [detection(*box)]}})
+
+
+def test_a_tiny_image_can_be_drawn() -> None:
+    tiny = Frame.from_array(np.full((1, 1, 3), 128, np.uint8))
+    drawn({"d": {"detections": [detection(0, 0, 1, 1)]}}, tiny)
+
+
+def test_the_same_class_has_the_same_colour() -> None:
+    one = annotate(GREY, {"context": {"d": {"detections": [detection(100, 100, 200, 200)]}}})
+    again = annotate(GREY, {"context": {"d": {"detections": [detection(100, 100, 200, 200)]}}})
+    other = annotate(GREY, {"context": {"d": {"detections": [detection(100, 100, 200, 200, "zebra")]}}})
+    assert one == again
+    assert one != other
