@@ -64,7 +64,7 @@ def build(args: AppArgs) -> Application:
         for step in plan
     }
     entry = serve.deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(args.gateway))
-    return entry.bind(fixed, args.gateway.timeout_ms, steps)
+    return entry.bind(fixed, args.gateway, steps)
 
 
 def step_options(step: PlannedStep) -> dict[str, Any]:

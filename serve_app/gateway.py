@@ -12,7 +12,9 @@ from ray.serve.handle import DeploymentHandle
 from graph import Engine, Plan
 from graph.config import merge
 from serve_app.backend import ServeBackend
+from serve_app.gateway_config import GatewayConfig
 from serve_app.http import make_app
+from serve_app.http.access_log import log_to_stderr
 from serve_app.transport import crop_budget_bytes
 
 __all__ = ["Gateway"]
@@ -24,22 +26,23 @@ class Gateway:
 
     Args:
         structure: the pipeline without its tunables.
-        timeout_ms: deadline of a request.
+        config: the rules of the entry.
         handles: a handle to each step's deployment, by the step's name.
     """
 
     async def __init__(
-        self, structure: Mapping[str, Any], timeout_ms: int, handles: dict[str, DeploymentHandle]
+        self, structure: Mapping[str, Any], config: GatewayConfig, handles: dict[str, DeploymentHandle]
     ) -> None:
         self._structure = structure
-        self._timeout_ms = timeout_ms
+        self._config = config
         self._backend = ServeBackend(handles, crop_budget_bytes())
         self._engine = self._engine_with({})
         # In a rolling update the gateway before this one goes on until this one is ready: with all its steps, or requests would wait.
         await self._backend.ready()
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 - Serve's own name
-        return make_app(lambda: self._engine, self._timeout_ms, set_request_id=False)  # Serve sets it
+        log_to_stderr()
+        return make_app(lambda: self._engine, self._config, set_request_id=False)  # Serve sets it
 
     def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Take new tunables; requests under way keep the engine that they began with."""

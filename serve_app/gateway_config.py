@@ -43,11 +43,6 @@ _WHO = (
     "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
 )
 
-# What a key may do where nobody has said anything else: room for a busy client, not for a runaway loop.
-_KEY_DEFAULT_PER_SECOND = 100
-_KEY_DEFAULT_BURST = 200
-_KEY_DEFAULT_CONCURRENT = 64
-
 SERVED_CONTENT_TYPES = ("image/bmp", "image/gif", "image/jpeg", "image/png", "image/tiff", "image/webp")
 
 
@@ -71,6 +66,8 @@ def _s3_prefix(text: str) -> str:
     return f"s3://{bucket}/{prefix.strip('/')}".rstrip("/")
 
 
+# Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Network = Annotated[str, BeforeValidator(_network)]
 S3Prefix = Annotated[str, AfterValidator(_s3_prefix)]
@@ -86,9 +83,9 @@ class JwtConfig(_Closed):
     issuer: str = Field(min_length=1, description="What the claim iss must be")
     audience: str = Field(min_length=1, description="What the claim aud must be or hold")
     jwks: str = Field(description="The provider's public keys: an https URL, or an absolute path")
-    algorithms: tuple[
-        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...
-    ] = Field(("RS256", "ES256", "EdDSA"), min_length=1, description="Signatures that are accepted")
+    algorithms: tuple[Algorithm, ...] = Field(
+        ("RS256", "ES256", "EdDSA"), min_length=1, description="Signatures that are accepted"
+    )
     leeway_s: int = Field(30, ge=0, le=300, description="Clock skew that is forgiven")
     refresh_s: int = Field(
         300, ge=1, description="Age at which the keys are read again; an unknown key id reads them at once"
@@ -131,7 +128,7 @@ class AuthConfig(_Closed):
         if value == "none":
             return handler({})
         if not isinstance(value, Mapping):
-            raise ValueError(_WHO)
+            raise ValueError(_WHO)  # noqa: TRY004 - pydantic takes ValueError
         config = handler(value)
         if config.is_open:
             raise ValueError(_WHO)
@@ -180,20 +177,24 @@ class Limits(_Closed):
         )
 
 
+# What a key may do where nobody has said anything else: room for a busy client, not for a runaway loop.
+_KEY_DEFAULT = Limits(requests_per_second=100, burst=200, concurrent=64)
+
+
 class RateLimitsConfig(_Closed):
     """How much a key may do. With ``auth: none``, a client address counts as a key."""
 
     default: Limits | None = Field(
         None,
         description=(
-            f"For keys without a row; default: {_KEY_DEFAULT_PER_SECOND} requests a second, {_KEY_DEFAULT_BURST} at once, "
-            f"{_KEY_DEFAULT_CONCURRENT} under way; with auth: none no limit"
+            f"For keys without a row; default: {_KEY_DEFAULT.requests_per_second:g} requests/s, "
+            f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} under way; with auth: none no limit"
         ),
     )
-    keys: dict[str, Limits] = Field(default_factory=dict, description="By key id, or by tenant")
+    keys: dict[str, Limits] = Field(default_factory=dict, description="By key id, or by tenant, whose keys share it")
     redis_url: str | None = Field(
         None,
-        description="redis:// or rediss:// URL of the one count for all replicas; without it each replica counts its share",
+        description="redis:// or rediss:// URL of the one count for all replicas; without it each counts its share",
     )
     redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
 
@@ -251,7 +252,7 @@ class GatewayConfig(_Closed):
     max_bodies_mb: int = Field(
         96,
         ge=1,
-        description="Bytes of bodies (MiB) that one replica holds at a time; it takes two to three times that in memory. More is 503",
+        description="MiB of bodies that a replica holds at a time; in memory they take up to three times that. More is 503",
     )
     num_cpus: float = Field(
         0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit"
@@ -274,18 +275,16 @@ class GatewayConfig(_Closed):
         """Replicas that there may be: the parts that a budget is cut into where they cannot count together."""
         return self.autoscaling.max_replicas if self.autoscaling is not None else self.num_replicas or 1
 
-    def limits_of(self, key_id: str, tenant: str) -> Limits:
-        """The limits of a key: its own row, its tenant's, or the default."""
+    def limits_of(self, key_id: str, tenant: str) -> tuple[str, Limits]:
+        """Whose budget a key uses and how large it is: its own row's, its tenant's row's, or the default for itself."""
         rows = self.rate_limits.keys
-        if key_id in rows or tenant in rows:
-            return rows.get(key_id) or rows[tenant]
+        if key_id in rows:
+            return f"key:{key_id}", rows[key_id]
+        if tenant in rows:
+            return f"tenant:{tenant}", rows[tenant]
         if self.rate_limits.default is not None:
-            return self.rate_limits.default
-        if self.auth.is_open:
-            return Limits()
-        return Limits(
-            requests_per_second=_KEY_DEFAULT_PER_SECOND, burst=_KEY_DEFAULT_BURST, concurrent=_KEY_DEFAULT_CONCURRENT
-        )
+            return f"key:{key_id}", self.rate_limits.default
+        return f"key:{key_id}", Limits() if self.auth.is_open else _KEY_DEFAULT
 
 
 def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:

@@ -9,78 +9,125 @@ from fastapi.responses import JSONResponse, Response
 
 from classifiers.images import ImageLimits
 from graph import Engine, Frame, Plan, annotate, json_schema
-from serve_app.http.bodies import OPENAPI_BODY, read_upload
+from serve_app.gateway_config import GatewayConfig
+from serve_app.http.access import SECURITY_SCHEMES, guarded_route
+from serve_app.http.access_log import AccessLog, facts_of
+from serve_app.http.bodies import BODY_OVERHEAD_BYTES, OPENAPI_BODY, read_upload
+from serve_app.http.clients import Clients
+from serve_app.http.deadlines import deadline, unless_gone
+from serve_app.http.fetching import Fetcher
+from serve_app.http.guard import Guard
 from serve_app.http.middleware import BodyLimit, RequestIdentity
-from serve_app.http.problems import PROBLEM_JSON, NotReady, Problem, add_problem_handlers
+from serve_app.http.problems import NotReady, add_problem_handlers, problems
 from serve_app.http.schemas import Health, PipelineView, Result
 
 __all__ = ["make_app"]
 
 _READY_TIMEOUT_S = 5.0
 
-# base64 makes 4 characters of 3 bytes; the rest is room for metadata and the form's own lines
-_BODY_OVERHEAD_BYTES = 64 * 1024
+# Reading a header takes microseconds, but a hostile file can have a hundred thousand parts.
+_QUICK_BYTES = 64 * 1024
+_QUICK_JPEG_BYTES = 1024 * 1024
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": words}
-    for status, words in {
-        400: "Malformed request",
-        403: "Not allowed",
-        408: "The deadline passed",
-        413: "Too many bytes",
-        415: "Not a type that is served",
-        422: "The image cannot be decoded, or has too many pixels",
-        502: "A step that the request cannot do without failed",
-        503: "Overloaded; try again after Retry-After",
-    }.items()
-}
+# Decoding and drawing take several times the pixels' bytes: large pictures are drawn one after the other.
+_LARGE_PIXELS = 4_000_000
 
 
-def make_app(engine: Callable[[], Engine], timeout_ms: int, *, set_request_id: bool = True) -> FastAPI:
+def make_app(
+    engine: Callable[[], Engine],
+    config: GatewayConfig,
+    *,
+    guard: Guard | None = None,
+    fetcher: Fetcher | None = None,
+    set_request_id: bool = True,
+) -> FastAPI:
     """Make the application.
 
     Args:
         engine: gives the engine that serves now; another one after the pipeline's tunables have changed.
-        timeout_ms: deadline of a request; ``X-Request-Timeout-Ms`` lowers it, never raises it.
+        config: the rules of the entry.
+        guard: lets requests in; default: by ``config``.
+        fetcher: fetches images; default: by ``config``.
         set_request_id: off where the server around the application sets ``X-Request-Id`` on responses.
+
+    Raises:
+        SetupError: a file that ``config`` names cannot be read.
     """
     app = FastAPI(
         title="visiongraph",
         description="Finds objects in an image, and asks further classifiers where the pipeline's rules call for them.",
         redoc_url=None,
+        redirect_slashes=False,  # the address would be made from the client's own Host header
     )
     limits = engine().plan.config.limits
     image_limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
-    app.add_middleware(BodyLimit, max_bytes=limits.max_bytes * 4 // 3 + _BODY_OVERHEAD_BYTES)
-    app.add_middleware(RequestIdentity, set_header=set_request_id)
+    guard = guard or Guard(config)
+    fetcher = fetcher or Fetcher(config.fetch, limits.max_bytes)
+    drawing = asyncio.Lock()
+    app.router.route_class = guarded_route(guard)
+    # base64 makes 4 characters of 3 bytes
+    max_body_bytes = limits.max_bytes * 4 // 3 + BODY_OVERHEAD_BYTES
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, max_bytes_together=config.max_bodies_mb * 2**20)
+    if config.access_log:
+        app.add_middleware(AccessLog)
+    app.add_middleware(RequestIdentity, clients=Clients(config.trusted_proxies), set_header=set_request_id)
     add_problem_handlers(app, set_request_id=set_request_id)
+    if not guard.is_open:
+        _describe_security(app)
 
     @app.post(
         "/v1/images",
         summary="Run the pipeline on one image",
         response_class=JSONResponse,
         responses={
-            200: {"model": Result, "content": {"image/jpeg": {}}, "description": "The result, or the annotated picture"},
-            **_PROBLEMS,
+            200: {
+                "model": Result,
+                "content": {"image/jpeg": {}},
+                "description": "The result, or the annotated picture",
+            },
+            **problems(400, 401, 403, 408, 413, 415, 422, 429, 502, 503),
         },
         openapi_extra={"requestBody": OPENAPI_BODY},
     )
     async def post_image(
         request: Request,
-        annotate_: Annotated[bool, Query(alias="annotate", description="Return the picture with boxes and labels")] = False,
-        x_request_timeout_ms: Annotated[int | None, Header(ge=1, description="Lowers the deadline; in milliseconds")] = None,
+        annotate_: Annotated[
+            bool, Query(alias="annotate", description="Return the picture with boxes and labels")
+        ] = False,
+        x_request_timeout_ms: Annotated[
+            int | None, Header(ge=1, description="Lowers the deadline; in milliseconds")
+        ] = None,
     ) -> Response:
-        upload = await read_upload(request)
-        frame = Frame.from_bytes(upload.data, image_limits)
-        limit_ms = min(timeout_ms, x_request_timeout_ms or timeout_ms)
-        result = await engine().run(
-            frame, metadata=upload.metadata, request_id=request.state.request_id, timeout_s=limit_ms / 1000
-        )
-        if annotate_:
-            return Response(await asyncio.to_thread(annotate, frame, result), media_type="image/jpeg")
-        return JSONResponse(result)
+        async def work(frame: Frame, metadata: dict[str, Any]) -> Response:
+            result = await engine().run(frame, metadata=metadata, request_id=request.state.request_id)
+            request.state.facts.update(facts_of(result))
+            if not annotate_:
+                return JSONResponse(result)
+            if frame.width * frame.height <= _LARGE_PIXELS:
+                picture = await asyncio.to_thread(annotate, frame, result)
+            else:
+                async with drawing:
+                    picture = await asyncio.to_thread(annotate, frame, result)
+            return Response(picture, media_type="image/jpeg")
 
-    @app.get("/v1/pipeline", summary="The pipeline that is served, enough to draw it", response_model=PipelineView)
+        async def fetch_and_work(uri: str, metadata: dict[str, Any]) -> Response:
+            client = request.state.principal
+            data = await fetcher.fetch(uri, client.key_id, client.tenant)
+            return await work(await _frame(data, image_limits, uri), metadata)
+
+        limit_ms = min(config.timeout_ms, x_request_timeout_ms or config.timeout_ms)
+        async with deadline(request, limit_ms):
+            upload = await read_upload(request)
+            if upload.uri is not None:
+                return await unless_gone(request, fetch_and_work(upload.uri, upload.metadata))
+            return await unless_gone(request, work(await _frame(upload.data, image_limits), upload.metadata))
+
+    @app.get(
+        "/v1/pipeline",
+        summary="The pipeline that is served, enough to draw it",
+        response_model=PipelineView,
+        responses=problems(401, 403, 429),
+    )
     async def get_pipeline() -> JSONResponse:
         now = engine()
         return JSONResponse(_view(now.plan, await now.fingerprint()))
@@ -93,16 +140,42 @@ def make_app(engine: Callable[[], Engine], timeout_ms: int, *, set_request_id: b
     async def get_health() -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
-    @app.get("/readyz", summary="Whether every step's deployment answers", response_model=Health, responses={503: _PROBLEMS[503]})
+    @app.get(
+        "/readyz",
+        summary="Whether every step's deployment answers",
+        response_model=Health,
+        responses=problems(503),
+    )
     async def get_ready() -> JSONResponse:
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 await engine().ready()
         except TimeoutError as error:
-            raise NotReady("not every step's deployment answers yet; try again", retry_after_s=_READY_TIMEOUT_S) from error
+            raise NotReady(
+                "not every step's deployment answers yet; try again", retry_after_s=_READY_TIMEOUT_S
+            ) from error
         return JSONResponse({"status": "ready"})
 
     return app
+
+
+async def _frame(data: bytes, limits: ImageLimits, uri: str | None = None) -> Frame:
+    """Read the header; of what may take long, in a thread."""
+    if len(data) <= (_QUICK_JPEG_BYTES if data.startswith(b"\xff\xd8") else _QUICK_BYTES):
+        return Frame.from_bytes(data, limits, uri)
+    return await asyncio.to_thread(Frame.from_bytes, data, limits, uri)
+
+
+def _describe_security(app: FastAPI) -> None:
+    """Name the credentials in the OpenAPI document."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _view(plan: Plan, fingerprint: str) -> dict[str, Any]:

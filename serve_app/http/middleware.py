@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from classifiers import TooManyBytes
+from graph import Overloaded
+from serve_app.http.clients import Clients
 
 __all__ = ["BodyLimit", "RequestIdentity"]
 
@@ -16,16 +19,19 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestIdentity:
-    """Takes ``X-Request-Id`` from the client (1-128 visible ASCII characters), or makes one, and puts it on the response.
+    """Gives a request what the log and the answer need, in ``request.state``.
+
+    ``request_id`` is the client's ``X-Request-Id`` (1-128 visible ASCII characters) or a new one, ``client`` its
+    address, ``arrived`` the event loop's time; ``headers`` go onto the answer, ``facts`` into the log.
 
     Args:
-        app: what the request goes to.
-        set_header: off where the server around ``app`` sets the header: Serve does, to what it received or to what it made and put
-            on the request, and a second one of ours would stand beside it.
+        set_header: off where the server around ``app`` sets the header: Serve does, to what it received or to what it
+            made and put on the request, and a second one of ours would stand beside it.
     """
 
-    def __init__(self, app: ASGIApp, set_header: bool = True) -> None:
+    def __init__(self, app: ASGIApp, clients: Clients, set_header: bool = True) -> None:
         self._app = app
+        self._clients = clients
         self._set_header = set_header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,26 +41,36 @@ class RequestIdentity:
             return
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = {"X-Request-Id": request_id} if self._set_header else {}
+        scope.setdefault("state", {}).update(
+            request_id=request_id,
+            client=self._clients.address(scope),
+            arrived=time.monotonic(),
+            headers=headers,
+            facts={},
+        )
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                if self._set_header:
-                    headers["X-Request-Id"] = request_id
-                elif "X-Request-Id" in headers:
-                    del headers["X-Request-Id"]
+                answer = MutableHeaders(scope=message)
+                for name, value in headers.items():
+                    answer[name] = value
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        await self._app(scope, receive, send_with_headers)
 
 
 class BodyLimit:
-    """Refuses a body of more than ``max_bytes`` bytes: by its announced length, else as soon as it has passed the limit."""
+    """Counts bodies while they stream, and holds the bytes of all of them to what this process has memory for.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    A body of more than ``max_bytes`` is refused by its announced length, else as soon as it has passed the limit. One
+    for which there is no room beside the others is refused with "overloaded".
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_bytes_together: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._room = max(max_bytes, max_bytes_together)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -70,12 +86,22 @@ class BodyLimit:
                 raise self._too_many()
             message = await receive()
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                seen += size
+                self._room -= size
                 if seen > self._max_bytes:
                     raise self._too_many()
+                if self._room < 0:
+                    raise Overloaded("too many large images are under way; try again", retry_after_s=1)
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._room += seen
+            scope["state"]["facts"]["bytes"] = seen
 
     def _too_many(self) -> TooManyBytes:
-        return TooManyBytes(f"the body has more than {self._max_bytes:,} bytes; send a smaller image", limit=self._max_bytes)
+        return TooManyBytes(
+            f"the body has more than {self._max_bytes:,} bytes; send a smaller image", limit=self._max_bytes
+        )

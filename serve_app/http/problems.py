@@ -9,9 +9,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from classifiers import BadImage, InputError, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
 from graph.conditions import RuleError
@@ -20,16 +21,23 @@ from graph.errors import DeadlineExceeded, Overloaded, StepFailed
 __all__ = [
     "PROBLEM_JSON",
     "STATUS",
+    "FetchFailed",
     "Forbidden",
     "Malformed",
     "NotReady",
     "Problem",
+    "TooManyRequests",
+    "Unauthorized",
     "UnsupportedBody",
     "add_problem_handlers",
     "problem_response",
+    "problems",
 ]
 
 PROBLEM_JSON = "application/problem+json"
+
+# nginx's number; nobody gets it, the log has it.
+_CLIENT_HAS_GONE = 499
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +46,20 @@ class Malformed(VisionError):
     """The request cannot be understood."""
 
 
+class Unauthorized(VisionError):
+    """There is no credential, or it is not good."""
+
+
 class Forbidden(VisionError):
     """The request is understood, and refused."""
+
+
+class TooManyRequests(VisionError):
+    """The key has used up what it may do for now (fields ``limit``, ``retry_after_s``)."""
+
+
+class FetchFailed(VisionError):
+    """The image could not be had from where the client said that it is."""
 
 
 class UnsupportedBody(VisionError):
@@ -52,6 +72,7 @@ class NotReady(VisionError):
 
 STATUS: dict[type[VisionError], int] = {
     Malformed: 400,
+    Unauthorized: 401,
     Forbidden: 403,
     DeadlineExceeded: 408,
     TooManyBytes: 413,
@@ -60,7 +81,9 @@ STATUS: dict[type[VisionError], int] = {
     BadImage: 422,
     TooManyPixels: 422,
     InputError: 422,
+    TooManyRequests: 429,
     RuleError: 500,
+    FetchFailed: 502,
     StepFailed: 502,
     NotReady: 503,
     Overloaded: 503,
@@ -81,23 +104,51 @@ class Problem(BaseModel):
     instance: str = Field(description="The request id, as in the header X-Request-Id")
 
 
+_MEANINGS = {
+    400: "Malformed request",
+    401: "No credential, or one that is not good",
+    403: "Not allowed",
+    408: "The deadline passed",
+    413: "Too many bytes",
+    415: "Not a type that is served",
+    422: "The image cannot be decoded, or has too many pixels",
+    429: "The key has used up what it may do; try again after Retry-After",
+    502: "A step that the request cannot do without failed, or the image could not be fetched",
+    503: "Overloaded, or not ready; try again after Retry-After",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route says about its errors in the OpenAPI document."""
+    return {
+        status: {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": _MEANINGS[status]}
+        for status in statuses
+    }
+
+
 def status_of(error: VisionError) -> int:
     """The status that an error gets."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
 def problem_response(
-    request_id: str, status: int, kind: str, detail: str, fields: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+    request: Request,
+    status: int,
+    kind: str,
+    detail: str,
+    fields: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """An error as the client sees it. ``kind`` in CamelCase, as the exception's class."""
     words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind).strip()
+    request.state.facts["problem"] = words.replace(" ", "-")
     body = {
         **(fields or {}),
         "type": f"urn:visiongraph:problem:{words.replace(' ', '-')}",
         "title": words.capitalize(),
         "status": status,
         "detail": detail,
-        "instance": request_id,
+        "instance": request.state.request_id,
     }
     return JSONResponse(body, status, headers, PROBLEM_JSON)
 
@@ -105,38 +156,47 @@ def problem_response(
 def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
     """Let ``app`` answer every error, its own and the framework's, as a problem document.
 
-    ``set_request_id``: whether a 500, which Starlette answers outside every middleware, must set ``X-Request-Id`` itself.
+    ``set_request_id``: whether a 500, which Starlette answers outside every middleware, must set ``X-Request-Id``.
     """
 
     async def vision_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, VisionError)
-        status = status_of(error)
-        if status == 500:
+        if not isinstance(error, VisionError) or (status := status_of(error)) == 500:
             raise error  # a fault of ours, and answered as one
         headers = {}
-        if status == 503:
-            headers["Retry-After"] = str(math.ceil(float(str(error.fields.get("retry_after_s", 1)))))
-        return problem_response(request.state.request_id, status, type(error).__name__, str(error), dict(error.fields), headers)
+        if status in (429, 503):
+            headers["Retry-After"] = str(max(1, math.ceil(float(str(error.fields.get("retry_after_s", 1))))))
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return problem_response(request, status, type(error).__name__, str(error), dict(error.fields), headers)
+
+    async def gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        return Response(status_code=_CLIENT_HAS_GONE)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        found = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
-        return problem_response(request.state.request_id, 400, "Malformed", found)
+        mistakes = error.errors() if isinstance(error, RequestValidationError) else ()
+        found = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in mistakes)
+        return problem_response(request, 400, "Malformed", found)
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
+        if not isinstance(error, HTTPException):
+            raise error
         kind = http.HTTPStatus(error.status_code).phrase.title().replace(" ", "")
-        details = {404: f"there is no {request.url.path}; /docs lists what there is", 405: f"{request.method} is not a method of {request.url.path}"}
+        path = request.scope["path"]  # not request.url, which is made with the client's Host
+        details = {
+            404: f"there is no {path}; /docs lists what there is",
+            405: f"{request.method} is not a method of {path}",
+        }
         detail = details.get(error.status_code, str(error.detail))
-        return problem_response(request.state.request_id, error.status_code, kind, detail, headers=dict(error.headers or {}))
+        return problem_response(request, error.status_code, kind, detail, headers=dict(error.headers or {}))
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("request %s failed", request.state.request_id, exc_info=error)
         detail = "this is a fault of the server; the log has it under the request id"
         headers = {"X-Request-Id": request.state.request_id} if set_request_id else None
-        return problem_response(request.state.request_id, 500, "InternalError", detail, headers=headers)
+        return problem_response(request, 500, "InternalError", detail, headers=headers)
 
     app.add_exception_handler(VisionError, vision_error)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, unexpected)

@@ -1,4 +1,4 @@
-"""The shapes of the answers, for the OpenAPI document and for clients; the engine makes them, nothing is converted on the way."""
+"""The shapes of the answers, for the OpenAPI document and for clients. The engine makes them; nothing is converted."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import pytest_asyncio
 from toys import draw, encoded
 
 from graph import Engine, LocalBackend, Overloaded, load_plan
+from serve_app.gateway_config import GatewayConfig
 from serve_app.http import make_app
 
 STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150))
@@ -46,7 +47,7 @@ def backend() -> Any:
 @pytest_asyncio.fixture
 async def client(backend: LocalBackend) -> AsyncIterator[httpx.AsyncClient]:
     engine = Engine(load_plan(PIPELINE), backend)
-    app = make_app(lambda: engine, timeout_ms=5_000)
+    app = make_app(lambda: engine, GatewayConfig.model_validate({"auth": "none", "timeout_ms": 5_000}))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
@@ -252,7 +253,7 @@ class TestDeadline:
 
     async def test_the_client_cannot_raise_it(self, backend: LocalBackend) -> None:
         engine = Engine(load_plan(PIPELINE), backend)
-        transport = httpx.ASGITransport(make_app(lambda: engine, timeout_ms=100))
+        transport = httpx.ASGITransport(make_app(lambda: engine, GatewayConfig.model_validate({"auth": "none", "timeout_ms": 100})))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             response = await client.post("/v1/images", json=self.SLOW, headers={"X-Request-Timeout-Ms": "60000"})
             problem(response, 408, "deadline-exceeded")

@@ -1,0 +1,82 @@
+"""Which addresses a server may be made to ask: those of the public internet, and those that the operator names."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+__all__ = ["AddressRules"]
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Not covered by is_global in every Python that is supported, or public by number and internal by use.
+_INTERNAL = [
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # "this network": Linux connects to itself
+        "100.64.0.0/10",  # carrier-grade NAT; Alibaba's metadata service
+        "168.63.129.16/32",  # Azure's platform service
+        "192.0.0.0/24",  # IETF protocol assignments; Oracle's metadata service
+        "192.88.99.0/24",  # 6to4 relays
+        "198.18.0.0/15",  # benchmarks
+        "224.0.0.0/3",  # multicast and reserved
+        "::/96",  # IPv4-compatible, unspecified, loopback
+        "64:ff9b:1::/48",  # local NAT64: what it means is the network's secret
+        "100::/64",  # discard
+        "2001::/23",  # IETF protocol assignments, Teredo among them
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: leads to the IPv4 address inside
+        "3fff::/20",  # documentation
+        "5f00::/16",  # segment routing
+        "fc00::/7",  # unique local
+        "fe80::/10",  # link-local
+        "fec0::/10",  # site-local
+        "ff00::/8",  # multicast
+    )
+]
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+# Interface identifiers of ISATAP (RFC 5214): an IPv4 address follows.
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+
+
+class AddressRules:
+    """Decides about addresses.
+
+    Args:
+        allowed: networks that are not public and may be asked all the same.
+    """
+
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
+        self._allowed = [ipaddress.ip_network(network) for network in allowed]
+
+    def allows(self, text: str) -> bool:
+        """Whether a connection may be made to an address, in the form that a resolver gives."""
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        return all(self._is_allowed(part) for part in _meanings(address))
+
+    def _is_allowed(self, address: Address) -> bool:
+        if any(address in network for network in self._allowed):
+            return True
+        return address.is_global and not any(address in network for network in _INTERNAL)
+
+
+def _meanings(address: Address) -> Iterator[Address]:
+    """The addresses that packets may reach: that itself, or the IPv4 address that it carries."""
+    if isinstance(address, ipaddress.IPv4Address):
+        yield address
+        return
+    if address.scope_id is not None:
+        address = ipaddress.IPv6Address(int(address))
+    number = int(address)
+    carried = ipaddress.IPv4Address(number & 0xFFFF_FFFF)
+    if address.ipv4_mapped is not None or address in _NAT64:
+        yield carried
+    else:
+        yield address
+        if (number >> 32) & 0xFFFF_FFFF in _ISATAP:
+            yield carried

@@ -1,0 +1,66 @@
+"""The address of the client, behind proxies that may be believed and others that may not."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+__all__ = ["Clients"]
+
+
+class Clients:
+    """Tells where requests come from.
+
+    Args:
+        trusted: addresses and networks of proxies whose ``X-Forwarded-For`` is believed.
+    """
+
+    def __init__(self, trusted: Sequence[str]) -> None:
+        self._trusted = [ipaddress.ip_network(network) for network in trusted]
+
+    def address(self, scope: Scope) -> str:
+        """The nearest address that is no trusted proxy; ``unknown`` where the server does not say."""
+        peer = (scope.get("client") or ("unknown", 0))[0]
+        if not self._trusted or not self._is_trusted(peer):
+            return str(peer)
+        # Each proxy appends whom it heard: from the right, the first stranger is the client, and what stands before him
+        # is only his word.
+        hops = [hop.strip() for value in Headers(scope=scope).getlist("x-forwarded-for") for hop in value.split(",")]
+        nearest = str(peer)
+        for hop in reversed(hops):
+            address = _address(hop)
+            if address is None:
+                break
+            nearest = str(address)
+            if not self._is_trusted(nearest):
+                break
+        return nearest
+
+    def _is_trusted(self, text: str) -> bool:
+        address = _address(text)
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address as proxies write it: also with a port, and IPv6 in brackets."""
+    text = text.strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def budget_key(address: str) -> str:
+    """Whose budget an address without a key uses: an IPv6 customer has a /64 of addresses to choose from."""
+    known = _address(address)
+    if isinstance(known, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((known, 64), strict=False))
+    return address

@@ -1,0 +1,232 @@
+"""Fetches the image behind a client's ``uri`` without letting the client use this server's place in the network."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urljoin
+
+import httpcore
+import httpx
+
+from classifiers import TooManyBytes, UnsupportedImage
+from graph import Overloaded
+from serve_app.gateway_config import FetchConfig
+from serve_app.http.addresses import AddressRules
+from serve_app.http.problems import FetchFailed, Forbidden
+from serve_app.http.s3 import S3Images
+
+__all__ = ["Fetcher", "resolve"]
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_HEADERS = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("User-Agent", "visiongraph")]
+_MAX_LOCATION = 2048
+
+
+class Fetcher:
+    """Fetches images by the rules of the ``fetch:`` block. Use it from one event loop.
+
+    Args:
+        config: the rules.
+        max_bytes: the longest image.
+        ssl_context: whom to believe over https; default: the public authorities.
+    """
+
+    def __init__(self, config: FetchConfig, max_bytes: int, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._config = config
+        self._max_bytes = max_bytes
+        self._under_way = 0
+        self._backend = _CheckedNetwork(AddressRules(config.private_networks))
+        self._ssl_context = ssl_context
+        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._s3 = S3Images(config.s3, max_bytes)
+
+    async def fetch(self, uri: str, key_id: str, tenant: str) -> bytes:
+        """Fetch an image for a client.
+
+        Raises:
+            Forbidden: the address is not one that may be asked, or not by this client.
+            FetchFailed: it does not answer, or not with the image.
+            UnsupportedImage: it answers with something that is no image.
+            TooManyBytes: the image is over the limit.
+            Overloaded: as many images are being fetched as may be.
+        """
+        scheme = uri.partition(":")[0].lower()
+        if scheme == "s3":
+            self._s3.check(uri, key_id, tenant)
+        elif scheme not in self._config.schemes:
+            served = [*self._config.schemes, *(["s3"] if self._config.s3.allow else [])]
+            fix = f"send {' or '.join(f'{s}://...' for s in served)}, or the image's bytes" if served else _BYTES
+            raise Forbidden(f"addresses of this kind are not fetched here; {fix}")
+        async with self._in_time():
+            return await (self._s3.read(uri) if scheme == "s3" else self._get(uri))
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        if self._under_way >= self._config.concurrent:
+            raise Overloaded("too many images are being fetched; try again", retry_after_s=1)
+        self._under_way += 1
+        try:
+            async with asyncio.timeout(self._config.timeout_s) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            seconds = f"{self._config.timeout_s:g}"
+            raise FetchFailed(f"the image was not there within {seconds} s; send its bytes, or try again") from None
+        finally:
+            self._under_way -= 1
+
+    async def _get(self, uri: str) -> bytes:
+        for _ in range(self._config.max_redirects + 1):
+            url = self._checked(uri)
+            try:
+                async with self._connections().stream(
+                    "GET", _core(url), headers=[("Host", _host(url)), *_HEADERS]
+                ) as answer:
+                    if answer.status not in _REDIRECTS:
+                        return await self._image(answer)
+                    uri = self._next(url, answer)
+            except httpcore.TimeoutException as error:
+                raise FetchFailed(f"{url.host} did not answer in time") from error
+            except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
+                raise FetchFailed(f"{url.host} could not be asked: it does not answer as a web server does") from error
+        raise FetchFailed(f"the address leads on more than {self._config.max_redirects} times; send the last one")
+
+    def _checked(self, uri: str) -> httpx.URL:
+        """Parse an address once: what is checked is what is asked."""
+        if not uri.isascii() or any(c <= " " or c in '\\"<>^`{|}\x7f' for c in uri):
+            raise Forbidden("the address has characters that no address has; encode them with %")
+        try:
+            url = httpx.URL(uri)
+            host, port = url.host, url.port
+        except (httpx.InvalidURL, ValueError, TypeError, UnicodeError) as error:
+            raise Forbidden("the address is none") from error
+        if url.scheme not in self._config.schemes:
+            raise Forbidden("the address leads to a scheme that is not fetched here")
+        if url.userinfo or "@" in url.netloc.decode():
+            raise Forbidden("the address has a user name or password; send one without")
+        if not host:
+            raise Forbidden("the address has no host")
+        if (port or (443 if url.scheme == "https" else 80)) not in self._config.ports:
+            raise Forbidden(f"port {port} is not asked here")
+        if self._config.hosts and not any(_is_host(host, pattern) for pattern in self._config.hosts):
+            raise Forbidden(f"{host} is none of the hosts that images are fetched from")
+        return url
+
+    def _next(self, url: httpx.URL, answer: httpcore.Response) -> str:
+        location = _header(answer, b"location")
+        if not location or len(location) > _MAX_LOCATION:
+            raise FetchFailed(f"{url.host} answers {answer.status} without saying where to")
+        uri = urljoin(str(url), location)
+        if url.scheme == "https" and not uri.lower().startswith("https:"):
+            raise Forbidden("the address leads from https to something that is not")
+        return uri
+
+    async def _image(self, answer: httpcore.Response) -> bytes:
+        if answer.status != 200:
+            raise FetchFailed(f"the source answered {answer.status}; the image must be there without logging in")
+        kind = _header(answer, b"content-type").partition(";")[0].strip().lower()
+        if kind not in self._config.content_types:
+            came = f"'{kind[:80]}'" if kind else "no Content-Type"
+            raise UnsupportedImage(f"the source says {came}; it must be {', '.join(self._config.content_types)}")
+        if _header(answer, b"content-encoding") not in ("", "identity"):
+            raise FetchFailed("the source compresses the image; it must send it as it is")
+        announced = _header(answer, b"content-length")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            raise self._too_many()
+        data = bytearray()
+        async for chunk in answer.aiter_stream():
+            data += chunk
+            if len(data) > self._max_bytes:
+                raise self._too_many()
+        return bytes(data)
+
+    def _connections(self) -> httpcore.AsyncConnectionPool:
+        if self._pool is None:
+            self._pool = httpcore.AsyncConnectionPool(
+                ssl_context=self._ssl_context or httpx.create_ssl_context(),
+                max_connections=self._config.concurrent,
+                max_keepalive_connections=0,  # each fetch resolves and checks anew
+                network_backend=self._backend,
+            )
+        return self._pool
+
+    def _too_many(self) -> TooManyBytes:
+        return TooManyBytes(
+            f"the image has more than {self._max_bytes:,} bytes; send a smaller one", limit=self._max_bytes
+        )
+
+
+_BYTES = "send the image's bytes"
+
+# A resolver that hangs must not take the threads of everything else with it.
+_RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolve")
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host, as the system knows them; it takes odd spellings of numbers too."""
+    import socket
+
+    found = await asyncio.get_running_loop().run_in_executor(
+        _RESOLVERS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    )
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects to the very address that was checked, so that a name cannot mean another one a moment later."""
+
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Resolve, check, connect."""
+        name = host.strip("[]")
+        try:
+            addresses = await resolve(name, port)
+        except (OSError, UnicodeError) as error:
+            raise FetchFailed(f"{name} has no address") from error
+        # One that is not allowed spoils the rest: an honest host has none.
+        if not addresses or not all(self._rules.allows(address) for address in addresses):
+            raise Forbidden(f"{name} is not on the public internet; send the image's bytes")
+        failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        for address in addresses[:4]:
+            try:
+                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(name)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await self._network.sleep(seconds)
+
+
+def _core(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
+def _host(url: httpx.URL) -> str:
+    return url.netloc.decode("ascii")
+
+
+def _is_host(host: str, pattern: str) -> bool:
+    host, pattern = host.lower().rstrip("."), pattern.lower()
+    return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
+
+
+def _header(answer: httpcore.Response, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in answer.headers if key.lower() == name), "")
