@@ -17,8 +17,8 @@ from graph._classes import ClassError, default_crops_problem, import_class
 from graph._params import absolute_paths, checked_params
 from graph._report import Report
 from graph._rule_checks import UnusableRuleError, checked_rule
+from graph._step_config import CLASS_PATH
 from graph.conditions import Rule
-from graph.config import CLASS_PATH
 from graph.mistakes import did_you_mean
 
 __all__ = ["Draft", "check_steps", "read_drafts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import json
 import os
@@ -22,7 +23,19 @@ from graph.mistakes import did_you_mean, nearest
 
 __all__ = ["absolute_paths", "checked_params"]
 
-_TYPE_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+_TYPE_WORDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+    list: "a list",
+    dict: "keys with values",
+}
+_CONTAINER_WORDS: dict[Any, str] = {
+    **dict.fromkeys((list, tuple, set, frozenset, collections.abc.Sequence), "a list"),
+    **dict.fromkeys((dict, collections.abc.Mapping), "keys with values"),
+}
 
 
 def absolute_paths(cls: type[BaseClassifier], params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -96,10 +109,8 @@ def _checked(parameter: Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError as error:
-        if error.code != "type-adapter-config-unused":
-            raise
-        return TypeAdapter(annotation)  # a model, a dataclass or a typed dict, which has a configuration of its own
+    except PydanticUserError:  # a model, a dataclass or a typed dict has a configuration of its own
+        return TypeAdapter(annotation)
 
 
 def _union_words(annotation: Any) -> str:
@@ -116,19 +127,17 @@ def _type_words(annotation: Any) -> str:
     bare = _bare(annotation)
     if isinstance(bare, type) and issubclass(bare, PurePath):
         return "a path"
-    if bare in _TYPE_WORDS:
-        return _TYPE_WORDS[bare]
+    for kind, words in _TYPE_WORDS.items():
+        if bare is kind:
+            return words
     origin, arguments = typing.get_origin(bare), typing.get_args(bare)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(repr, arguments))
     if origin in (typing.Union, types.UnionType):
-        words = [_type_words(arm) or str(arm) for arm in arguments]
-        return " or ".join(words)
-    if bare is dict or origin is dict:
-        return "keys with values"
-    if bare in (list, tuple, set, frozenset) or origin in (list, tuple, set, frozenset):
-        return "a list"
-    return getattr(bare, "__name__", "") if bare is not inspect.Parameter.empty else ""
+        return " or ".join(_type_words(arm) or str(arm) for arm in arguments)
+    if origin in _CONTAINER_WORDS:
+        return _CONTAINER_WORDS[origin]
+    return bare.__name__ if isinstance(bare, type) and bare is not inspect.Parameter.empty else ""
 
 
 def _bare(annotation: Any) -> Any:

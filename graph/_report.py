@@ -49,10 +49,14 @@ class Report:
         """Note a mistake in text that could not be parsed."""
         self._mistakes.append(Mistake(self._file, line, step, key, message))
 
+    def error(self) -> PipelineError:
+        """What was collected, in the order of the file."""
+        return PipelineError(sorted(self._mistakes, key=lambda mistake: mistake.line or 0))
+
     def raise_if_any(self) -> None:
-        """Raise what was collected, in the order of the file."""
+        """Raise what was collected, if anything was."""
         if self._mistakes:
-            raise PipelineError(sorted(self._mistakes, key=lambda mistake: mistake.line or 0))
+            raise self.error()
 
     def _line(self, loc: Loc) -> int | None:
         if len(loc) == 3 and loc not in self._lines and (*loc[:2], "serve", loc[2]) in self._lines:

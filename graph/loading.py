@@ -80,8 +80,7 @@ def _checked(document: Document, report: Report, folder: Path | None, text: str)
         config = PipelineConfig.model_validate(data)
     except ValidationError as error:
         report_validation_error(error, PipelineConfig, report)
-        report.raise_if_any()
-        raise
+        raise report.error() from None
     report.raise_if_any()
     return Checked(config, tuple(drafts))
 

@@ -210,11 +210,11 @@ def test_a_mapping_has_places_for_lines() -> None:
         {"pipeline": [DET, {**DET, "name": "b", "depends_on": ["det", "dat"], "serve": {"num_gpus": -1}}]}
     )
     assert list(map(str, mistakes)) == [
-        "pipeline[1].depends_on: step 'b', key 'depends_on': unknown step 'dat'; did you mean 'det'?",
+        "pipeline[1].depends_on[1]: step 'b', key 'depends_on': unknown step 'dat'; did you mean 'det'?",
         "pipeline[1].serve.num_gpus: step 'b', key 'serve.num_gpus': must be at least 0; got -1",
     ]
     assert mistakes[0] == Mistake(
-        None, None, "b", "depends_on", "unknown step 'dat'; did you mean 'det'?", "pipeline[1].depends_on"
+        None, None, "b", "depends_on", "unknown step 'dat'; did you mean 'det'?", "pipeline[1].depends_on[1]"
     )
 
 
@@ -510,10 +510,16 @@ YAML_MISTAKES = {
     ),
     "brace": (
         "pipeline:\n  - name: a\n    params: {b: 3\n    class: b\n",
-        4,
-        "the `{` of line 3 is not closed before this",
+        3,
+        "a `{` that is not closed before line 4, or a comma is missing",
     ),
-    "bracket": ("pipeline: [a\nname: b\n", 2, "the `[` of line 1 is not closed before this, or a comma is missing"),
+    "bracket": ("pipeline: [a\nname: b\n", 1, "a `[` that is not closed before line 2, or a comma is missing"),
+    "late quote": (
+        "name: 'a\nlimits:\n  x: 'b'\n",
+        1,
+        "key 'name': a quote that is closed only on line 3; close it on its own line",
+    ),
+    "no colon": ("pipeline:\n  - name: a\n    class\n    params: {}\n", 3, "key 'class': a key without `: ` behind it"),
     "at sign": (
         "pipeline:\n  - name: @a\n",
         2,
@@ -626,6 +632,14 @@ def test_a_file_that_is_not_there(write: Write) -> None:
 
 
 def test_an_empty_folder_has_nothing_to_offer(tmp_path: Path) -> None:
+    assert lines_of(tmp_path / "a.yaml") == ["a.yaml: no such file"]
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
     assert lines_of(tmp_path / "a.yaml") == ["a.yaml: no such file"]
 
 
@@ -756,6 +770,9 @@ def test_other_kinds_of_constructors(module: Write) -> None:
 
         class Slots(Keeper):
             __init__ = object.__init__
+
+        class Empty(Keeper):
+            def __init__(self, **rest): super().__init__(**rest)
         """,
     )
 
@@ -767,6 +784,7 @@ def test_other_kinds_of_constructors(module: Write) -> None:
     assert first("Data", top=1, low="x") == "expected a number; got the text 'x'"
     assert first("Taking", options={"top": "x"}) == "expected a whole number; got the text 'x'"
     assert first("Taking") == "is missing: Taking needs it (Options)"
+    assert load({"pipeline": [{"name": "a", "class": "kinds.Empty", "params": {"a": 1}}]})
     assert first("Slots", a=1) == "Slots has no parameter 'a'; it takes none"
     assert "cannot be passed by name" in first("Model")
     (step,) = load_plan(
@@ -777,6 +795,58 @@ def test_other_kinds_of_constructors(module: Write) -> None:
         }
     )
     assert step.params["options"].top == 3
+
+
+def test_a_missing_argument_is_described(module: Write) -> None:
+    module(
+        "demanding.py",
+        """
+        from collections.abc import Sequence
+        from pathlib import Path
+        from typing import Annotated, Literal, Mapping, Optional, Union
+        from pydantic import Field
+        from zoo import Keeper, Zoo
+
+        class Demanding(Keeper):
+            def __init__(
+                self,
+                a: Path,
+                b: list[str],
+                c: dict,
+                d: Optional[int],
+                e: Literal["x", "y"],
+                f: Annotated[float, Field(ge=0)],
+                g: Zoo,
+                h: {"no": "type"},
+                i,
+                j: Sequence[Path],
+                k: Mapping[str, bool],
+                l: Union[str, list],
+                m: "no type at all",
+            ): ...
+        """,
+    )
+    mistakes = mistakes_of({"pipeline": [{"name": "a", "class": "demanding.Demanding"}]})
+    needs = "is missing: Demanding needs it"
+    assert [mistake.message.removeprefix(needs) for mistake in mistakes] == [
+        " (a path)",
+        " (a list)",
+        " (keys with values)",
+        " (a whole number or null)",
+        " (one of 'x', 'y')",
+        " (a number)",
+        " (Zoo)",
+        *("", ""),
+        " (a list)",
+        " (keys with values)",
+        " (a text or a list)",
+        "",
+    ]
+
+
+def test_an_argument_that_was_misspelt_is_offered_where_the_class_takes_any() -> None:
+    mistake = only(DET, {"name": "a", "class": "zoo.Make", "depends_on": "det", "params": {"makess": 3}})
+    assert mistake.message == "is missing: Make needs it (a whole number); is it 'makess'?"
 
 
 # ---- modules
