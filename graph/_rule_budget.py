@@ -39,7 +39,7 @@ SIZED = SEQUENCES | {dict, set}
 PLAIN = SCALARS | SIZED
 
 
-class Failure(Exception):  # noqa: N818 - internal; conditions.py makes a RuleError of it
+class Failure(Exception):
     """The evaluation ends here; ``str(failure)`` says why."""
 
 

@@ -30,7 +30,7 @@ _SHOWN = 60  # characters of the rule that a message quotes
 Node = ast.expr | ast.keyword
 
 
-class Refused(Exception):  # noqa: N818 - internal; conditions.py makes a RuleSyntaxError of it
+class Refused(Exception):
     """The text is no rule; ``str(refused)`` says what and the fix, ``column`` where in the text, from 1."""
 
     def __init__(self, message: str, column: int | None = None) -> None:

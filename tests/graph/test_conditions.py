@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from classifiers.errors import SetupError, VisionError
-from graph._rule_budget import MAX_OPERATIONS, MAX_SIZE
-from graph._rule_compiler import MAX_DEPTH
+from graph._rule_budget import MAX_OPERATIONS, MAX_SIZE, Run
+from graph._rule_compiler import MAX_DEPTH, compile_text
 from graph._rule_syntax import MAX_LENGTH
 from graph.conditions import Kind, Rule, RuleError, RuleSyntaxError, compile_rule
 
@@ -284,7 +284,8 @@ REFUSED = [
     ("(1", "'(' was never closed"),
     ("(1\n", "'(' was never closed"),
     ("1)\n+ (1", "not a Python expression"),
-    ("1]\n+ [1", "not a Python expression"),
+    ("1) + (\n1", "not a Python expression"),
+    ("1] + [\n1", "not a Python expression"),
     ("True\nimport os", "not a Python expression"),
     ("await x", "'await' is not allowed"),
     ("1 +\x00 1", "the character '\\x00' is not allowed"),
@@ -524,6 +525,7 @@ NESTED: list[Any] = []
 for _ in range(5_000):
     NESTED = [NESTED]
 BIG["nested"] = NESTED
+BIG["rows"] = [[0] * 100] * 2_000
 
 
 @pytest.mark.parametrize(("source", "message"), UNDECIDABLE, ids=[source[:40] for source, _ in UNDECIDABLE])
@@ -548,7 +550,7 @@ TOO_MUCH = [
     "10 ** 9 * (0,)",
     "len('a' * 10001)",
     "'ab' * 5000 + 'c'",
-    "[x for x in context['big']['list']]",
+    "[x for x in context['big']['list'][:10001]]",
     "{x for x in context['big']['list']}",
     "{x: 1 for x in context['big']['list']}",
     "sum(1 for x in context['big']['list'] for y in context['big']['list'])",
@@ -567,6 +569,9 @@ TOO_MUCH = [
     "all([1, 2, context['big']['list']] == [1, 2, context['big']['list']] for x in [1, 2, 3])",
     "context['big']['list'][:] + [1]",
     "context['big']['text'][:] + 'b'",
+    "not all(context['big']['list'][:] for x in 'abcdefghijklmnopqrst')",
+    "not all(context['big']['text'][1:] for x in 'abcdefghijklmnopqrst')",
+    "any(x for x in context['big']['list'] for y in [])",
     "all(context['big']['list'][:] for x in context['big']['list'])",
     "sum(len(context['big']['text'][1:]) for x in context['big']['list']) > 1",
     "any(max(context['big']['list']) < 0 for x in [1, 2, 3])",
@@ -605,7 +610,7 @@ def test_a_deep_value_is_not_compared_to_its_end() -> None:
         "49999 in context['big']['list'] and '49999' in context['big']['table']",
         "context['big']['table']['49999'] == 49999",
         "len(context['big']['list'][::-1]) == 50000",
-        "context['big']['list'] != []",
+        "context['big']['rows'] != [] and [] != context['big']['rows']",
         "sum(abs(a['x'] - b['x']) < 3 for a in image['metadata'] for b in image['metadata']) == 394",
         "max(context['big']['list']) == 49999",
         "len({x for x in context['big']['list'][:2000]}) == 2000",
@@ -615,6 +620,12 @@ def test_a_deep_value_is_not_compared_to_its_end() -> None:
 def test_what_is_large_and_still_allowed(source: str) -> None:
     image = IMAGE | {"metadata": [{"x": n} for n in range(80)]}
     assert decide("condition", source, context={"big": BIG}, image=image)
+
+
+def test_operations_are_counted() -> None:
+    run = Run({}, {"width": 1}, None)
+    assert compile_text("condition", "image['width'] == 1 and True").program(run)
+    assert run.spent == 5
 
 
 def test_limits_are_the_documented_ones() -> None:
