@@ -252,7 +252,7 @@ class GatewayConfig(_Closed):
     max_bodies_mb: int = Field(
         96,
         ge=1,
-        description="MiB of bodies that a replica holds at a time; in memory they take up to three times that. More is 503",
+        description="MiB of bodies that a replica holds at a time; memory takes up to three times that. More is 503",
     )
     num_cpus: float = Field(
         0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit"

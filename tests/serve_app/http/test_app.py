@@ -14,62 +14,15 @@ import numpy as np
 import PIL.Image
 import pytest
 import pytest_asyncio
-from toys import draw, encoded
+from gateways import PNG, STREET, WHITE, app_over, client_of, config, encoded, post, problem
 
-from graph import Engine, LocalBackend, Overloaded, load_plan
-from serve_app.gateway_config import GatewayConfig
-from serve_app.http import make_app
-
-STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150))
-PIPELINE: dict[str, Any] = {
-    "name": "toy",
-    "limits": {"max_bytes": 100_000, "max_pixels": 1_000_000},
-    "pipeline": [
-        {"name": "detect", "class": "toys.Blobs"},
-        {"name": "colour", "class": "toys.MeanColour", "depends_on": "detect"},
-        {"name": "mean", "class": "toys.Failing", "params": {"above": 200}, "on_error": "fail"},
-        {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.3}, "condition": "'slow' in image['metadata']"},
-    ],
-}
-
-
-PNG = encoded(STREET)
-WHITE = encoded(np.full((32, 32, 3), 255, np.uint8))
-
-
-@pytest.fixture(scope="module")
-def backend() -> Any:
-    backend = LocalBackend(load_plan(PIPELINE))
-    yield backend
-    backend.close()
+from graph import Engine, LocalBackend, Overloaded
 
 
 @pytest_asyncio.fixture
 async def client(backend: LocalBackend) -> AsyncIterator[httpx.AsyncClient]:
-    engine = Engine(load_plan(PIPELINE), backend)
-    app = make_app(lambda: engine, GatewayConfig.model_validate({"auth": "none", "timeout_ms": 5_000}))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of(app_over(backend)) as client:
         yield client
-
-
-def problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
-    """The problem document, after checks that hold for every one."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert body["type"] == f"urn:visiongraph:problem:{kind}"
-    assert body["status"] == status
-    assert body["title"]
-    assert body["detail"]
-    assert body["instance"] == response.headers["x-request-id"]
-    assert "Traceback" not in response.text
-    return body
-
-
-async def post(client: httpx.AsyncClient, data: bytes = PNG, kind: str | None = "image/png", **more: Any) -> httpx.Response:
-    headers = {**({"Content-Type": kind} if kind else {}), **more.pop("headers", {})}
-    return await client.post("/v1/images", content=data, headers=headers, **more)
 
 
 class TestImages:
@@ -252,9 +205,7 @@ class TestDeadline:
         assert body["timeout_ms"] == 100
 
     async def test_the_client_cannot_raise_it(self, backend: LocalBackend) -> None:
-        engine = Engine(load_plan(PIPELINE), backend)
-        transport = httpx.ASGITransport(make_app(lambda: engine, GatewayConfig.model_validate({"auth": "none", "timeout_ms": 100})))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with client_of(app_over(backend, config(timeout_ms=100))) as client:
             response = await client.post("/v1/images", json=self.SLOW, headers={"X-Request-Timeout-Ms": "60000"})
             problem(response, 408, "deadline-exceeded")
 
