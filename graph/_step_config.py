@@ -19,9 +19,8 @@ from graph._serve_config import ServeConfig
 
 __all__ = ["CLASS_PATH", "LimitsConfig", "PipelineConfig", "StepConfig"]
 
-RESERVED_NAMES = frozenset(
-    {"detection", "gateway"}
-)  # `context["detection"]` is the crop's own; the ingress is `gateway`
+# In a context `detection` is the crop's own detection; the ingress deployment is called `gateway`.
+RESERVED_NAMES = frozenset({"detection", "gateway"})
 STEP_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 CLASS_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
 

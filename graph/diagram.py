@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -15,8 +16,9 @@ __all__ = ["mermaid", "svg"]
 _IMAGE = " image"  # the source of every root; no step's name begins with a space
 
 _MARGIN, _PADDING, _GAP_X, _GAP_Y = 24, 12, 72, 20
-_BOX_WIDTH, _TITLE_HEIGHT, _LINE_HEIGHT = 316, 42, 16
-_NAME_CHARACTERS, _RULE_CHARACTERS, _RULE_LINES = 34, 38, 3  # what fits a box at the font sizes below
+_BOX_WIDTH, _TITLE_HEIGHT, _LINE_HEIGHT = 340, 42, 16
+_NAME_CHARACTERS, _CLASS_CHARACTERS, _RULE_CHARACTERS = 34, 46, 42  # what fits a box at the font sizes below
+_RULE_LINES = 3
 
 _STYLE = (
     "text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;font-size:12px;fill:#1f2937}"
@@ -90,7 +92,8 @@ def _step_box(step: PlannedStep, box: Box) -> Iterator[str]:
     size = f'width="{box.width:g}" height="{box.height:g}" rx="6"'
     yield f'<rect class="{classes}" x="{box.x:.1f}" y="{box.y:.1f}" {size}/>'
     yield f'<text class="name" x="{left:.1f}" y="{base:.1f}">{_xml(_short(step.name, _NAME_CHARACTERS))}</text>'
-    class_name = _short(step.class_path, _NAME_CHARACTERS + 6)
+    path = step.class_path
+    class_name = path if len(path) <= _CLASS_CHARACTERS else f"…{path[1 - _CLASS_CHARACTERS :]}"  # the end says most
     yield f'<text class="class" x="{left:.1f}" y="{base + 15:.1f}">{_xml(class_name)}</text>'
     base = box.y + _TITLE_HEIGHT
     for word, rows in _rules(step):
@@ -135,7 +138,12 @@ def _tooltip(step: PlannedStep) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    rows = textwrap.wrap(" ".join(text.split()), _RULE_CHARACTERS)
+    rows = [""]
+    for part in re.split(r"(?<=\s)|(?=\[)", " ".join(text.split())):
+        if len(rows[-1]) + len(part.rstrip()) > _RULE_CHARACTERS and rows[-1]:
+            rows.append("")
+        rows[-1] += part
+    rows = [piece for row in rows for piece in textwrap.wrap(row, _RULE_CHARACTERS)]  # a part may be longer than a row
     if len(rows) > _RULE_LINES:
         rows = [*rows[: _RULE_LINES - 1], _short(" ".join(rows[_RULE_LINES - 1 :]), _RULE_CHARACTERS)]
     return rows

@@ -58,15 +58,13 @@ def check(source: Source) -> Checked:
         text = _read_text(path, str(source))
         document = read_yaml(text)
         report = Report(str(source), document.data, document.lines)
-        if isinstance(document.data, dict) and document.data.get("name") is None:
-            document.data["name"] = path.stem[:100] or "pipeline"
-        return _checked(document, report, path.absolute().parent, text)
+        return _checked(document, report, path.stem[:100], path.absolute().parent, text)
     data = source.to_dict() if isinstance(source, PipelineConfig) else source
     document = _plain_document(data)
-    return _checked(document, Report(None, document.data), None, "")
+    return _checked(document, Report(None, document.data), "pipeline")
 
 
-def _checked(document: Document, report: Report, folder: Path | None, text: str) -> Checked:
+def _checked(document: Document, report: Report, name: str, folder: Path | None = None, text: str = "") -> Checked:
     for problem in document.problems:
         _report_problem(problem, report, text)
     data = document.data
@@ -74,6 +72,8 @@ def _checked(document: Document, report: Report, folder: Path | None, text: str)
         if not document.problems:
             report.add((), f"expected a mapping with the key `pipeline`; got {shown(data)}")
         report.raise_if_any()
+    if data.get("name") is None:
+        data["name"] = name
     drafts = read_drafts(data)
     check_steps(drafts, report, folder)
     try:

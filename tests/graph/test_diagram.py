@@ -6,6 +6,7 @@ import random
 import re
 import xml.etree.ElementTree as ET
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,11 +80,29 @@ def test_svg_text_is_escaped_and_the_whole_rule_is_in_the_tooltip() -> None:
     rows = texts(plan)[texts(plan).index("crops") + 1 :]
     assert len(rows) == 3
     assert rows[-1].endswith("…")
-    assert all(len(row) <= 38 for row in rows)
+    assert all(len(row) <= 42 for row in rows)
 
 
 def test_long_names_are_cut() -> None:
     assert "x" * 33 + "…" in texts(chain(("x" * 100, [])))
+
+
+def test_of_a_long_class_path_the_end_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / f"m{'x' * 60}.py").write_text("from zoo import Keeper\nclass Animal(Keeper): ...\n")
+    shown = texts(chain(("det", []), **{"class": f"m{'x' * 60}.Animal"}))[-1]
+    assert shown.startswith("…xxx")
+    assert shown.endswith("x.Animal")
+    assert len(shown) == 46
+
+
+def test_rules_break_at_spaces_and_brackets() -> None:
+    plan = chain(
+        ("a_long_name", []), ("a", ["a_long_name"]), condition="'car' in context['a_long_name']['detected_classes']"
+    )
+    assert texts(plan)[-2:] == ["'car' in context['a_long_name']", "['detected_classes']"]
+    plan = chain(("det", []), condition=f"image['metadata']['site'] == '{'x' * 50}'")
+    assert texts(plan)[-3:] == ["image['metadata']['site'] ==", f"'{'x' * 41}", f"{'x' * 9}'"]
 
 
 def random_plan(count: int, seed: int) -> Plan:

@@ -124,6 +124,13 @@ def test_texts_of_other_types_become_plain() -> None:
     assert type(config.pipeline[0].params["device"]) is str
 
 
+def test_a_pipeline_is_called_as_its_file(write: Write) -> None:
+    assert load(write("pipeline: [{name: det, class: zoo.Detector}]", "a b.yml")).name == "a b"
+    assert load(write("name:\npipeline: [{name: det, class: zoo.Detector}]", f"{'x' * 200}.yaml")).name == "x" * 100
+    assert load({"name": None, "pipeline": [DET]}).name == "pipeline"
+    assert load({"name": "own", "pipeline": [DET]}).name == "own"
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
