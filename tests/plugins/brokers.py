@@ -1,4 +1,4 @@
-"""Real brokers for tests: those of this machine, and those that are started here. Every name is used once and cleaned up."""
+"""Real brokers for tests: those of this machine, and those that are started here. Every name is used once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import aio_pika
 import pytest
 import redis
 from moto.server import ThreadedMotoServer
-
 from pubsub_server import pubsub_server
 
 BROKERS = ("sqlite", "redis", "amqp", "sqs", "pubsub")
@@ -23,15 +22,21 @@ AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAUL
 _DELAYS_MS = (100, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000)
 
 
-def need_server(name: str, host: str, port: int) -> None:
-    """Skip where a server is absent; fail in CI, which has to start it."""
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except OSError:
-        message = f"no {name} at {host}:{port}"
+def need_server(name: str, port: int) -> None:
+    """Skip where a server of this machine is absent; fail in CI, which has to start it."""
+    if not _answers(port):
+        message = f"no {name} at 127.0.0.1:{port}"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -46,32 +51,60 @@ def moto_server() -> Iterator[str]:
         server.stop()
 
 
+class Broker:
+    """Makes queues at one broker, and removes what they leave at a shared one."""
+
+    def __init__(self, scheme: str, template: str, server: tuple[str, int] | None = None) -> None:
+        self.scheme = scheme
+        self._template = template
+        self._server = server
+        self._names: list[str] = []
+
+    def need(self) -> None:
+        if self._server is not None:
+            need_server(*self._server)
+
+    def is_there(self) -> bool:
+        return self._server is None or _answers(self._server[1])
+
+    def new_url(self, lease_s: float = 60.0) -> str:
+        """The URL of a fresh queue."""
+        name = f"vg-test-{uuid.uuid4().hex[:12]}"
+        self._names.append(name)
+        return self._template.format(name=name, lease_s=lease_s)
+
+    def clean(self) -> None:
+        if self._names and self.scheme == "redis":
+            with redis.Redis() as client:
+                for name in self._names:
+                    client.delete(name, *(f"{{{name}}}:{part}" for part in ("delayed", "dead", "dead:delayed")))
+        if self._names and self.scheme == "amqp":
+            asyncio.run(_delete_queues(self._names))
+
+
 @contextmanager
-def broker_url(scheme: str, folder: str, lease_s: float = 60.0, moto: str = "", pubsub: str = "") -> Iterator[str]:
-    """The URL of a fresh queue; what it leaves at a shared broker is removed."""
-    name = f"vg-test-{uuid.uuid4().hex[:12]}"
-    if scheme == "sqlite":
-        yield f"sqlite:///{folder}/{name}.db?lease_s={lease_s}"
-    elif scheme == "redis":
-        need_server("Redis", "127.0.0.1", 6379)
-        yield f"redis://127.0.0.1:6379/0?stream={name}&lease_s={lease_s}"
-        with redis.Redis() as client:
-            client.delete(name, *(f"{{{name}}}:{part}" for part in ("delayed", "dead", "dead:delayed")))
-    elif scheme == "amqp":
-        need_server("RabbitMQ", "127.0.0.1", 5672)
-        yield f"amqp://guest:guest@127.0.0.1:5672/?queue={name}"
-        asyncio.run(_delete_queues(name))
-    elif scheme == "sqs":
-        yield f"sqs://{name}?region=eu-west-1&endpoint_url={moto}&create=true&lease_s={max(1, lease_s)}"
-    else:
-        yield f"pubsub://test-project/{name}?endpoint={pubsub}&create=true&lease_s={max(1, lease_s)}"
+def all_brokers(folder: str, moto: str, pubsub_port: int) -> Iterator[dict[str, Broker]]:
+    """Every broker by its URL's scheme. SQS needs the variables in ``AWS``."""
+    brokers = [
+        Broker("sqlite", f"sqlite:///{folder}/{{name}}.db?lease_s={{lease_s}}"),
+        Broker("redis", "redis://127.0.0.1:6379/0?stream={name}&lease_s={lease_s}", ("Redis", 6379)),
+        Broker("amqp", "amqp://guest:guest@127.0.0.1:5672/?queue={name}", ("RabbitMQ", 5672)),
+        Broker("sqs", f"sqs://{{name}}?region=eu-west-1&endpoint_url={moto}&create=true&lease_s={{lease_s}}"),
+        Broker("pubsub", f"pubsub://test/{{name}}?endpoint=127.0.0.1:{pubsub_port}&create=true&lease_s={{lease_s}}"),
+    ]
+    try:
+        yield {broker.scheme: broker for broker in brokers}
+    finally:
+        for broker in brokers:
+            broker.clean()
 
 
-async def _delete_queues(name: str) -> None:
+async def _delete_queues(names: list[str]) -> None:
     async with await aio_pika.connect("amqp://guest:guest@127.0.0.1:5672/") as connection:
         channel = await connection.channel()
-        for suffix in ("", ".dead", *(f".delay.{ms}" for ms in _DELAYS_MS)):
-            await channel.queue_delete(name + suffix)
+        for name in names:
+            for suffix in ("", ".dead", *(f".delay.{ms}" for ms in _DELAYS_MS)):
+                await channel.queue_delete(name + suffix)
 
 
-__all__ = ["AWS", "BROKERS", "broker_url", "moto_server", "need_server", "pubsub_server"]
+__all__ = ["AWS", "BROKERS", "Broker", "all_brokers", "moto_server", "need_server", "pubsub_server"]

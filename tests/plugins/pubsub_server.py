@@ -1,4 +1,4 @@
-"""A small Pub/Sub server on Google's own message and service definitions: topics, pull subscriptions, leases, and the two metrics."""
+"""A small Pub/Sub server on Google's own definitions: topics, pull subscriptions, leases, and the two metrics."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class PubsubServer:
         counted = bool(subscription.spec.dead_letter_policy.dead_letter_topic)
         return t.PullResponse(
             received_messages=[
-                t.ReceivedMessage(ack_id=d.ack_id, message=d.message, delivery_attempt=d.attempts if counted else 0) for d in due
+                t.ReceivedMessage(ack_id=d.ack_id, message=d.message, delivery_attempt=d.attempts if counted else 0)
+                for d in due
             ]
         )
 
@@ -129,7 +130,9 @@ def _empty(message: Any) -> bytes:
 def _service(name: str, **methods: tuple[Callable[..., Any], Any, Any]) -> grpc.GenericRpcHandler:
     handlers = {
         method: grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=takes.deserialize, response_serializer=_empty if gives is Empty else gives.serialize
+            call,
+            request_deserializer=takes.deserialize,
+            response_serializer=_empty if gives is Empty else gives.serialize,
         )
         for method, (call, takes, gives) in methods.items()
     }

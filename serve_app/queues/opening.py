@@ -1,0 +1,46 @@
+"""From a URL to a queue; the broker's own client is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from serve_app.queues.protocol import MissingExtra, Queue
+from serve_app.queues.urls import QueueUrl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["queue_from_url"]
+
+# scheme: (module, class, extra that brings its client)
+_QUEUES = {
+    "amqp": ("rabbitmq", "RabbitQueue", "rabbitmq"),
+    "amqps": ("rabbitmq", "RabbitQueue", "rabbitmq"),
+    "sqs": ("sqs", "SqsQueue", None),
+    "pubsub": ("pubsub", "PubsubQueue", "pubsub"),
+    "redis": ("redis_streams", "RedisQueue", "redis"),
+    "rediss": ("redis_streams", "RedisQueue", "redis"),
+    "sqlite": ("sqlite", "SqliteQueue", None),
+}
+
+
+def queue_from_url(url: str) -> Queue:
+    """Make the queue that a URL names; nothing is connected before ``open``.
+
+    Raises:
+        BadQueueUrl: the URL is not one of the known forms.
+        MissingExtra: the broker's client is not installed.
+    """
+    parts = QueueUrl.parse(url)
+    module, class_name, extra = _QUEUES[parts.scheme]
+    try:
+        loaded = importlib.import_module(f"serve_app.queues.{module}")
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        raise MissingExtra(
+            f"{parts.scheme}:// needs the package '{error.name}'; install it with: pip install 'visiongraph[{extra}]'"
+        ) from error
+    make: Callable[[QueueUrl], Queue] = getattr(loaded, class_name).from_url
+    return make(parts)

@@ -1,0 +1,248 @@
+"""RabbitMQ: a durable quorum queue, publisher confirms, and quorum queues with a TTL for what is put off.
+
+Needs RabbitMQ 3.10 or later. The broker's own delivery limit is set far above the workers': it is only the net below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, ClassVar
+
+import aio_pika
+import aiormq.exceptions
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError
+
+from serve_app.queues._age import OldestEstimate
+from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
+from serve_app.queues.urls import QueueUrl
+
+__all__ = ["RabbitQueue"]
+
+_DELIVERY_LIMIT = 1000
+_DELAYS_MS = (100, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000)
+"""A delay is rounded up to one of these: each has a queue of its own, since messages expire only at a queue's head."""
+_TIMEOUT_S = 30.0
+_ERRORS = (
+    AMQPError,
+    aiormq.exceptions.ChannelInvalidStateError,
+    ConnectionError,
+    OSError,
+    asyncio.TimeoutError,
+    RuntimeError,
+)
+
+
+class RabbitQueue(Queue):
+    """A quorum queue.
+
+    Args:
+        url: of the broker and vhost.
+        queue: the queue's name.
+        prefetch: messages that the broker sends ahead; more than the worker holds at once.
+    """
+
+    scheme: ClassVar[str] = "amqp"
+    lease_s: float = (
+        600.0  # a delivery stays ours while the channel is open; the broker's consumer_timeout is 30 minutes
+    )
+
+    def __init__(self, url: str, queue: str, prefetch: int = 200) -> None:
+        self._url = url
+        self._queue = queue
+        self._prefetch = prefetch
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._arrived: asyncio.Queue[AbstractIncomingMessage] | None = None
+        self._connecting = asyncio.Lock()
+        self._delays: set[int] = set()
+        self._oldest = OldestEstimate()
+
+    @classmethod
+    def from_url(cls, url: QueueUrl) -> RabbitQueue:
+        """``amqp://user:pass@host/vhost?queue=NAME``."""
+        url.only("queue", "prefetch")
+        prefetch = url.options.get("prefetch", "200")
+        if not prefetch.isdigit() or not 1 <= int(prefetch) <= 65_535:
+            raise BadQueueUrl(f"the queue URL says prefetch={prefetch}; it must be a whole number from 1 to 65535")
+        return cls(url.base, url.need("queue"), int(prefetch))
+
+    @property
+    def name(self) -> str:
+        return self._queue
+
+    async def open(self) -> None:
+        async with self._using():
+            pass
+
+    async def close(self) -> None:
+        connection, self._connection, self._channel, self._arrived = self._connection, None, None, None
+        if connection is not None:
+            with suppress(*_ERRORS):  # the other side may have closed it
+                await connection.close()
+
+    async def publish(self, bodies: Sequence[bytes]) -> None:
+        async with self._using() as channel:
+            headers = {"x-published": _now_ms()}
+            await self._send(channel, self._queue, [(body, headers) for body in bodies])
+
+    async def receive(self, limit: int, wait_s: float) -> list[Message]:
+        async with self._using() as channel:
+            if self._arrived is None:
+                arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+                queue = await channel.get_queue(self._queue, ensure=False)
+                await queue.consume(arrived.put)
+                self._arrived = arrived
+            messages = await self._take(self._arrived, channel, limit, wait_s)
+        for message in messages:
+            if message.published is not None:
+                self._oldest.received(message.published)
+        return messages
+
+    async def _take(
+        self, arrived: asyncio.Queue[AbstractIncomingMessage], channel: AbstractChannel, limit: int, wait_s: float
+    ) -> list[Message]:
+        try:
+            async with asyncio.timeout(wait_s):
+                # In slices: a connection that is lost while nothing arrives must not look like an empty queue.
+                while arrived.empty():
+                    if channel.is_closed:
+                        raise ConnectionError("the channel was closed")
+                    try:
+                        first = await asyncio.wait_for(arrived.get(), 0.2)
+                    except TimeoutError:
+                        continue
+                    return [_message(first), *_drain(arrived, limit - 1)]
+        except TimeoutError:
+            return []
+        return _drain(arrived, limit)
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        async with self._using():
+            for message in messages:
+                await message.receipt.ack()
+
+    async def nack(self, message: Message, delay_s: float = 0.0) -> None:
+        async with self._using() as channel:
+            if delay_s <= 0:
+                if not message.receipt.processed:
+                    await message.receipt.nack(requeue=True)
+                return
+            ms = next((step for step in _DELAYS_MS if step >= delay_s * 1000), _DELAYS_MS[-1])
+            published = _now_ms() if message.published is None else round(message.published * 1000)
+            headers = {"x-published": published, "x-attempts": message.attempts}
+            await self._send(channel, await self._delay_queue(channel, ms), [(message.body, headers)])
+            await message.receipt.ack()
+
+    async def extend(self, messages: Sequence[Message]) -> None:
+        pass  # the channel holds them
+
+    async def dead_letter(self, message: Message, letter: bytes) -> None:
+        async with self._using() as channel:
+            await self._send(channel, self._dead_name, [(letter, {"x-published": _now_ms()})])
+            await message.receipt.ack()
+
+    async def stats(self) -> QueueStats:
+        async with self._using() as channel:
+            declared = await channel.declare_queue(self._queue, passive=True)
+            waiting = declared.declaration_result.message_count or 0
+        return QueueStats(waiting, None, self._oldest.age_s(waiting, time.time()))
+
+    def dead(self) -> RabbitQueue:
+        return RabbitQueue(self._url, self._dead_name, self._prefetch)
+
+    @property
+    def _dead_name(self) -> str:
+        return f"{self._queue}.dead"
+
+    async def _delay_queue(self, channel: AbstractChannel, ms: int) -> str:
+        name = f"{self._queue}.delay.{ms}"
+        if ms not in self._delays:
+            arguments = _quorum({"x-message-ttl": ms, **_dead_letters_to(self._queue)})
+            await channel.declare_queue(name, durable=True, arguments=arguments)
+            self._delays.add(ms)
+        return name
+
+    async def _send(self, channel: AbstractChannel, key: str, messages: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
+        """Publish, and wait until the broker has confirmed every one."""
+        exchange = channel.default_exchange
+
+        async def send(body: bytes, headers: dict[str, Any]) -> None:
+            message = aio_pika.Message(body, headers=headers, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            await exchange.publish(message, key, mandatory=True, timeout=_TIMEOUT_S)
+
+        async with asyncio.TaskGroup() as group:
+            for body, headers in messages:
+                group.create_task(send(body, headers))
+
+    @asynccontextmanager
+    async def _using(self) -> AsyncIterator[AbstractChannel]:
+        """The open channel; the client's errors as this project's, after which the next call connects anew."""
+        try:
+            channel = await self._open_channel()
+            yield channel
+        except BaseExceptionGroup as group:
+            known, other = group.split(_ERRORS)
+            if known is None or other is not None:
+                raise
+            await self.close()
+            raise QueueUnavailable(
+                f"the RabbitMQ queue '{self._queue}' cannot be used: {known.exceptions[0]}"
+            ) from group
+        except _ERRORS as error:
+            await self.close()
+            words = str(error) or type(error).__name__
+            raise QueueUnavailable(f"the RabbitMQ queue '{self._queue}' cannot be used: {words}") from error
+
+    async def _open_channel(self) -> AbstractChannel:
+        async with self._connecting:
+            if self._channel is not None and self._channel.is_closed:
+                await self.close()
+            if self._channel is None:
+                # Not the client's own reconnecting: a lease is a channel's, so losing one must be seen here.
+                self._connection = await aio_pika.connect(self._url, timeout=_TIMEOUT_S)
+                channel = await self._connection.channel(on_return_raises=True)
+                await channel.set_qos(self._prefetch)
+                limits = {"x-delivery-limit": _DELIVERY_LIMIT}
+                if not self._queue.endswith(".dead"):
+                    await channel.declare_queue(self._dead_name, durable=True, arguments=_quorum(limits))
+                    limits |= _dead_letters_to(self._dead_name)
+                await channel.declare_queue(self._queue, durable=True, arguments=_quorum(limits))
+                self._delays.clear()
+                self._channel = channel
+            return self._channel
+
+
+def _quorum(arguments: dict[str, Any]) -> dict[str, Any]:
+    # reject-publish is what at-least-once dead-lettering needs; with no length limit it never rejects
+    return {"x-queue-type": "quorum", "x-overflow": "reject-publish", **arguments}
+
+
+def _dead_letters_to(queue: str) -> dict[str, Any]:
+    return {
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue,
+        "x-dead-letter-strategy": "at-least-once",
+    }
+
+
+def _drain(arrived: asyncio.Queue[AbstractIncomingMessage], limit: int) -> list[Message]:
+    return [_message(arrived.get_nowait()) for _ in range(min(limit, arrived.qsize()))]
+
+
+def _message(raw: AbstractIncomingMessage) -> Message:
+    headers = raw.headers
+    published = headers.get("x-published")  # in whole milliseconds: AMQP's float has too few digits
+    attempts = _number(headers.get("x-attempts")) + _number(headers.get("x-delivery-count")) + 1
+    return Message(raw.body, attempts, published / 1000 if isinstance(published, int) else None, raw)
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1000)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

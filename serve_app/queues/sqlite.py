@@ -1,0 +1,182 @@
+"""The embedded queue: one SQLite file, for one machine. Nothing to install, any number of processes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
+from serve_app.queues.urls import FORMS, QueueUrl
+
+__all__ = ["SqliteQueue"]
+
+_POLL_S = 0.05
+_BUSY_TIMEOUT_S = 20.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  queue TEXT NOT NULL,
+  body BLOB NOT NULL,
+  published REAL NOT NULL,
+  visible REAL NOT NULL,   -- when it may be delivered
+  attempts INTEGER NOT NULL DEFAULT 0,
+  receipt TEXT             -- of the delivery that holds the lease
+);
+CREATE INDEX IF NOT EXISTS messages_visible ON messages (queue, visible);
+"""
+
+T = TypeVar("T")
+
+
+class SqliteQueue(Queue):
+    """A queue in a table.
+
+    Args:
+        path: the file; made when it is not there.
+        name: which of the queues in the file.
+        lease_s: see :class:`serve_app.queues.Queue`.
+    """
+
+    scheme: ClassVar[str] = "sqlite"
+
+    def __init__(self, path: Path, name: str = "jobs", lease_s: float = 60.0) -> None:
+        self._path = path
+        self._name = name
+        self.lease_s = lease_s
+        self._thread: ThreadPoolExecutor | None = None
+        self._db: sqlite3.Connection | None = None
+
+    @classmethod
+    def from_url(cls, url: QueueUrl) -> SqliteQueue:
+        """``sqlite:///relative.db`` or ``sqlite:////absolute.db``, with ``?queue=NAME`` for several in one file."""
+        url.only("queue", "lease_s")
+        if url.host or not url.path:
+            raise BadQueueUrl(
+                f"{url.base} names no file; it looks like {FORMS['sqlite']}, with four slashes for an absolute path"
+            )
+        return cls(Path(url.path), url.options.get("queue", "jobs"), url.seconds("lease_s", 60.0, 0.1, 43_200))
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def open(self) -> None:
+        await self._run(lambda _: None)
+
+    async def close(self) -> None:
+        if self._thread is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+            self._thread.shutdown()
+            self._thread = None
+
+    async def publish(self, bodies: Sequence[bytes]) -> None:
+        now = time.time()
+        rows = [(self._name, body, now, now) for body in bodies]
+        await self._run(
+            lambda db: db.executemany(
+                "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)", rows
+            )
+        )
+
+    async def receive(self, limit: int, wait_s: float) -> list[Message]:
+        until = time.monotonic() + wait_s
+        while True:
+            messages = await self._run(lambda db: self._lease(db, limit))
+            if messages or time.monotonic() >= until:
+                return messages
+            await asyncio.sleep(_POLL_S)
+
+    def _lease(self, db: sqlite3.Connection, limit: int) -> list[Message]:
+        now, receipt = time.time(), secrets.token_hex(8)
+        rows = db.execute(
+            "UPDATE messages SET visible = ?, attempts = attempts + 1, receipt = ? WHERE seq IN "
+            "(SELECT seq FROM messages WHERE queue = ? AND visible <= ? ORDER BY seq LIMIT ?) "
+            "RETURNING seq, body, attempts, published",
+            (now + self.lease_s, receipt, self._name, now, limit),
+        ).fetchall()
+        return [Message(body, attempts, published, (seq, receipt)) for seq, body, attempts, published in sorted(rows)]
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        receipts = [message.receipt for message in messages]
+        await self._run(lambda db: db.executemany("DELETE FROM messages WHERE seq = ? AND receipt = ?", receipts))
+
+    async def nack(self, message: Message, delay_s: float = 0.0) -> None:
+        values = (time.time() + delay_s, *message.receipt)
+        await self._run(
+            lambda db: db.execute(
+                "UPDATE messages SET visible = ?, receipt = NULL WHERE seq = ? AND receipt = ?", values
+            )
+        )
+
+    async def extend(self, messages: Sequence[Message]) -> None:
+        until = time.time() + self.lease_s
+        rows = [(until, *message.receipt) for message in messages]
+        await self._run(
+            lambda db: db.executemany("UPDATE messages SET visible = ? WHERE seq = ? AND receipt = ?", rows)
+        )
+
+    async def dead_letter(self, message: Message, letter: bytes) -> None:
+        now, dead = time.time(), self._dead_name
+
+        def move(db: sqlite3.Connection) -> None:
+            if db.execute("DELETE FROM messages WHERE seq = ? AND receipt = ?", message.receipt).rowcount:
+                db.execute(
+                    "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)",
+                    (dead, letter, now, now),
+                )
+
+        await self._run(move)
+
+    async def stats(self) -> QueueStats:
+        now = time.time()
+        total, waiting, oldest = await self._run(
+            lambda db: db.execute(
+                "SELECT count(*), total(visible <= ?), min(CASE WHEN visible <= ? THEN published END) "
+                "FROM messages WHERE queue = ?",
+                (now, now, self._name),
+            ).fetchone()
+        )
+        return QueueStats(int(waiting), total - int(waiting), 0.0 if oldest is None else max(0.0, now - oldest))
+
+    def dead(self) -> SqliteQueue:
+        return SqliteQueue(self._path, self._dead_name, self.lease_s)
+
+    @property
+    def _dead_name(self) -> str:
+        return f"{self._name}.dead"
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do work in one transaction, in the thread that owns the connection."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-queue")
+
+        def transact() -> T:
+            try:
+                db = self._db or self._connect()
+                db.execute("BEGIN IMMEDIATE")
+                with db:
+                    return work(db)
+            except sqlite3.Error as error:
+                raise QueueUnavailable(f"the queue file {self._path} cannot be used: {error}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
+        db.executescript(_SCHEMA)
+        self._db = db
+        return db
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None

@@ -1,0 +1,88 @@
+"""Queue URLs, one form a broker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from serve_app.queues.protocol import BadQueueUrl
+
+__all__ = ["FORMS", "QueueUrl"]
+
+FORMS = {
+    "amqp": "amqp://user:pass@host/vhost?queue=NAME",
+    "amqps": "amqps://user:pass@host/vhost?queue=NAME",
+    "sqs": "sqs://NAME?region=REGION&endpoint_url=URL",
+    "pubsub": "pubsub://PROJECT/SUBSCRIPTION",
+    "redis": "redis://host:port/db?stream=NAME",
+    "rediss": "rediss://host:port/db?stream=NAME",
+    "sqlite": "sqlite:///path.db",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUrl:
+    """A queue URL in its parts.
+
+    Attributes:
+        base: the URL without query.
+        path: percent-decoded, without the first ``/``.
+        options: the query.
+    """
+
+    scheme: str
+    base: str
+    host: str
+    path: str
+    options: dict[str, str]
+
+    @classmethod
+    def parse(cls, url: str) -> QueueUrl:
+        """Take a URL apart.
+
+        Raises:
+            BadQueueUrl: no scheme of a queue, or a query that cannot be read.
+        """
+        try:
+            parts = urlsplit(url)
+            host = parts.netloc.rpartition("@")[2]
+        except ValueError as error:
+            raise BadQueueUrl(
+                f"the queue URL cannot be read ({error}); known forms: {', '.join(FORMS.values())}"
+            ) from error
+        if parts.scheme not in FORMS:
+            known = ", ".join(FORMS.values())
+            raise BadQueueUrl(f"the queue URL's scheme is {parts.scheme!r}; known forms: {known}")
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        base = url.partition("?")[0]
+        return cls(parts.scheme, base, host, unquote(parts.path[1:]), options)
+
+    def need(self, option: str) -> str:
+        """The value of an option that must be there."""
+        value = self.options.get(option, "")
+        if not value:
+            raise BadQueueUrl(f"the queue URL lacks '{option}='; it looks like {FORMS[self.scheme]}")
+        return value
+
+    def only(self, *known: str) -> None:
+        """Refuse options that mean nothing here, rather than drop them silently."""
+        for option in self.options:
+            if option not in known:
+                raise BadQueueUrl(
+                    f"the queue URL has the option '{option}'; {self.scheme}:// knows only {', '.join(known)}"
+                )
+
+    def seconds(self, option: str, default: float, low: float, high: float) -> float:
+        """A number of seconds within limits."""
+        text = self.options.get(option)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not low <= value <= high:
+            raise BadQueueUrl(
+                f"the queue URL says {option}={text}; it must be a number of seconds, {low:g} to {high:g}"
+            )
+        return value
