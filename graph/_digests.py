@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import classifiers
+
 __all__ = ["code_digest", "digest"]
 
-_OWN_DISTRIBUTION = "visiongraph"  # decoding and cropping decide results too, whatever class is asked
+_OWN_DISTRIBUTION = "visiongraph"
 _OWN_PACKAGES = ("classifiers", "graph", "serve_app")  # to look them up takes half a second
 
 
@@ -23,12 +25,19 @@ def digest(data: Any) -> str:
 
 
 def code_digest(cls: type) -> str:
-    """SHA-256 of the code behind a class: its source file, its bases', and the versions of their distributions."""
+    """SHA-256 of the code behind a class: its and its bases' source files and versions, and our own code."""
     modules = sorted(
         {owner.__module__ for owner in cls.__mro__ if owner.__module__ not in ("builtins", "abc", "typing")}
     )
     versions = {name: version for module in modules for name, version in _versions(module.partition(".")[0]).items()}
-    return digest([_version(_OWN_DISTRIBUTION), versions, {module: _source_digest(module, cls) for module in modules}])
+    return digest([_own_code(), versions, {module: _source_digest(module, cls) for module in modules}])
+
+
+@functools.cache
+def _own_code() -> list[str | None]:
+    """Decoding and cropping decide results whatever class is asked; in a checkout they change without the version."""
+    files = sorted(Path(classifiers.__file__).parent.glob("*.py"))
+    return [_version(_OWN_DISTRIBUTION), *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)]
 
 
 def _source_digest(module: str, cls: type) -> str | None:

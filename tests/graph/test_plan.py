@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import classifiers
+import graph._digests
 from graph.config import ServeConfig, merge, structure, tunables
 from graph.loading import load
 from graph.plan import Plan, load_plan
@@ -296,6 +298,18 @@ def test_the_code_of_a_class_and_of_its_bases_is_part_of_it(plug_in: Path, file:
     after = plan(step("a", "digest_leaf.Leaf"))
     assert (after.step_digest("a") != before.step_digest("a")) is differs
     assert (after.structure_digest != before.structure_digest) is differs
+
+
+def test_decoding_and_cropping_are_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan(DET)
+    (tmp_path / "crops.py").write_text("# changed")
+    monkeypatch.setattr(classifiers, "__file__", str(tmp_path / "__init__.py"))
+    graph._digests._own_code.cache_clear()
+    after = plan(DET)
+    monkeypatch.undo()
+    graph._digests._own_code.cache_clear()
+    assert after.structure_digest != before.structure_digest
+    assert plan(DET).structure_digest == before.structure_digest
 
 
 def test_a_class_without_a_file_has_a_digest_too(monkeypatch: pytest.MonkeyPatch) -> None:
