@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from classifiers._boxes import suppress
 from classifiers._devices import Half
 from classifiers._letterbox import Fit, letterbox
+from classifiers._tunables import Tunables, check
 from classifiers._ultralytics import download
 from classifiers._yolo import Candidates, load_detector
 from classifiers.base import BaseClassifier, Image
@@ -25,9 +26,7 @@ Count = Annotated[int, Field(ge=1, le=10_000)]
 ClassNames = Annotated[list[str], Field(min_length=1)]
 
 
-class _Tunables(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Tunables(Tunables):
     confidence: Share
     iou: Share
     max_detections: Count
@@ -70,7 +69,8 @@ class ObjectClassifier(BaseClassifier):
         device: str = "auto",
         half: Half = "auto",
     ) -> None:
-        self._tunables = _check(confidence=confidence, iou=iou, max_detections=max_detections, classes=classes)
+        tunables = {"confidence": confidence, "iou": iou, "max_detections": max_detections, "classes": classes}
+        self._tunables = check(_Tunables, "ObjectClassifier", tunables)
         path = find_model(model) or download(model)
         self._detector = load_detector(path, image_size, device, half)
         self._class_ids = self._ids_of(self._tunables.classes)
@@ -95,7 +95,7 @@ class ObjectClassifier(BaseClassifier):
         return [self._result(*pair) for pair in zip(candidates, fits, strict=True)]
 
     def reconfigure(self, **tunables: Any) -> None:
-        checked = _check(**self._tunables.model_dump() | tunables)
+        checked = check(_Tunables, "ObjectClassifier", self._tunables.model_dump() | tunables)
         self._class_ids = self._ids_of(checked.classes)
         self._tunables = checked
 
@@ -139,14 +139,6 @@ class ObjectClassifier(BaseClassifier):
             hints = [_nearest(name, names.values()) for name in unknown]
             raise SetupError(f"classes: the model does not know {'; '.join(hints)}", classes=unknown)
         return [class_id for class_id, name in names.items() if name in classes]
-
-
-def _check(**tunables: Any) -> _Tunables:
-    try:
-        return _Tunables(**tunables)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise SetupError("ObjectClassifier: " + "; ".join(faults)) from error
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
