@@ -45,7 +45,8 @@ class AppArgs(BaseModel):
 
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")
     gateway: Annotated[GatewayConfig, BeforeValidator(_gateway)] = Field(
-        description="The HTTP entry, or a file that has it; at least who may come in, 'auth'"
+        default_factory=lambda: read_gateway_config({"auth": "none"}),
+        description="The HTTP entry, or a file that has it; at least who may come in, 'auth'. Without the block everybody may",
     )
 
 

@@ -84,7 +84,8 @@ def deploy(cluster: ServeCluster) -> Iterator[Deploy]:
 
         def deploy(pipeline: dict[str, Any], **gateway: Any) -> httpx.Client:
             name = pipeline["name"]
-            serve.run(build(AppArgs(pipeline=pipeline, gateway=gateway)), name=name, route_prefix=f"/{name}")
+            args = AppArgs(pipeline=pipeline, gateway={"auth": "none", **gateway})
+            serve.run(build(args), name=name, route_prefix=f"/{name}")
             stack.callback(serve.delete, name, _blocking=False)
             return stack.enter_context(httpx.Client(base_url=f"{cluster.http_url}/{name}", timeout=30))
 
