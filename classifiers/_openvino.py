@@ -119,7 +119,8 @@ class OpenVinoModel:
         if padding := -count % self._batch:
             images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
         outputs = [self._compiled(images[i : i + self._batch])[0] for i in range(0, len(images), self._batch)]
-        return cast("npt.NDArray[np.float32]", np.concatenate(outputs)[:count])
+        joined = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        return cast("npt.NDArray[np.float32]", joined[:count])
 
 
 def _with_uint8_input(model: Any, mean: float | Sequence[float], scale: float | Sequence[float]) -> Any:

@@ -529,6 +529,26 @@ def test_tasks_without_upright_boxes(checkpoints: Callable[[str], Path]) -> None
         ObjectClassifier(str(checkpoints("yolo11n-obb")), device="cpu")
 
 
+class Payload:
+    """What a malicious checkpoint would hold: unpickling it runs a function."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.target,)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"model": Payload(tmp_path / "ran")}, tmp_path / "evil.pt")
+
+    with pytest.raises(SetupError, match=r"evil\.pt cannot be loaded[\s\S]*ULTRALYTICS_SAFE_LOAD=false"):
+        ObjectClassifier(str(tmp_path / "evil.pt"), device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_size_that_the_network_cannot_take(checkpoints: Callable[[str], Path]) -> None:
     with pytest.raises(SetupError, match="image_size must be a multiple of 32"):
         ObjectClassifier(str(checkpoints("yolo11n")), image_size=100, device="cpu")
@@ -628,7 +648,9 @@ def test_ultralytics_leaves_the_process_and_the_home_folder_alone(
     checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     code = f"""
-        import os, cv2, numpy, torch, PIL.Image
+        import os, socket, cv2, numpy, torch, PIL.Image
+        asked = []
+        socket.getaddrinfo = lambda *arguments: asked.append(arguments)
         before = dict(os.environ), PIL.Image.open, torch.save, cv2.imread, numpy.get_printoptions()
         from classifiers.objects import ObjectClassifier
         classifier = ObjectClassifier({str(checkpoints("yolo11n"))!r}, image_size=64, device="cpu")
@@ -636,14 +658,17 @@ def test_ultralytics_leaves_the_process_and_the_home_folder_alone(
         assert before == (dict(os.environ), PIL.Image.open, torch.save, cv2.imread, numpy.get_printoptions())
         assert torch.get_num_threads() == cv2.getNumThreads() == 1
         import ultralytics.utils, ultralytics.utils.checks
-        assert not ultralytics.utils.checks.AUTOINSTALL and not ultralytics.utils.ONLINE
+        assert not ultralytics.utils.checks.AUTOINSTALL and not asked
         ultralytics.utils.LOGGER.info("chatter")
+        ultralytics.utils.LOGGER.error("trouble")
     """
     cache = tmp_path / "cache"
     (tmp_path / "home").mkdir()
     ran = run_python(code, tmp_path / "home", VISIONGRAPH_CACHE=str(cache), OMP_NUM_THREADS="1")
 
-    assert (ran.stdout, ran.stderr) == ("", "")
+    assert ran.stdout == ""
+    assert ran.stderr.splitlines()[-1].endswith("trouble")
+    assert len(ran.stderr.splitlines()) == 1
     assert list((tmp_path / "home").iterdir()) == []
     assert [path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()] == [
         "Ultralytics/settings.json"
