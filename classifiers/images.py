@@ -225,7 +225,9 @@ def _translated(image_format: str, limits: ImageLimits) -> Iterator[None]:
 def _rgb(image: PillowImage.Image) -> Image:
     """(H, W, 3) RGB uint8 of an image in any mode that the readers give."""
     if image.mode == "LAB":
-        return np.asarray(cv2.cvtColor(np.asarray(image), cv2.COLOR_LAB2RGB), dtype=np.uint8)
+        # Pillow has a* and b* as signed bytes, OpenCV with 128 added.
+        lab = np.asarray(image) ^ np.array([0, 128, 128], np.uint8)
+        return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), dtype=np.uint8)
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         return _grey_rgb(image)
     if image.has_transparency_data:

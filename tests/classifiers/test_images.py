@@ -1,0 +1,522 @@
+from __future__ import annotations
+
+import csv
+import io
+import struct
+import sys
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import ImageOps
+
+from classifiers import BadImage, InputError, TooManyBytes, TooManyPixels, UnsupportedImage, images
+from classifiers.images import ImageHeader, ImageLimits, decode, probe
+
+ORIENTATION = 0x0112
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def photo(width: int = 48, height: int = 32, mode: str = "RGB") -> PIL.Image.Image:
+    """Smooth, with a different colour in each corner, so that it survives JPEG and shows which way up it is."""
+    down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    channels = np.stack([across, down, 1 - across * down], axis=-1) * 255
+    return PIL.Image.fromarray(channels.round().astype(np.uint8)).convert(mode)
+
+
+def encoded(image: PIL.Image.Image, image_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def with_orientation(image_format: str, orientation: int) -> bytes:
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"lossless": True} if image_format == "WEBP" else {"quality": 95} if image_format == "JPEG" else {}
+    return encoded(photo(), image_format, exif=exif, **options)
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+
+
+def insert_after_header(png: bytes, chunk: bytes) -> bytes:
+    """The header is the first chunk and has 13 bytes of content."""
+    end = 8 + 12 + 13
+    return png[:end] + chunk + png[end:]
+
+
+def tiff(width: int, height: int, strips: int) -> bytes:
+    """A grey TIFF, uncompressed, with the strip offsets that are announced."""
+    entries = (
+        (256, 1, width),
+        (257, 1, height),
+        (258, 1, 8),
+        (262, 1, 1),
+        (273, strips, 200),
+        (278, 1, 1),
+        (279, 1, 1),
+    )
+    directory = b"".join(struct.pack("<HHLL", tag, 4, count, value) for tag, count, value in entries)
+    head = b"II*\0" + struct.pack("<LH", 8, len(entries)) + directory + b"\0\0\0\0"
+    return head.ljust(200, b"\0") + struct.pack("<L", 8) * min(strips, 1000)
+
+
+def assert_close(pixels: npt.NDArray[np.uint8], expected: PIL.Image.Image, tolerance: float = 0.0) -> None:
+    wanted = np.asarray(expected.convert("RGB")).astype(int)
+    assert pixels.shape == wanted.shape
+    assert np.abs(pixels.astype(int) - wanted).mean() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options", "tolerance"),
+    [
+        ("JPEG", {"quality": 95}, 3),
+        ("JPEG", {"quality": 95, "progressive": True}, 3),
+        ("PNG", {}, 0),
+        ("PNG", {"interlace": True}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 95}, 6),
+        ("BMP", {}, 0),
+        ("GIF", {}, 12),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_deflate"}, 0),
+        ("TIFF", {"compression": "jpeg", "quality": 95}, 3),
+    ],
+)
+def test_each_served_format(image_format: str, options: dict[str, object], tolerance: float) -> None:
+    data = encoded(photo(), image_format, **options)
+
+    assert probe(data) == ImageHeader(image_format, 48, 32)
+    pixels = decode(data)
+
+    assert_close(pixels, photo(), tolerance)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert not pixels.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("mode", "image_format"),
+    [
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("L", "PNG"),
+        ("1", "PNG"),
+        ("P", "PNG"),
+        ("P", "BMP"),
+        ("1", "BMP"),
+        ("L", "GIF"),
+        ("1", "TIFF"),
+        ("L", "TIFF"),
+        ("P", "TIFF"),
+        ("CMYK", "TIFF"),
+        ("YCbCr", "TIFF"),
+    ],
+)
+def test_colour_modes_become_what_they_show(mode: str, image_format: str) -> None:
+    image = photo(mode=mode)
+    assert_close(decode(encoded(image, image_format)), image, 2)
+
+
+def test_inverted_cmyk_of_adobe_is_not_a_negative() -> None:
+    data = encoded(PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
+    assert b"Adobe" in data
+    red, green, blue = decode(data)[4, 4].astype(int)
+    assert red > 245
+    assert max(green, blue) < 10
+
+
+def test_lab_tiff() -> None:
+    # L* 53, a* 80, b* 67 is the red of sRGB; Pillow keeps a* and b* as signed bytes.
+    image = PIL.Image.frombytes("LAB", (1, 1), bytes([round(53.2 * 2.55), 80, 67]))
+    red, green, blue = decode(encoded(image, "TIFF"))[0, 0].astype(int)
+    assert red > 230
+    assert max(green, blue) < 60
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_from_its_full_range(image_format: str) -> None:
+    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
+    pixels = decode(encoded(PIL.Image.fromarray(values), image_format))
+    assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.25, 0.5, 0.25], [64, 128, 64]),
+        ([0.0, 127.5, 255.0], [0, 128, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([0.0, float("nan"), 1.0], [0, 0, 255]),
+    ],
+)
+def test_floats_are_scaled_from_zero_to_one_or_their_own_range(values: list[float], expected: list[int]) -> None:
+    data = encoded(PIL.Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
+    assert decode(data)[0, :, 1].tolist() == expected
+
+
+def test_thirty_two_bit_integers() -> None:
+    data = encoded(PIL.Image.fromarray(np.array([[0, 50_000, 100_000]], dtype=np.int32)), "TIFF")
+    assert decode(data)[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])
+def test_alpha_is_laid_on_white(image_format: str) -> None:
+    image = PIL.Image.new("RGBA", (3, 1), RED)
+    image.putalpha(PIL.Image.frombytes("L", (3, 1), bytes([0, 128, 255])))
+    options = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+    assert decode(encoded(image, image_format, **options))[0].tolist() == [
+        [255, 255, 255],
+        [255, 127, 127],
+        [255, 0, 0],
+    ]
+
+
+def test_grey_with_alpha() -> None:
+    image = PIL.Image.frombytes("LA", (2, 1), bytes([10, 0, 10, 255]))
+    assert decode(encoded(image, "PNG"))[0].tolist() == [[255] * 3, [10] * 3]
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "GIF"])
+def test_transparent_palette_entry(image_format: str) -> None:
+    image = PIL.Image.frombytes("P", (2, 1), bytes([0, 1]))
+    image.putpalette([*RED, 0, 0, 255])
+    data = encoded(image, image_format, transparency=1)
+    assert decode(data)[0].tolist() == [[255, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize(
+    ("image", "transparency"),
+    [
+        (PIL.Image.frombytes("RGB", (2, 1), bytes([255, 0, 0, 0, 0, 255])), (0, 0, 255)),
+        (PIL.Image.fromarray(np.array([[65535, 300]], dtype=np.uint16)), 300),
+    ],
+)
+def test_transparent_colour_without_alpha_channel(image: PIL.Image.Image, transparency: object) -> None:
+    assert decode(encoded(image, "PNG", transparency=transparency))[0, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(image_format: str, orientation: int) -> None:
+    data = with_orientation(image_format, orientation)
+    upright = ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
+
+    header, pixels = probe(data), decode(data)
+
+    assert_close(pixels, upright)
+    assert (header.height, header.width) == pixels.shape[:2]
+    assert pixels.flags.c_contiguous
+
+
+def test_png_exif_after_the_pixels_counts() -> None:
+    tiff_block = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHLHH", ORIENTATION, 3, 1, 6, 0) + b"\0\0\0\0"
+    png = encoded(photo(), "PNG")
+    end = png.rindex(b"IEND") - 4
+    data = png[:end] + png_chunk(b"eXIf", tiff_block) + png[end:]
+    assert probe(data) == ImageHeader("PNG", 32, 48)
+    assert_close(decode(data), photo().transpose(PIL.Image.Transpose.ROTATE_270))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        b"XX*\0",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\xff\xff" + struct.pack("<HHLL", 0x010F, 2, 4, 0),
+        b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHLL", ORIENTATION, 3, 1, 9),
+        b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHLL", ORIENTATION, 3, 1, 0),
+    ],
+)
+def test_unreadable_exif_costs_the_orientation_only(block: bytes) -> None:
+    data = encoded(photo(), "JPEG", exif=b"Exif\0\0" + block)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns while it looks for a resolution
+        assert probe(data) == ImageHeader("JPEG", 48, 32)
+        assert decode(data).shape == (32, 48, 3)
+
+
+def test_orientation_written_as_long() -> None:
+    block = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHLL", ORIENTATION, 4, 1, 6) + b"\0\0\0\0"
+    assert probe(encoded(photo(), "JPEG", exif=b"Exif\0\0" + block)) == ImageHeader("JPEG", 32, 48)
+
+
+def test_only_the_first_frame_is_decoded() -> None:
+    frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in (RED, (0, 255, 0), (0, 0, 255))]
+    for image_format in ("GIF", "WEBP", "PNG", "TIFF"):
+        options = {"lossless": True} if image_format == "WEBP" else {}
+        data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
+        assert decode(data, ImageLimits(max_frames=3))[4, 4].tolist() == [255, 0, 0], image_format
+        with pytest.raises(TooManyPixels, match="3 frames, the limit is 2") as caught:
+            probe(data, ImageLimits(max_frames=2))
+        assert caught.value.fields == {"limit": 2}
+
+
+def test_photos_with_a_preview_count_as_one_frame() -> None:
+    data = encoded(photo(), "MPO", save_all=True, append_images=[photo()])
+    assert probe(data, ImageLimits(max_frames=1)) == ImageHeader("JPEG", 48, 32)
+
+
+def test_too_many_bytes() -> None:
+    data = encoded(photo(), "PNG")
+    assert decode(data, ImageLimits(max_bytes=len(data))).shape == (32, 48, 3)
+    for check in (probe, decode):
+        with pytest.raises(TooManyBytes, match=f"{len(data)} bytes, the limit is {len(data) - 1}") as caught:
+            check(data, ImageLimits(max_bytes=len(data) - 1))
+        assert caught.value.fields == {"limit": len(data) - 1}
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_too_many_pixels_is_told_from_the_header(image_format: str) -> None:
+    data = encoded(photo(200, 150), image_format)
+    assert decode(data, ImageLimits(max_pixels=30_000)).shape == (150, 200, 3)
+    if image_format not in ("WEBP", "TIFF"):  # these have a directory that must be whole
+        data = data[: len(data) * 3 // 4]  # had pixels been decoded, the image would be a bad one
+    for check in (probe, decode):
+        with pytest.raises(TooManyPixels, match=r"200 x 150 = 30000 pixels, the limit is 29999") as caught:
+            check(data, ImageLimits(max_pixels=29_999))
+        assert caught.value.fields == {"limit": 29_999}
+
+
+def test_decompression_bombs_of_a_few_bytes() -> None:
+    png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">LLBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0))
+    png += png_chunk(b"IDAT", zlib.compress(bytes(1000))) + png_chunk(b"IEND", b"")
+    vp8x = b"VP8X" + struct.pack("<L", 10) + b"\0\0\0\0" + (16383).to_bytes(3, "little") + (16383).to_bytes(3, "little")
+    webp = b"RIFF" + struct.pack("<L", len(vp8x) + 4) + b"WEBP" + vp8x
+    gif = b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\0;"
+    bmp = b"BM" + struct.pack("<LLLLllHHLLllLL", 54, 0, 54, 40, 100_000, 100_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    for data in (png, webp, gif, bmp, tiff(100_000, 100_000, 1)):
+        for check in (probe, decode):
+            with pytest.raises(TooManyPixels) as caught:
+                check(data)
+            assert caught.value.fields == {"limit": 50_000_000}
+
+
+def test_warning_of_pillow_as_error_is_translated() -> None:
+    data = tiff(10_000, 10_000, 1)
+    limits = ImageLimits(max_pixels=170_000_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(TooManyPixels) as caught:
+            decode(data, limits)
+    assert caught.value.fields == {"limit": 170_000_000}
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated(image_format: str, share: float) -> None:
+    data = encoded(photo(200, 150), image_format)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of tags that are cut off
+        with pytest.raises(BadImage, match=r"damaged or truncated|not an image"):
+            decode(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "0 bytes came"),
+        (b"hello world", "not an image: the bytes start with b'hello wo'"),
+        (b"<!doctype html><html><body><svg/></body></html>", "not an image"),
+        (b"<?xml version='1.0'?><note/>", "not an image"),
+        (b"\xff\xd8\xff", "JPEG cannot be decoded"),
+        (b"\x89PNG\r\n\x1a\n", "PNG cannot be decoded"),
+        (b"BM", "BMP cannot be decoded"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "WEBP cannot be decoded"),
+        (b"GIF89a", "GIF cannot be decoded"),
+        (b"II*\0", "TIFF cannot be decoded"),
+        (bytes(range(1, 200)), "not an image"),
+    ],
+)
+def test_not_an_image(data: bytes, message: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for check in (probe, decode):
+            with pytest.raises(BadImage, match=message):
+                check(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "MP4 or QuickTime video"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\0\0\1\0\1\0", "Windows icon"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x0a\xfa", "JPEG XL"),
+        (b"MM\0+\0\x08", "BigTIFF"),
+        (b"P6\n2 2\n255\n", "Netpbm"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- drawn -->\n<SVG/>", "SVG"),
+    ],
+)
+def test_known_types_that_are_not_served(data: bytes, name: str) -> None:
+    for check in (probe, decode):
+        with pytest.raises(UnsupportedImage, match=f"{name} is not served; send BMP, GIF, JPEG") as caught:
+            check(data)
+        assert caught.value.fields == {"format": name}
+
+
+def test_huge_text_in_a_png() -> None:
+    bomb = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(70 * 2**20)))
+    with pytest.raises(BadImage, match="too large"):
+        probe(insert_after_header(encoded(photo(), "PNG"), bomb))
+
+
+def test_files_of_countless_parts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MAX_READS", 5_000)
+    jpeg, gif = encoded(photo(), "JPEG"), encoded(photo(), "GIF")
+    hostile = [
+        insert_after_header(encoded(photo(), "PNG"), png_chunk(b"prIv", b"") * 5_000),
+        jpeg[:2] + b"\xff\xfe\0\2" * 5_000 + jpeg[2:],
+        gif[:-1] + b",\0\0\0\0\1\0\1\0\0\2\2\x44\1\0" * 5_000 + b";",
+    ]
+    for data in hostile:
+        with pytest.raises(BadImage, match="more than 5000 parts"):
+            probe(data)
+
+
+def test_large_files_have_few_parts() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    data = encoded(PIL.Image.fromarray(noise), "PNG", compress_level=0)
+    metered = images._MeteredBytes(data)
+    PIL.Image.open(metered, formats=["PNG"]).load()
+    assert metered.reads < images._MAX_READS * len(data) / (32 * 2**20)
+
+
+def test_progressive_jpeg_with_hundreds_of_scans() -> None:
+    data = encoded(photo(640, 480), "JPEG", progressive=True)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    assert decode(data[:-2] + last_scan * 50 + data[-2:]).shape == (480, 640, 3)
+    with pytest.raises(BadImage, match="more than 100 scans"):
+        probe(data[:-2] + last_scan * 100 + data[-2:])
+
+
+def test_film_behind_a_jpeg_does_not_count_as_scans() -> None:
+    data = encoded(photo(), "JPEG")
+    with_film = data + b"\xff\xda" * 500
+    assert (decode(with_film) == decode(data)).all()
+    with_comment = data[:2] + b"\xff\xfe" + (1002).to_bytes(2) + b"\xff\xda" * 500 + data[2:]
+    assert (decode(with_comment) == decode(data)).all()
+
+
+def test_tiff_of_millions_of_strips() -> None:
+    assert decode(tiff(1, 2, 2)).shape == (2, 1, 3)
+    with pytest.raises(BadImage, match="200000 strips or tiles, more than 100000"):
+        probe(tiff(1, 200_000, 200_000))
+
+
+def test_image_open_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def patched(*args: object, **kwargs: object) -> None:
+        raise AssertionError("ultralytics' Image.open installs packages")
+
+    data = encoded(photo(), "PNG")
+    monkeypatch.setattr(PIL.Image, "open", patched)
+    assert decode(data).shape == (32, 48, 3)
+    with pytest.raises(BadImage):
+        decode(data[:60])
+
+
+def test_with_ultralytics_imported_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    patches = pytest.importorskip("ultralytics.utils.patches")
+    assert PIL.Image.open is patches.image_open
+    monkeypatch.setattr("ultralytics.utils.checks.check_requirements", lambda *_: pytest.fail("asked to install"))
+    with pytest.raises(BadImage):
+        decode(b"hellohello" * 50)
+    with pytest.raises(BadImage):
+        decode(encoded(photo(), "JPEG")[:100])
+    assert "pi_heif" not in sys.modules
+
+
+def test_many_threads() -> None:
+    files = [encoded(photo(100 + i, 60), image_format) for i, image_format in enumerate(FORMATS * 8)]
+    expected = [decode(data) for data in files]
+    with ThreadPoolExecutor(8) as pool:
+        for got, wanted in zip(pool.map(decode, files), expected, strict=True):
+            assert (got == wanted).all()
+
+
+SEEDS = [
+    *(encoded(photo(), image_format) for image_format in FORMATS),
+    encoded(photo(), "JPEG", progressive=True),
+    encoded(photo(mode="CMYK"), "JPEG"),
+    encoded(photo(mode="P"), "PNG", transparency=3),
+    encoded(PIL.Image.fromarray(np.arange(512, dtype=np.uint16).reshape(16, 32)), "PNG"),
+    encoded(photo(mode="RGBA"), "WEBP", lossless=True),
+    encoded(photo(mode="RGBA"), "TIFF", compression="tiff_lzw"),
+    encoded(photo(), "GIF", save_all=True, append_images=[photo()]),
+    *(with_orientation(image_format, 6) for image_format in ("JPEG", "PNG", "WEBP", "TIFF")),
+]
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.sampled_from(SEEDS),
+    edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+    in_head=st.booleans(),
+    keep=st.floats(0.2, 1) | st.just(1.0),
+)
+def test_mutated_files_end_as_pixels_or_as_our_errors(
+    seed: bytes, edits: list[tuple[float, int]], in_head: bool, keep: float
+) -> None:
+    data = bytearray(seed)
+    for place, value in edits:
+        data[int(place * (min(len(data), 120) if in_head else len(data)))] = value
+    mutated = bytes(data[: int(len(data) * keep)])
+    limits = ImageLimits(max_pixels=1_000_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            header = probe(mutated, limits)
+            pixels = decode(mutated, limits)
+        except InputError:
+            return
+    assert pixels.shape == (header.height, header.width, 3)
+    assert pixels.dtype == np.uint8
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.binary(max_size=200))
+def test_random_bytes(data: bytes) -> None:
+    with pytest.raises(InputError):
+        decode(data)
+
+
+def test_real_photos(shared_data: Path) -> None:
+    with (shared_data / "corpus" / "manifest.csv").open(newline="") as file:
+        names = [row["file"] for row in csv.DictReader(file) if not row["file"].startswith("bad_")]
+    assert len(names) > 30
+    for name in names:
+        data = (shared_data / "corpus" / name).read_bytes()
+        expected = ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
+        if expected.mode in ("RGBA", "P"):
+            white = PIL.Image.new("RGBA", expected.size, WHITE)
+            expected = PIL.Image.alpha_composite(white, expected.convert("RGBA"))
+        pixels = decode(data)
+        header = probe(data)
+        assert pixels.shape == (header.height, header.width, 3), name
+        assert_close(pixels, expected, 0.5)
+
+
+@pytest.mark.parametrize("name", ["bad_not_an_image.jpg", "bad_truncated_bus.jpg"])
+def test_real_bad_files(shared_data: Path, name: str) -> None:
+    with pytest.raises(BadImage):
+        decode((shared_data / "corpus" / name).read_bytes())
