@@ -1,0 +1,70 @@
+"""SQL over the compacted results, by DuckDB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from classifiers import SetupError, VisionError
+from serve_app.queues.protocol import MissingExtra
+from serve_app.results.objects import Objects
+from serve_app.results.table import SCHEMA
+
+__all__ = ["Answer", "BadQuery", "query"]
+
+_PARTITIONS = pa.schema([("pipeline", pa.string()), ("date", pa.date32())])
+
+
+class BadQuery(SetupError):
+    """DuckDB does not understand the statement; its own words are in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The rows that a query gave."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+def query(objects: Objects, sql: str) -> Answer:
+    """Run a statement over the table ``results``: the columns of ``SCHEMA``, and ``pipeline`` and ``date``.
+
+    Raises:
+        BadQuery: the statement is wrong.
+        MissingExtra: DuckDB is not installed.
+    """
+    try:
+        import duckdb
+    except ModuleNotFoundError as error:
+        raise MissingExtra("queries need DuckDB; install it with: pip install 'visiongraph[query]'") from error
+    filesystem, root = objects.filesystem()
+    schema = pa.unify_schemas([SCHEMA, _PARTITIONS])
+    partitioning = ds.partitioning(_PARTITIONS, flavor="hive")
+    try:
+        files = [f"{root}/{key}" for key in objects.keys("parquet/") if key.endswith(".parquet")]
+        results: Any = (
+            ds.dataset(
+                files,
+                schema=schema,
+                format="parquet",
+                filesystem=filesystem,
+                partitioning=partitioning,
+                partition_base_dir=f"{root}/parquet",
+            )
+            if files
+            else schema.empty_table()
+        )
+        with duckdb.connect(":memory:") as database:
+            database.register("results", results)
+            database.execute("SET enable_external_access = false")  # the statement reads this table and nothing else
+            answer = database.execute(sql)
+            columns = tuple(column[0] for column in answer.description or ())
+            return Answer(columns, answer.fetchall())
+    except duckdb.Error as error:
+        raise BadQuery(f"the query cannot be run: {error}") from error
+    except pa.ArrowException as error:
+        raise VisionError(f"the results cannot be read: {error}") from error

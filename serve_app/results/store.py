@@ -1,0 +1,196 @@
+"""What is known of every job, kept as plain objects: no second database that could be lost or disagree.
+
+::
+
+    jobs/ab/ID.json          the marker: written before the job is published, so that queued differs from unknown
+    running/ab/ID.json       a worker has had it for a while
+    outcomes/ab/ID.json      the truth: one object a job, written once and on condition
+    content/ab/KEY.json      the same result under its content, for images that come again
+    pictures/ab/ID.jpg       the annotated picture, where it was asked for
+    journal/DATE/...jsonl    outcomes that are not in Parquet yet, many in an object
+    parquet/                 what was compacted of them
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from serve_app.results.objects import Objects, objects_from_uri
+
+__all__ = ["JobMarker", "JobStatus", "Outcome", "ResultStore", "content_key"]
+
+_THREADS = 16
+
+T = TypeVar("T")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class JobMarker:
+    """What was asked for, and by whom.
+
+    Attributes:
+        owner: who may see it; ``None``: everyone.
+        policy: what the owner may have fetched; its form is the gateway's.
+        submitted: ISO 8601 in UTC.
+        withdrawn: the client was told that it was not accepted; a worker drops it.
+    """
+
+    id: str
+    uri: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    annotate: bool = False
+    owner: str | None = None
+    policy: dict[str, Any] | None = None
+    submitted: str = field(default_factory=_now)
+    withdrawn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended: with a ``result`` or an ``error`` (``type`` and ``detail``). ``finished``: ISO 8601 in UTC."""
+
+    id: str
+    status: Literal["succeeded", "failed"]
+    result: dict[str, Any] | None = None
+    error: dict[str, str] | None = None
+    finished: str = field(default_factory=_now)
+
+    def encode(self) -> bytes:
+        """One line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How a job stands. ``marker`` is ``None`` for one that was put on the queue by others than the gateway."""
+
+    status: Literal["queued", "running", "succeeded", "failed"]
+    outcome: Outcome | None
+    marker: JobMarker | None
+
+
+def content_key(sha256: str, fingerprint: str, metadata: Mapping[str, Any]) -> str:
+    """Identity of a result: the image's bytes, the pipeline, and the metadata that its rules read."""
+    text = json.dumps([sha256, fingerprint, metadata], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ResultStore:
+    """Jobs and their results under a URI. Use it from one event loop; all methods raise ``StoreUnavailable``.
+
+    Args:
+        objects: where they lie.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="results")
+
+    @classmethod
+    def from_uri(cls, uri: str) -> ResultStore:
+        """See :func:`serve_app.results.objects_from_uri`."""
+        return cls(objects_from_uri(uri))
+
+    async def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def job(self, job_id: str) -> JobMarker | None:
+        """The marker of a job that came through the gateway."""
+        value = await self._read(_key("jobs", job_id))
+        return None if value is None else JobMarker(**value)
+
+    async def create_job(self, marker: JobMarker) -> JobMarker:
+        """Write a marker unless there is one, and return the one that is there."""
+        if await self._run(self.objects.create, _key("jobs", marker.id), json.dumps(asdict(marker)).encode()):
+            return marker
+        return await self.job(marker.id) or marker
+
+    async def put_job(self, marker: JobMarker) -> None:
+        """Write a marker over one that is there."""
+        await self._run(self.objects.put, _key("jobs", marker.id), json.dumps(asdict(marker)).encode())
+
+    async def withdraw(self, marker: JobMarker) -> None:
+        """Let workers drop the job: its client was told that it was not accepted."""
+        await self.put_job(replace(marker, withdrawn=True))
+
+    async def mark_running(self, job_id: str) -> None:
+        """A worker has it in hand."""
+        await self._run(self.objects.put, _key("running", job_id), json.dumps({"since": _now()}).encode())
+
+    async def outcome(self, job_id: str) -> Outcome | None:
+        """How the job ended; ``None``: it has not."""
+        value = await self._read(_key("outcomes", job_id))
+        return None if value is None else Outcome(**value)
+
+    async def finish(self, outcome: Outcome) -> Outcome:
+        """Record how a job ended, unless that is recorded already; returns what counts."""
+        if await self._run(self.objects.create, _key("outcomes", outcome.id), outcome.encode()):
+            return outcome
+        return await self.outcome(outcome.id) or outcome
+
+    async def forget_failure(self, job_id: str) -> None:
+        """Let a failed job run once more; a result stays."""
+        outcome = await self.outcome(job_id)
+        if outcome is not None and outcome.status == "failed":
+            await self._run(self.objects.delete, _key("running", job_id))
+            await self._run(self.objects.delete, _key("outcomes", job_id))
+
+    async def status(self, job_id: str) -> JobStatus | None:
+        """How a job stands; ``None`` for one that is not known, or was withdrawn."""
+        outcome, marker = await asyncio.gather(self.outcome(job_id), self.job(job_id))
+        if outcome is not None:
+            return JobStatus(outcome.status, outcome, marker)
+        if await self._read(_key("running", job_id)) is not None:
+            return JobStatus("running", None, marker)
+        return None if marker is None or marker.withdrawn else JobStatus("queued", None, marker)
+
+    async def journal(self, outcomes: Sequence[Outcome]) -> None:
+        """Hand results to compaction. One that is handed over twice is compacted once."""
+        lines = [outcome.encode() for outcome in outcomes if outcome.status == "succeeded"]
+        if lines:
+            now = datetime.now(UTC)
+            key = f"journal/{now:%Y-%m-%d}/{now:%H%M%S%f}-{uuid.uuid4().hex[:12]}.jsonl"
+            await self._run(self.objects.put, key, b"\n".join(lines))
+
+    async def cached(self, key: str) -> dict[str, Any] | None:
+        """The result that was kept under a :func:`content_key`."""
+        return await self._read(_key("content", key))
+
+    async def keep(self, key: str, result: Mapping[str, Any]) -> None:
+        """Keep a result under a :func:`content_key`; the first one stays."""
+        await self._run(self.objects.create, _key("content", key), json.dumps(result, ensure_ascii=False).encode())
+
+    async def put_picture(self, job_id: str, jpeg: bytes) -> None:
+        """Keep the annotated picture."""
+        await self._run(self.objects.put, _key("pictures", job_id, "jpg"), jpeg)
+
+    async def picture(self, job_id: str) -> bytes | None:
+        """The annotated picture."""
+        return await self._run(self.objects.get, _key("pictures", job_id, "jpg"))
+
+    async def _read(self, key: str) -> dict[str, Any] | None:
+        data = await self._run(self.objects.get, key)
+        return None if data is None else json.loads(data)
+
+    async def _run(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+def _key(kind: str, name: str, suffix: str = "json") -> str:
+    # two digits of a hash: object stores scale by prefix, and folders stay small
+    shard = hashlib.sha256(name.encode()).hexdigest()[:2]
+    return f"{kind}/{shard}/{quote(name, safe='')}.{suffix}"

@@ -1,0 +1,111 @@
+"""The Parquet form of results: one row an image, the same columns for every pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+__all__ = ["SCHEMA", "rows_to_table"]
+
+_LABEL = pa.struct([("step", pa.string()), ("label", pa.string()), ("confidence", pa.float64())])
+_DETECTION = pa.struct(
+    [
+        ("step", pa.string()),
+        ("index", pa.int32()),
+        ("class_name", pa.string()),
+        ("class_id", pa.int32()),
+        ("confidence", pa.float64()),
+        ("bbox", pa.list_(pa.float64())),
+        ("labels", pa.list_(_LABEL)),
+    ]
+)
+_STEP = pa.struct(
+    [
+        ("name", pa.string()),
+        ("status", pa.string()),
+        ("duration_ms", pa.float64()),
+        ("reason", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("finished", pa.timestamp("ms", tz="UTC")),
+        ("uri", pa.string()),
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fingerprint", pa.string()),
+        ("detections", pa.list_(_DETECTION)),
+        ("labels", pa.list_(_LABEL)),
+        ("steps", pa.list_(_STEP)),
+        ("context", pa.string()),
+        ("metadata", pa.string()),
+    ]
+)
+"""The columns of every file; ``pipeline`` and ``date`` are in the path.
+
+``detections[].labels`` are what other steps said of a detection, ``labels`` what steps said of the whole image; ``context``
+and ``metadata`` are the result's, as JSON text.
+"""
+
+
+def rows_to_table(outcomes: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The table of outcomes with results, in their order."""
+    return pa.Table.from_pylist([_row(outcome) for outcome in outcomes], SCHEMA)
+
+
+def _row(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    result = outcome["result"]
+    context: dict[str, Any] = result["context"]
+    detectors = [name for name, value in context.items() if "detections" in value]
+    # `objects` do not say whose detections they count: with several detectors their labels are in `context` only
+    labels = _object_labels(context) if len(detectors) == 1 else {}
+    return {
+        "id": outcome["id"],
+        "finished": datetime.fromisoformat(outcome["finished"]),
+        "uri": result["image"]["uri"],
+        "sha256": result["image"]["sha256"],
+        "width": result["image"]["width"],
+        "height": result["image"]["height"],
+        "fingerprint": result["pipeline"]["fingerprint"],
+        "detections": [
+            {
+                "step": name,
+                "index": index,
+                "class_name": detection["class_name"],
+                "class_id": detection.get("class_id"),
+                "confidence": detection.get("confidence"),
+                "bbox": detection["bbox"],
+                "labels": labels.get(index, []),
+            }
+            for name in detectors
+            for index, detection in enumerate(context[name]["detections"])
+        ],
+        "labels": [_label(name, value) for name, value in context.items() if isinstance(value.get("label"), str)],
+        "steps": [
+            {**step, "error": f"{step['error']['type']}: {step['error']['detail']}" if "error" in step else None}
+            for step in result["steps"]
+        ],
+        "context": json.dumps(context, ensure_ascii=False),
+        "metadata": json.dumps(result["metadata"], ensure_ascii=False),
+    }
+
+
+def _object_labels(context: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    labels: dict[int, list[dict[str, Any]]] = {}
+    for name, value in context.items():
+        for item in value.get("objects") or ():
+            if isinstance(item.get("label"), str):
+                labels.setdefault(item["detection"], []).append(_label(name, item))
+    return labels
+
+
+def _label(step: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"step": step, "label": value["label"], "confidence": value.get("confidence")}
