@@ -20,22 +20,27 @@ ResizeMode = Literal["stretch", "letterbox", "center_crop"]
 class BaseClassifier(ABC):
     """A model that looks at an image, or at a crop of it, and says something about it.
 
-    ``name`` and ``process`` are enough to write one; ``process_batch`` is there for speed. The ``params`` of the step in the
-    pipeline file are the constructor's keyword arguments. Annotate them: the pipeline file is checked against the annotations
-    (``Annotated[float, pydantic.Field(ge=0, le=1)]`` checks a range, ``pathlib.Path`` makes a path relative to the file) before
+    ``name`` and ``process`` are enough to write one; ``process_batch`` is there for speed. The ``params`` of the
+    step in the
+    pipeline file are the constructor's keyword arguments. Annotate them: the pipeline file is checked against the
+    annotations
+    (``Annotated[float, pydantic.Field(ge=0, le=1)]`` checks a range, ``pathlib.Path`` makes a path relative to the
+    file) before
     any model is loaded. Load the model in the constructor; it is called once in each process that runs the step.
 
     One instance is called by one thread at a time.
     """
 
     default_crops: ClassVar[str | None] = None
-    """The crop rule that counts when the pipeline file gives none, for example ``"detection['class_name'] == 'person'"``."""
+    """The crop rule that counts when the pipeline file gives none, for example ``"detection['class_name'] ==
+    'person'"``."""
 
     tunables: ClassVar[frozenset[str]] = frozenset()
     """Constructor arguments that :meth:`reconfigure` can change while the model stays loaded."""
 
     input_size: tuple[int, int] | None = None
-    """(H, W) in pixels that crops are resized to; ``None``: a crop arrives at its own size. May be set in the constructor."""
+    """(H, W) in pixels that crops are resized to; ``None``: a crop arrives at its own size. May be set in the
+    constructor."""
 
     resize: ResizeMode = "stretch"
     """How a crop gets to ``input_size``: stretched, padded with grey to keep its shape, or cut to its centre."""
@@ -57,8 +62,8 @@ class BaseClassifier(ABC):
 
         Args:
             image: (H, W, 3) RGB uint8, read-only: the crop, or the whole image for a step without ``crops``.
-            context: the results of the steps that this one depends on, by name; for a crop also ``context["detection"]``,
-                the detection that it was cut from.
+            context: the results of the steps that this one depends on, by name; for a crop also
+                ``context["detection"]``, the detection that it was cut from.
 
         Returns:
             What was found, as values that JSON knows (NumPy values are converted). ``confidence`` is 0..1.
@@ -77,9 +82,13 @@ class BaseClassifier(ABC):
         return [self.process(image, context) for image, context in zip(images, contexts, strict=True)]
 
     def reconfigure(self, **tunables: Any) -> None:
-        """Change arguments named in ``tunables`` while the model stays loaded. Called between batches, never during one."""
+        """Change arguments named in ``tunables`` while the model stays loaded. Called between batches, never during
+        one."""
         if tunables:
-            raise NotImplementedError(f"{type(self).__name__} names tunables {sorted(self.tunables)} but does not override reconfigure")
+            raise NotImplementedError(
+                f"{type(self).__name__} names tunables {sorted(self.tunables)} but does not override reconfigure"
+            )
 
     def warm_up(self, batch_size: int) -> None:  # noqa: B027 - optional by design
-        """Run once before the first request, so that it does not pay for compilation. ``batch_size``: the largest batch that comes."""
+        """Run once before the first request, so that it does not pay for compilation. ``batch_size``: the largest
+        batch that comes."""

@@ -14,7 +14,16 @@ The class says whose fault it is; what status an error has over HTTP is decided 
 
 from __future__ import annotations
 
-__all__ = ["BadImage", "InputError", "ModelNotFound", "SetupError", "TooManyBytes", "TooManyPixels", "UnsupportedImage", "VisionError"]
+__all__ = [
+    "BadImage",
+    "InputError",
+    "ModelNotFound",
+    "SetupError",
+    "TooManyBytes",
+    "TooManyPixels",
+    "UnsupportedImage",
+    "VisionError",
+]
 
 
 class VisionError(Exception):

@@ -1,4 +1,5 @@
-"""The pipeline file, its rules, the plan, and how one image travels through it. Knows nothing of Ray, HTTP or models' insides."""
+"""The pipeline file, its rules, the plan, and how one image travels through it. Knows nothing of Ray, HTTP or
+models' insides."""
 
 from graph.annotation import annotate
 from graph.conditions import Rule, RuleError, RuleSyntaxError

@@ -34,7 +34,8 @@ def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
     picture = PIL.Image.fromarray(frame.pixels())
     draw = PIL.ImageDraw.Draw(picture)
     side = min(picture.size)
-    font = PIL.ImageFont.load_default(size=max(11, round(side / 42)))
+    size = max(11, round(side / 42))
+    font = PIL.ImageFont.load_default(size)
     line = max(1, round(side / 300))
     for detections, captions in _captioned(result["context"]):
         for detection, words in zip(detections, captions, strict=True):
@@ -44,7 +45,7 @@ def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
             _label(draw, (box[0], box[1]), " · ".join(words), font, colour)
     remarks = [f"{name}: {_words(answer)}" for name, answer in result["context"].items() if "label" in answer]
     for row, remark in enumerate(remarks):
-        _label(draw, (0, (row + 1) * font.size * 1.4), remark, font, (40, 40, 40))
+        _label(draw, (0, (row + 1) * size * 1.4), remark, font, (40, 40, 40))
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
     return jpeg.getvalue()
@@ -64,7 +65,9 @@ def _captioned(context: Mapping[str, Any]) -> list[tuple[list[dict[str, Any]], l
 def _words(answer: Mapping[str, Any]) -> str:
     if "label" in answer:
         return f"{answer['label']} {_percent(answer)}".strip()
-    return ", ".join(f"{key} {value}" for key, value in answer.items() if key != "detection" and not isinstance(value, list | dict))
+    return ", ".join(
+        f"{key} {value}" for key, value in answer.items() if key != "detection" and not isinstance(value, list | dict)
+    )
 
 
 def _percent(answer: Mapping[str, Any]) -> str:

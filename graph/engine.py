@@ -1,4 +1,5 @@
-"""Walks the plan for one image: each step starts when its own inputs are there, and ends ok, skipped, failed or timed out."""
+"""Walks the plan for one image: each step starts when its own inputs are there, and ends ok, skipped, failed or
+timed out."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from graph.errors import DeadlineExceeded, Overloaded, StepFailed
 from graph.frame import Frame
 from graph.messages import CropSpec, StepAnswer, StepInfo, StepRequest, Target
 from graph.plan import Plan, PlannedStep
-from graph.rules import detections_for, picked, wanted
+from graph.rules import detections_for, picked
 
 __all__ = ["Engine", "StepBackend"]
 
@@ -115,7 +116,8 @@ class Engine:
                 raise
             limit_ms = round((timeout_s or 0) * 1000)
             raise DeadlineExceeded(
-                f"the deadline of {limit_ms} ms passed before every step had answered; allow more time or send a smaller image",
+                f"the deadline of {limit_ms} ms passed before every step had answered; "
+                "allow more time or send a smaller image",
                 timeout_ms=limit_ms,
             ) from None
 
@@ -123,7 +125,9 @@ class Engine:
 class _Walk:
     """One image's way through the plan."""
 
-    def __init__(self, plan: Plan, backend: StepBackend, frame: Frame, metadata: dict[str, Any], request_id: str) -> None:
+    def __init__(
+        self, plan: Plan, backend: StepBackend, frame: Frame, metadata: dict[str, Any], request_id: str
+    ) -> None:
         self._plan = plan
         self._backend = backend
         self._frame = frame
@@ -178,8 +182,7 @@ class _Walk:
         targets: tuple[Target, ...] | None = None
         started = time.perf_counter()
         try:
-            if not wanted(step, context, self._image):
-                assert step.condition is not None
+            if step.condition is not None and not step.condition(context=context, image=self._image):
                 return _Outcome("skipped", reason=f"condition is false: {step.condition.source}")
             if step.crops is not None:
                 targets = picked(step, context, self._image, detections_for(step, context))
@@ -198,7 +201,7 @@ class _Walk:
             return _Outcome("timed_out", _since(started), error={"type": "StepTimeout", "detail": limit})
         except (InputError, Overloaded):
             raise
-        except Exception as error:  # the step could not be reached
+        except Exception as error:  # noqa: BLE001 - the step could not be reached, for whatever reason
             return _failed(started, error)
         if answer.error is not None:
             if answer.error.input_error is not None:

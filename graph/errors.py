@@ -1,9 +1,9 @@
 """What can go wrong with one image on its way through the graph. Extends the tree of ``classifiers.errors``::
 
-    VisionError
-    ├── StepFailed        a step with ``on_error: fail`` failed (field ``step``)
-    ├── DeadlineExceeded  the request's own deadline passed
-    └── Overloaded        a step has no room; try again (field ``retry_after_s``)
+VisionError
+├── StepFailed        a step with ``on_error: fail`` failed (field ``step``)
+├── DeadlineExceeded  the request's own deadline passed
+└── Overloaded        a step has no room; try again (field ``retry_after_s``)
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""An image on its way through the graph: the bytes as they came, what their header says, and the pixels, decoded once a process."""
+"""An image on its way through the graph: the bytes as they came, what their header says, and the pixels, decoded
+once a process."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ __all__ = ["Frame"]
 
 
 class Frame:
-    """One image. Cheap to make from bytes (only the header is read), and only the encoded bytes travel between processes.
+    """One image. Cheap to make from bytes (only the header is read), and only the encoded bytes travel between
+    processes.
 
     Attributes:
         width, height: pixels of the upright image (EXIF orientation applied).
@@ -57,7 +59,13 @@ class Frame:
             TooManyPixels: over the limit.
         """
         limits = limits or ImageLimits()
-        if not isinstance(array, np.ndarray) or array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or array.size == 0:
+        if (
+            not isinstance(array, np.ndarray)
+            or array.ndim != 3
+            or array.shape[2] != 3
+            or array.dtype != np.uint8
+            or array.size == 0
+        ):
             came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise BadImage(f"an image array must be (H, W, 3) RGB uint8 with H and W of at least 1, but got {came}")
         height, width = array.shape[:2]
@@ -98,7 +106,8 @@ class Frame:
             return self._pixels
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Decoded pixels are 20 times the size of the JPEG: what travels is the JPEG, or the array where there is no JPEG.
+        # Decoded pixels are 20 times the size of the JPEG: what travels is the JPEG, or the array where there is no
+        # JPEG.
         carried = None if self._data else self._pixels
         return _restore, (self._data, self.width, self.height, self._limits, self.uri, carried)
 

@@ -26,13 +26,14 @@ class LocalBackend:
         SetupError: a model could not be loaded; the message names the step.
     """
 
-    crop_budget_bytes = None  # crops stay in this process
+    crop_budget_bytes: int | None = None  # crops stay in this process
 
     def __init__(self, plan: Plan, decoders: int = 2) -> None:
         self._runners = {step.name: StepRunner(plan, step.name, load_classifier(step)) for step in plan}
         self._infos: Mapping[str, StepInfo] = {name: runner.info for name, runner in self._runners.items()}
         self._batchers: dict[str, Batcher[Prepared, list[Any] | StepError]] = {
-            step.name: Batcher(self._runners[step.name].infer, step.serve.max_batch_size, f"step-{step.name}") for step in plan
+            step.name: Batcher(self._runners[step.name].infer, step.serve.max_batch_size, f"step-{step.name}")
+            for step in plan
         }
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
 

@@ -14,7 +14,8 @@ __all__ = ["CropSpec", "StepAnswer", "StepError", "StepInfo", "StepRequest", "Ta
 
 @dataclass(frozen=True, slots=True)
 class CropSpec:
-    """How a step wants its crops: ``size`` (H, W) or ``None`` for their own size; ``padding`` is a share of the box, 0..1."""
+    """How a step wants its crops: ``size`` (H, W) or ``None`` for their own size; ``padding`` is a share of the box,
+    0..1."""
 
     size: tuple[int, int] | None
     resize: ResizeMode
@@ -23,7 +24,8 @@ class CropSpec:
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """What a loaded step says of itself. ``digest``: hash of its configuration and weights, which every answer carries too."""
+    """What a loaded step says of itself. ``digest``: hash of its configuration and weights, which every answer
+    carries too."""
 
     digest: str
     crop: CropSpec
@@ -45,7 +47,8 @@ class StepRequest:
         image: what rules see as ``image``: ``width``, ``height``, ``metadata``.
         context: the results of the steps that this one depends on, by name.
         targets: the detections to look at, or ``None`` for the whole image.
-        crops: the pixels of ``targets``, already cut as the step's :class:`CropSpec` says; ``None``: cut them from ``frame``.
+        crops: the pixels of ``targets``, already cut as the step's :class:`CropSpec` says; ``None``: cut them from
+        ``frame``.
         frame: the encoded image; ``None`` where ``crops`` say all that is needed.
         cut_for: steps whose crops to cut along with the answer, and how they want them.
         crop_budget_bytes: pixels that may travel back with the answer at most; crops beyond it are left out.
@@ -77,7 +80,8 @@ class StepAnswer:
 
     Attributes:
         digest: of the configuration and weights that made the answer.
-        crops: for each step in ``cut_for`` whose rules could be decided here: its crops by the index of their detection.
+        crops: for each step in ``cut_for`` whose rules could be decided here: its crops by the index of their
+        detection.
     """
 
     digest: str

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,11 @@ from graph.plan import load_plan
 
 __all__ = ["ImageLike", "VisionPipeline"]
 
+T = TypeVar("T")
+
 ImageLike: TypeAlias = str | Path | bytes | PIL.Image.Image | npt.NDArray[np.uint8] | Callable[[ImageLimits], Frame]
-"""A path, encoded bytes, a Pillow image, an (H, W, 3) RGB uint8 array, or a function that gets the image when its turn has come."""
+"""A path, encoded bytes, a Pillow image, an (H, W, 3) RGB uint8 array, or a function that gets the image when its
+turn has come."""
 
 
 class VisionPipeline:
@@ -138,13 +141,15 @@ class VisionPipeline:
     ) -> None:
         self.close()
 
-    def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self._loop.is_closed():
             work.close()
             raise RuntimeError("this VisionPipeline is closed; make a new one")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _run(self, image: ImageLike, metadata: Mapping[str, Any] | None, timeout_s: float | None) -> dict[str, Any]:
+    async def _run(
+        self, image: ImageLike, metadata: Mapping[str, Any] | None, timeout_s: float | None
+    ) -> dict[str, Any]:
         frame = await asyncio.to_thread(_read_frame, image, self.limits)
         return await self._engine.run(frame, metadata=metadata, timeout_s=timeout_s)
 

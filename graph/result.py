@@ -19,7 +19,8 @@ _DIGITS = {"confidence": CONFIDENCE_DIGITS, "bbox": COORDINATE_DIGITS}
 def normalise(result: Mapping[str, Any]) -> dict[str, Any]:
     """Turn what a classifier returned into what the result shows and what rules are evaluated on.
 
-    NumPy values become Python's, tuples and sets become lists (a set sorted), ``confidence`` is rounded to 4 places, ``bbox`` to 2.
+    NumPy values become Python's, tuples and sets become lists (a set sorted), ``confidence`` is rounded to 4 places,
+    ``bbox`` to 2.
     A result with ``detections`` gets ``detected_classes``, sorted and without repeats, where the classifier gave none.
 
     Raises:
@@ -52,7 +53,7 @@ def _class_name(detection: Any, index: int) -> str:
     if not numbers:
         raise ValueError(f"{where}['bbox'] must be four numbers [x1, y1, x2, y2] in pixels, but is {bbox!r}")
     if not isinstance(name, str):
-        raise ValueError(f"{where}['class_name'] must be a string, but is {name!r}")
+        raise TypeError(f"{where}['class_name'] must be a string, but is {name!r}")
     return name
 
 
@@ -80,4 +81,6 @@ def _plain(value: Any, where: str, digits: int | None) -> Any:
         value = sorted(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{where}[{index}]", digits) for index, item in enumerate(value)]
-    raise TypeError(f"{where} is a {type(value).__name__}; return numbers, strings, lists, dicts, or NumPy arrays of numbers")
+    raise TypeError(
+        f"{where} is a {type(value).__name__}; return numbers, strings, lists, dicts, or NumPy arrays of numbers"
+    )

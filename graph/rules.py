@@ -1,4 +1,4 @@
-"""Deciding a step's rules for one image: whether it runs, and on which detections."""
+"""Deciding on which detections a step runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,7 @@ from graph.conditions import RuleError
 from graph.messages import Target
 from graph.plan import PlannedStep
 
-__all__ = ["detections_for", "picked", "wanted"]
-
-
-def wanted(step: PlannedStep, context: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
-    """Whether the step's condition holds; true without one.
-
-    Raises:
-        RuleError: the condition could not be decided.
-    """
-    return step.condition is None or step.condition(context=context, image=image)
+__all__ = ["detections_for", "picked"]
 
 
 def picked(
@@ -43,7 +34,8 @@ def detections_for(step: PlannedStep, context: Mapping[str, Any]) -> Sequence[Ma
     """The detections that the step's crop rule speaks of.
 
     Raises:
-        RuleError: none of the steps it depends on has detections, or several have and ``crops_from`` does not say which.
+        RuleError: none of the steps it depends on has detections, or several have and ``crops_from`` does not say
+        which.
     """
     sources = [name for name in step.depends_on if "detections" in context[name]]
     if step.crops_from is not None:
@@ -54,4 +46,6 @@ def detections_for(step: PlannedStep, context: Mapping[str, Any]) -> Sequence[Ma
     names = ", ".join(repr(name) for name in sources or step.depends_on)
     if sources:
         raise RuleError(f"{names} all have detections; say which with `crops_from: {sources[0]}`")
-    raise RuleError(f"no detections to crop from: {step.crops_from or names} has none; depend on a detector, or write `crops: null`")
+    raise RuleError(
+        f"no detections to crop from: {step.crops_from or names} has none; depend on a detector, or write `crops: null`"
+    )

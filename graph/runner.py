@@ -1,7 +1,9 @@
 """What one step does with the calls that reach it: cut or decode, classify many at once, and shape the answers.
 
-This is the core of a step in every runtime. It has no threads and no event loop; the runtime decides where each part runs:
-:meth:`StepRunner.prepare` and :meth:`StepRunner.finish` may run anywhere, :meth:`StepRunner.infer` in one thread at a time.
+This is the core of a step in every runtime. It has no threads and no event loop; the runtime decides where each part
+runs:
+:meth:`StepRunner.prepare` and :meth:`StepRunner.finish` may run anywhere, :meth:`StepRunner.infer` in one thread at
+a time.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from classifiers import BaseClassifier, Image, InputError, SetupError
 from classifiers.crops import crop
 from graph.conditions import RuleError
 from graph.frame import Frame
-from graph.messages import CropSpec, StepAnswer, StepError, StepInfo, StepRequest
+from graph.messages import CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target
 from graph.plan import Plan, PlannedStep
 from graph.result import normalise
-from graph.rules import picked, wanted
+from graph.rules import picked
 
 __all__ = ["Prepared", "StepRunner", "load_classifier"]
 
@@ -49,10 +51,10 @@ def load_classifier(step: PlannedStep) -> BaseClassifier:
         return step.cls(**step.params)
     except SetupError as error:
         raise type(error)(f"step '{step.name}': {error}", **error.fields) from error
-    except Exception as error:
+    except Exception as error:  # whatever a plug-in's constructor raises
+        arguments = ", ".join(f"{key}={value!r}" for key, value in step.params.items())
         raise SetupError(
-            f"step '{step.name}': {step.class_path}({', '.join(f'{k}={v!r}' for k, v in step.params.items())}) failed with "
-            f"{type(error).__name__}: {error}",
+            f"step '{step.name}': {step.class_path}({arguments}) failed with {type(error).__name__}: {error}",
             step=step.name,
         ) from error
 
@@ -74,8 +76,8 @@ class StepRunner:
         """Take rules, batch size and tunables from ``plan``. Not during :meth:`infer`."""
         step = plan[name]
         self.classifier.reconfigure(**_tunables(step))
-        self._plan = plan
         self._step = step
+        self._cuts = {dependent: plan[dependent] for dependent in step.cuts}
         weights = self.classifier.weights_digest
         digest = hashlib.sha256(f"{plan.step_digest(name)}:{weights}".encode()).hexdigest()
         spec = CropSpec(self.classifier.input_size, self.classifier.resize, self.classifier.crop_padding)
@@ -92,17 +94,16 @@ class StepRunner:
                 images: tuple[Image, ...] = (_frame(request).pixels(),)
                 contexts: tuple[Mapping[str, Any], ...] = (request.context,)
             else:
-                images = self._crops(request)
+                images = self._crops(request, request.targets)
                 contexts = tuple({**request.context, "detection": target.detection} for target in request.targets)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - this call's failure, and not that of the others
             return StepAnswer(self.info.digest, error=self._error(error, request))
         return Prepared(request, images, contexts)
 
-    def _crops(self, request: StepRequest) -> tuple[Image, ...]:
-        assert request.targets is not None
+    def _crops(self, request: StepRequest, targets: tuple[Target, ...]) -> tuple[Image, ...]:
         if request.crops is None:
             pixels, spec = _frame(request).pixels(), self.info.crop
-            return tuple(_cut(pixels, target.detection, spec) for target in request.targets)
+            return tuple(_cut(pixels, target.detection, spec) for target in targets)
         for image in request.crops:
             image.flags.writeable = False  # arrays that were unpickled come writable
         return request.crops
@@ -110,12 +111,15 @@ class StepRunner:
     def infer(self, batch: Sequence[Prepared]) -> list[list[Any] | StepError]:
         """Classify the images of many calls at once; for each call its results, or why it has none.
 
-        Images of different calls share the model's batches of at most ``max_batch_size``. When a batch raises, its calls are
+        Images of different calls share the model's batches of at most ``max_batch_size``. When a batch raises, its
+        calls are
         tried one at a time, so that one bad image fails alone.
         """
         try:
-            results = self._classify([i for call in batch for i in call.images], [c for call in batch for c in call.contexts])
-        except Exception as error:
+            results = self._classify(
+                [i for call in batch for i in call.images], [c for call in batch for c in call.contexts]
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is its step's failure
             if len(batch) == 1:
                 return [self._error(error, batch[0].request)]
             return [outcome for call in batch for outcome in self.infer([call])]
@@ -133,7 +137,9 @@ class StepRunner:
             chunk = images[start : start + size]
             answers = list(self.classifier.process_batch(chunk, contexts[start : start + size]))
             if len(answers) != len(chunk):
-                raise ValueError(f"{self._step.class_path}.process_batch returned {len(answers)} results for {len(chunk)} images")
+                raise ValueError(
+                    f"{self._step.class_path}.process_batch returned {len(answers)} results for {len(chunk)} images"
+                )
             results += answers
         return results
 
@@ -166,12 +172,18 @@ class StepRunner:
         left = request.crop_budget_bytes
         answer: dict[str, dict[int, Image]] = {}
         for name, spec in request.cut_for.items():
-            dependent = self._plan[name]
+            dependent = self._cuts.get(name)
+            if dependent is None:
+                continue  # the caller's pipeline is newer than this replica's
             context = {self._step.name: result}
+            condition = dependent.condition
             try:
-                if dependent.condition is not None and dependent.condition.reads <= {self._step.name}:
-                    if not wanted(dependent, context, request.image):
-                        continue
+                if (
+                    condition is not None
+                    and condition.reads <= context.keys()
+                    and not condition(context=context, image=request.image)
+                ):
+                    continue
                 targets = picked(dependent, context, request.image, result["detections"])
             except RuleError:
                 continue  # the engine decides the same rule again, and the failure is that step's
@@ -185,14 +197,17 @@ class StepRunner:
 
 
 def _tunables(step: PlannedStep) -> dict[str, Any]:
-    """Every tunable's value: as the file gives it, else the constructor's default, so that removing one from the file resets it."""
+    """Every tunable's value: as the file gives it, else the constructor's default, so that removing one from the
+    file resets it."""
     defaults = inspect.signature(step.cls).parameters
     return {key: step.params[key] if key in step.params else defaults[key].default for key in sorted(step.cls.tunables)}
 
 
 def _frame(request: StepRequest) -> Frame:
     if request.frame is None:
-        raise RuntimeError("the engine sent neither the image nor its crops")  # a bug in the caller, not a user's mistake
+        raise RuntimeError(
+            "the engine sent neither the image nor its crops"
+        )  # a bug in the caller, not a user's mistake
     return request.frame
 
 

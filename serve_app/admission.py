@@ -1,7 +1,9 @@
 """Lets calls through to ``@serve.batch`` in groups, when the model is free.
 
-``@serve.batch`` closes a batch before the model is free for it, and nothing tops that batch up while it waits: with a short
-``batch_wait_timeout_s`` batches stay tiny under load, with a long one an idle server waits for nothing. Held back until the model
+``@serve.batch`` closes a batch before the model is free for it, and nothing tops that batch up while it waits: with
+a short
+``batch_wait_timeout_s`` batches stay tiny under load, with a long one an idle server waits for nothing. Held back
+until the model
 is free and let through together, the waiting calls fill one batch at once, and a lone call never waits.
 """
 
@@ -19,7 +21,8 @@ class Admission:
     """The gate before one model. Use it from one event loop.
 
     Args:
-        max_size: upper bound on the sum of the sizes of the calls that are let through together; a larger call goes alone.
+        max_size: upper bound on the sum of the sizes of the calls that are let through together; a larger call goes
+        alone.
     """
 
     def __init__(self, max_size: int) -> None:
@@ -58,7 +61,7 @@ class Admission:
 
     def _let_through(self) -> None:
         total = 0
-        while self._waiting and self._inside == 0 or (self._waiting and total + self._waiting[0][0] <= self.max_size):
+        while (self._waiting and self._inside == 0) or (self._waiting and total + self._waiting[0][0] <= self.max_size):
             size, turn = self._waiting.popleft()
             if not turn.done():  # else its caller is gone
                 turn.set_result(None)

@@ -1,12 +1,13 @@
 """The Serve application: ``import_path: serve_app.app:build`` in a Serve config file."""
 
-# No `from __future__ import annotations` here: Serve reads the builder's annotation at run time, and a string would silently give it
+# No `from __future__ import annotations` here: Serve reads the builder's annotation at run time, and a string would
+# silently give it
 # a plain dict.
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
 from classifiers import SetupError
 from graph import PlannedStep, load_plan
@@ -21,7 +22,8 @@ GATEWAY = "gateway"
 """Name of the ingress deployment; no step can have it."""
 
 _SURGE_PERCENT = 100
-"""During a rolling update each new replica starts before an old one stops, so that a step with one replica has no gap."""
+"""During a rolling update each new replica starts before an old one stops, so that a step with one replica has no
+gap."""
 
 
 _UNBOUNDED = -1
@@ -46,7 +48,7 @@ class AppArgs(BaseModel):
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")
     gateway: Annotated[GatewayConfig, BeforeValidator(_gateway)] = Field(
         default_factory=lambda: read_gateway_config({"auth": "none"}),
-        description="The HTTP entry, or a file that has it; at least who may come in, 'auth'. Without the block everybody may",
+        description="The HTTP entry, or a file that has it: at least 'auth', who may come in. No block: everybody",
     )
 
 
@@ -59,12 +61,12 @@ def build(args: AppArgs) -> Application:
     plan = load_plan(args.pipeline)
     fixed, changeable = structure(plan.config), tunables(plan.config)
     steps = {
-        step.name: serve.deployment(StepDeployment)
+        step.name: _deployment(StepDeployment)
         .options(name=step.name, user_config=changeable, **step_options(step))
         .bind(fixed, step.name)
         for step in plan
     }
-    entry = serve.deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(args.gateway))
+    entry = _deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(args.gateway))
     return entry.bind(fixed, args.gateway, steps)
 
 
@@ -94,6 +96,10 @@ def gateway_options(config: GatewayConfig) -> dict[str, Any]:
         "max_surge_percent": _SURGE_PERCENT,
         **_scale(config.num_replicas, config.autoscaling, config.max_ongoing_requests // 2),
     }
+
+
+def _deployment(cls: type[Any]) -> Deployment:
+    return cast(Deployment, serve.deployment(cls))  # its own annotation does not tell its two forms apart
 
 
 def _scale(num_replicas: int | None, autoscaling: AutoscalingConfig | None, target: int) -> dict[str, Any]:

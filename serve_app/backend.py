@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError
@@ -15,7 +16,8 @@ from graph.messages import StepAnswer, StepInfo, StepRequest
 
 __all__ = ["ServeBackend"]
 
-# An accepted call on a replica that dies is not retried by Serve. Steps change nothing outside themselves, so once more is safe.
+# An accepted call on a replica that dies is not retried by Serve. Steps change nothing outside themselves, so once
+# more is safe.
 _ATTEMPTS = 3
 _RETRY_AFTER_S = 1
 
@@ -28,9 +30,10 @@ class ServeBackend:
         crop_budget_bytes: pixels that one answer may carry; the transport's message limit less room for the rest.
     """
 
-    def __init__(self, handles: Mapping[str, DeploymentHandle], crop_budget_bytes: int) -> None:
+    def __init__(self, handles: Mapping[str, DeploymentHandle[Any]], crop_budget_bytes: int) -> None:
         self.crop_budget_bytes: int | None = crop_budget_bytes
-        # By value: what travels is an encoded image or small crops, and the object store costs more than it saves below 1 MB.
+        # By value: what travels is an encoded image or small crops, and the object store costs more than it saves
+        # below 1 MB.
         self._handles = {name: handle.options(_by_reference=False) for name, handle in handles.items()}
         self._infos: dict[str, StepInfo] = {}
         self._asking = asyncio.Lock()
@@ -56,11 +59,13 @@ class ServeBackend:
                 answer: StepAnswer = await response
                 break
             except asyncio.CancelledError:
-                response.cancel()
+                response.cancel()  # type: ignore[no-untyped-call]
                 raise
             except BackPressureError as error:
                 raise Overloaded(
-                    f"step '{step}' has as many calls waiting as it may have; try again", step=step, retry_after_s=_RETRY_AFTER_S
+                    f"step '{step}' has as many calls waiting as it may have; try again",
+                    step=step,
+                    retry_after_s=_RETRY_AFTER_S,
                 ) from error
             except (ActorDiedError, ActorUnavailableError):
                 if attempt == _ATTEMPTS:

@@ -32,7 +32,9 @@ def run_demo(pipeline: str, out: Path, *, port: int, dashboard_port: int) -> Non
     started = time.monotonic()
     stderr.print("starting Ray and Serve on this machine ...")
     with serving(pipeline, port=port, dashboard_port=dashboard_port) as server:
-        stderr.print(f"ready after {time.monotonic() - started:.0f} s at {server.http_url} (dashboard: {server.dashboard_url})")
+        stderr.print(
+            f"ready after {time.monotonic() - started:.0f} s at {server.http_url} (dashboard: {server.dashboard_url})"
+        )
         found = []
         with httpx.Client(base_url=server.http_url, timeout=_TIMEOUT_S) as client:
             for photo in track(photos, "posting photos", console=stderr, transient=True):
@@ -57,12 +59,16 @@ def demo_photos() -> list[Path]:
     folder = Path(spec.origin).parent / "assets" if spec and spec.origin else Path()
     photos = sorted(folder.glob("*.jpg"))
     if not photos:
-        raise SetupError(f"the installed ultralytics package has no photos in {folder}; install it again: pip install -U ultralytics")
+        raise SetupError(
+            f"the installed ultralytics package has no photos in {folder}; install it again: pip install -U ultralytics"
+        )
     return photos
 
 
 def _post(client: httpx.Client, photo: Path, **query: str) -> httpx.Response:
-    response = client.post("/v1/images", params=query, content=photo.read_bytes(), headers={"Content-Type": "image/jpeg"})
+    response = client.post(
+        "/v1/images", params=query, content=photo.read_bytes(), headers={"Content-Type": "image/jpeg"}
+    )
     if response.is_error:
         raise SetupError(f"{photo.name} was answered with {response.status_code}: {response.text}")
     return response
@@ -79,9 +85,13 @@ def _table(found: Sequence[tuple[Path, Mapping[str, Any], Path]]) -> Table:
         detections = [d for answer in context.values() for d in answer.get("detections", [])]
         for index, detection in enumerate(detections):
             words = ", ".join(said.get(index, []))
-            table.add_row(photo.name if index == 0 else "", detection["class_name"], f"{detection['confidence']:.0%}", words)
+            table.add_row(
+                photo.name if index == 0 else "", detection["class_name"], f"{detection['confidence']:.0%}", words
+            )
         for step in result["steps"]:
             if step["status"] != "ok":
-                table.add_row("", f"[dim]{step['name']}[/]", f"[dim]{step['status']}[/]", f"[dim]{step.get('reason', '')}[/]")
+                table.add_row(
+                    "", f"[dim]{step['name']}[/]", f"[dim]{step['status']}[/]", f"[dim]{step.get('reason', '')}[/]"
+                )
         table.add_section()
     return table

@@ -25,7 +25,8 @@ _STUCK_AFTER_S = 300.0
 class StepDeployment:
     """Loads one step's model and answers its calls, in batches.
 
-    Decoding, cropping and the model run in threads of their own, so that the event loop is free to accept and answer. The model
+    Decoding, cropping and the model run in threads of their own, so that the event loop is free to accept and
+    answer. The model
     is only ever called by one thread, one batch at a time.
 
     Args:

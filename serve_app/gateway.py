@@ -30,17 +30,18 @@ class Gateway:
         handles: a handle to each step's deployment, by the step's name.
     """
 
-    async def __init__(
-        self, structure: Mapping[str, Any], config: GatewayConfig, handles: dict[str, DeploymentHandle]
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, structure: Mapping[str, Any], config: GatewayConfig, handles: dict[str, DeploymentHandle[Any]]
     ) -> None:
         self._structure = structure
         self._config = config
         self._backend = ServeBackend(handles, crop_budget_bytes())
         self._engine = self._engine_with({})
-        # In a rolling update the gateway before this one goes on until this one is ready: with all its steps, or requests would wait.
+        # In a rolling update the gateway before this one goes on until this one is ready: with all its steps, or
+        # requests would wait.
         await self._backend.ready()
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 - Serve's own name
+    def __serve_build_asgi_app__(self) -> FastAPI:
         log_to_stderr()
         return make_app(lambda: self._engine, self._config, set_request_id=False)  # Serve sets it
 

@@ -18,25 +18,30 @@ __all__ = ["render"]
 _PASSED_ON = ("PYTHONPATH", "VISIONGRAPH_CACHE", "VISIONGRAPH_MODELS")
 
 _COMMENTS = {
-    "http_options": "Loopback: put TLS and authentication in front before others can reach it; 0.0.0.0 where a load balancer must.",
+    "http_options": "Loopback: put TLS in front before others reach it (0.0.0.0 where a load balancer must).",
     "logging_config": "A line a request costs more than small models do; the metrics count requests anyway.",
     "applications": "One application: a deployment a step, and the gateway in front.",
     "runtime_env": "Where the replicas find your classes and models: the values of the process that rendered this.",
-    "args": "The structure. A change here rolls every deployment, each new replica before its old one (max_surge_percent).",
-    "user_config": "The tunables of all steps, one block that every deployment shares. A change here is applied in place; nothing restarts.",
-    "max_surge_percent": "An update starts new replicas before it stops old ones: leave room on the cluster for twice the replicas.",
+    "args": "The structure. A change here rolls every deployment, each new replica before its old one.",
+    "user_config": "The tunables of all steps, in one block. A change is applied in place; nothing restarts.",
+    "max_surge_percent": "An update starts new replicas before it stops old ones: leave room for twice the replicas.",
     "max_ongoing_requests": "Calls that one replica holds: one batch in the model, and the next one gathering.",
-    "max_queued_requests": "Calls that may wait at each caller; past it the client gets 503 with Retry-After. -1: no bound.",
+    "max_queued_requests": "Calls that may wait at each caller; past it clients get 503. -1: no bound.",
     "ray_actor_options": "What a replica reserves on its node; a share of a GPU lets several steps use one.",
 }
 """Written above the first line with the key."""
+
+_TITLE = """\
+# Serve config of the pipeline '{name}', made by: visiongraph render {pipeline}
+# Deploy it with: serve deploy THIS_FILE
+"""
 
 
 def render(pipeline: str | Path, *, host: str = "127.0.0.1", port: int = 8000) -> str:
     """The Serve config of a pipeline file, as commented YAML.
 
-    The pipeline stands inline, so that the cluster needs no file but the models: its structure in ``args``, its tunables in
-    ``user_config``, and each step's deployment options where Serve looks for them.
+    The pipeline stands inline, so that the cluster needs no file but the models: its structure in ``args``, its
+    tunables in ``user_config``, and each step's deployment options where Serve looks for them.
 
     Raises:
         PipelineError: the file has mistakes.
@@ -47,7 +52,10 @@ def render(pipeline: str | Path, *, host: str = "127.0.0.1", port: int = 8000) -
     environment = {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}
     if environment:
         application["runtime_env"] = {"env_vars": environment}
-    application["args"] = {"pipeline": structure(plan.config), "gateway": {"auth": "none", "timeout_ms": gateway.timeout_ms}}
+    application["args"] = {
+        "pipeline": structure(plan.config),
+        "gateway": {"auth": "none", "timeout_ms": gateway.timeout_ms},
+    }
     application["deployments"] = [
         {"name": step.name, "user_config": changeable, **step_options(step)} for step in plan
     ] + [{"name": GATEWAY, "user_config": changeable, **gateway_options(gateway)}]
@@ -57,8 +65,9 @@ def render(pipeline: str | Path, *, host: str = "127.0.0.1", port: int = 8000) -
         "logging_config": {"enable_access_log": False},
         "applications": [application],
     }
-    title = f"# Serve config of the pipeline '{plan.name}', made by: visiongraph render {pipeline}\n# Deploy it with: serve deploy THIS_FILE\n"
-    return title + _commented(yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
+    return _TITLE.format(name=plan.name, pipeline=pipeline) + _commented(
+        yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    )
 
 
 class _Dumper(yaml.SafeDumper):

@@ -1,4 +1,5 @@
-"""Finds and reads images for the command line: files, folders, globs, URLs and ``s3://`` objects, with the user's own rights."""
+"""Finds and reads images for the command line: files, folders, globs, URLs and ``s3://`` objects, with the user's
+own rights."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class SourceError(VisionError):
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Turn what was typed into one entry an image, in that order: folders (recursively), globs and ``s3://`` prefixes are opened.
+    """Turn what was typed into one entry an image, in that order: folders (recursively), globs and ``s3://``
+    prefixes are opened.
 
     Raises:
         SourceError: a folder without images, a pattern without matches, or a prefix that cannot be listed.
@@ -45,7 +47,7 @@ def _expand(argument: str) -> list[str]:
             raise SourceError(f"the folder {argument} has no images ({', '.join(sorted(_SUFFIXES))})")
         return found
     if glob.has_magic(argument) and not path.exists():
-        found = sorted(glob.glob(argument, recursive=True))
+        found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not found:
             raise SourceError(f"nothing matches {argument}")
         return found
@@ -106,7 +108,11 @@ def _s3_objects(uri: str) -> Iterator[str]:
 
     parts = urlsplit(uri)
     try:
-        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=parts.path.lstrip("/"))
+        pages = (
+            boto3.client("s3")
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=parts.netloc, Prefix=parts.path.lstrip("/"))
+        )
         for page in pages:
             for item in page.get("Contents", []):
                 if Path(item["Key"]).suffix.lower() in _SUFFIXES:

@@ -11,5 +11,6 @@ _ROOM_BYTES = 512 * 1024
 
 
 def crop_budget_bytes() -> int:
-    """Pixels that one message may carry, of what ``RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`` allows in this process."""
+    """Pixels that one message may carry, of what ``RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`` allows in this
+    process."""
     return max(0, int(RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH) - _ROOM_BYTES)

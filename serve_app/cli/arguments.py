@@ -9,7 +9,9 @@ from rich.console import Console
 
 __all__ = ["PipelineArgument", "stderr", "stdout"]
 
-PipelineArgument: TypeAlias = Annotated[str, typer.Argument(metavar="PIPELINE", help="The pipeline file, for example configs/demo.yaml.")]
+PipelineArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="The pipeline file, for example configs/demo.yaml.")
+]
 
 stdout = Console(soft_wrap=True)
 stderr = Console(stderr=True)

@@ -40,7 +40,9 @@ def serve(pipeline: PipelineArgument, port: PortOption = 8000, dashboard_port: D
         stderr.print(f"[green]ready[/]   POST an image to  {server.http_url}/v1/images")
         stderr.print(f"        API documentation  {server.http_url}/docs")
         stderr.print(f"        Ray dashboard      {server.dashboard_url}")
-        stderr.print(f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {server.http_url}/v1/images")
+        stderr.print(
+            f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {server.http_url}/v1/images"
+        )
         stderr.print("        Ctrl-C stops it")
         _wait_for_signal()
         stderr.print("stopping ...")

@@ -60,7 +60,9 @@ def schema() -> None:
 
 def graph(
     pipeline: PipelineArgument,
-    form: Annotated[Format, typer.Option("--format", help="Mermaid text for Markdown, or an SVG picture.")] = Format.MERMAID,
+    form: Annotated[
+        Format, typer.Option("--format", help="Mermaid text for Markdown, or an SVG picture.")
+    ] = Format.MERMAID,
 ) -> None:
     """Print a picture of the pipeline: its steps, what depends on what, and under which condition."""
     draw = {Format.MERMAID: mermaid, Format.SVG: svg}[form]
@@ -84,7 +86,9 @@ def explain(
 
 
 def _print_decision(kind: str, decision: Decision) -> None:
-    word = {True: "[green]holds[/]", False: "[yellow]does not hold[/]", None: "[red]cannot be decided[/]"}[decision.held]
+    word = {True: "[green]holds[/]", False: "[yellow]does not hold[/]", None: "[red]cannot be decided[/]"}[
+        decision.held
+    ]
     stdout.print(f"  {kind} for {escape(decision.subject)} {word}: {escape(decision.rule)}", highlight=False)
     for source, value in decision.values:
         stdout.print(f"      {escape(source)} = {escape(_short(value))}", highlight=False)
@@ -102,6 +106,7 @@ def models(
     download: Annotated[bool, typer.Option("--download", help="Get those that are missing.")] = False,
 ) -> None:
     """List the models that a pipeline needs: where each comes from, its size and licence, and whether it is there."""
-    from serve_app.fetching import download as fetch, required_models
+    from serve_app.fetching import download as fetch
+    from serve_app.fetching import required_models
 
     stderr.print(str((pipeline, download, fetch, required_models)))

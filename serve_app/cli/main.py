@@ -15,8 +15,9 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="visiongraph",
-    help="Conditional vision pipelines: one YAML file says which classifiers there are and when each of them runs. The same file "
-    "runs in this process ([b]run[/]), on Ray Serve on this machine ([b]serve[/]), and on a cluster ([b]render[/], then serve deploy).",
+    help="Conditional vision pipelines: one YAML file says which classifiers there are and when each of them runs. "
+    "The same file runs in this process ([b]run[/]), on Ray Serve on this machine ([b]serve[/]), and on a cluster "
+    "([b]render[/], then serve deploy).",
     epilog="Start with: visiongraph validate configs/demo.yaml",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -29,7 +30,8 @@ for _command in (run, validate, explain, graph, schema, models, render, serve, d
 
 
 def main() -> None:
-    """Run the command line. Exit status: 0; 1 where an image failed; 2 for a mistake in the command, the pipeline file or the setup."""
+    """Run the command line. Exit status: 0; 1 where an image failed; 2 for a mistake in the command, the pipeline
+    file or the setup."""
     try:
         app()
     except VisionError as error:

@@ -22,11 +22,17 @@ __all__ = ["run"]
 
 def run(
     pipeline: PipelineArgument,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, URLs, s3://bucket/key or s3://bucket/prefix/.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Files, folders, globs, URLs, s3://bucket/key or s3://bucket/prefix/."),
+    ],
     annotate_to: Annotated[
-        Path | None, typer.Option("--annotate", metavar="DIR", help="Write each picture with boxes and labels into this folder.")
+        Path | None,
+        typer.Option("--annotate", metavar="DIR", help="Write each picture with boxes and labels into this folder."),
     ] = None,
-    metadata: Annotated[str, typer.Option(metavar="JSON", help="What is known about the images; rules see it as image['metadata'].")] = "{}",
+    metadata: Annotated[
+        str, typer.Option(metavar="JSON", help="What is known about the images; rules see it as image['metadata'].")
+    ] = "{}",
 ) -> None:
     """Run images through a pipeline in this process: one JSON result a line on stdout, in the order of the arguments.
 
@@ -37,7 +43,9 @@ def run(
     failed = 0
     with (
         VisionPipeline(pipeline) as vision,
-        Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr) as progress,
+        Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
+        ) as progress,
     ):
         if annotate_to is not None:
             annotate_to.mkdir(parents=True, exist_ok=True)
@@ -46,7 +54,10 @@ def run(
         for index, (uri, result) in enumerate(zip(uris, vision.stream(loaders, metadata=known), strict=True)):
             if isinstance(result, VisionError):
                 failed += 1
-                line: dict[str, Any] = {"image": {"uri": uri}, "error": {"type": type(result).__name__, "detail": str(result)}}
+                line: dict[str, Any] = {
+                    "image": {"uri": uri},
+                    "error": {"type": type(result).__name__, "detail": str(result)},
+                }
             else:
                 line = result
                 if annotate_to is not None:

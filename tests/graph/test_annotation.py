@@ -34,14 +34,19 @@ def test_a_box_is_drawn_where_the_detection_is() -> None:
 def test_what_the_steps_said_stands_at_the_box() -> None:
     plain = drawn({"d": {"detections": [detection(20, 100, 60, 200)]}})
     spoken = drawn(
-        {"d": {"detections": [detection(20, 100, 60, 200)]}, "c": {"objects": [{"detection": 0, "label": "purple", "confidence": 0.5}]}}
+        {
+            "d": {"detections": [detection(20, 100, 60, 200)]},
+            "c": {"objects": [{"detection": 0, "label": "purple", "confidence": 0.5}]},
+        }
     )
     assert spoken.sum() > plain.sum() + 200
 
 
 def test_objects_without_a_label_show_their_values() -> None:
     plain = drawn({"d": {"detections": [detection(20, 100, 60, 200)]}})
-    spoken = drawn({"d": {"detections": [detection(20, 100, 60, 200)]}, "s": {"objects": [{"detection": 0, "height": 100}]}})
+    spoken = drawn(
+        {"d": {"detections": [detection(20, 100, 60, 200)]}, "s": {"objects": [{"detection": 0, "height": 100}]}}
+    )
     assert spoken.sum() > plain.sum()
 
 

@@ -69,7 +69,7 @@ def statuses(result: Mapping[str, Any]) -> dict[str, str]:
 
 async def until(what: Any) -> None:
     async with asyncio.timeout(5):
-        while not what():
+        while not what():  # noqa: ASYNC110 - the condition is the engine's own state
             await asyncio.sleep(0)
 
 

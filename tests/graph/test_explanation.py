@@ -18,7 +18,12 @@ PIPELINE: dict[str, Any] = {
             "condition": "'car' in context['detect']['detected_classes']",
             "crops": "detection['class_name'] == 'car' and detection['confidence'] > 0.5",
         },
-        {"name": "bus", "class": "toys.Size", "depends_on": "detect", "condition": "'bus' in context['detect']['detected_classes']"},
+        {
+            "name": "bus",
+            "class": "toys.Size",
+            "depends_on": "detect",
+            "condition": "'bus' in context['detect']['detected_classes']",
+        },
         {"name": "after_bus", "class": "toys.Size", "depends_on": "bus", "condition": "True"},
         {"name": "broken", "class": "toys.Size", "depends_on": "detect", "crops": "detection['sise'] > 1"},
         {"name": "nowhere", "class": "toys.Size", "depends_on": "make", "crops": "True"},

@@ -14,7 +14,6 @@ from classifiers import BadImage, TooManyPixels
 from classifiers.images import ImageLimits
 from graph import Frame
 
-
 PHOTO = draw(("car", 10, 20, 60, 70), size=(100, 200))
 
 
@@ -92,7 +91,11 @@ def test_from_pil_turns_upright_and_converts() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: Frame.from_array(np.zeros((4, 4), np.uint8)), BadImage, r"\(H, W, 3\) RGB uint8.*but got uint8 \(4, 4\)"),
+        (
+            lambda: Frame.from_array(np.zeros((4, 4), np.uint8)),
+            BadImage,
+            r"\(H, W, 3\) RGB uint8.*but got uint8 \(4, 4\)",
+        ),
         (lambda: Frame.from_array(np.zeros((4, 4, 3))), BadImage, "float64"),
         (lambda: Frame.from_array(np.zeros((0, 4, 3), np.uint8)), BadImage, "at least 1"),
         (lambda: Frame.from_array("photo"), BadImage, "but got str"),  # type: ignore[arg-type]

@@ -38,7 +38,14 @@ def pipeline() -> Any:
 def test_the_same_picture_in_any_form_gives_the_same_context(pipeline: VisionPipeline, tmp_path: Path) -> None:
     path = tmp_path / "street.png"
     path.write_bytes(encoded(STREET))
-    forms: list[Any] = [STREET, encoded(STREET), path, str(path), PIL.Image.fromarray(STREET), lambda limits: Frame.from_array(STREET)]
+    forms: list[Any] = [
+        STREET,
+        encoded(STREET),
+        path,
+        str(path),
+        PIL.Image.fromarray(STREET),
+        lambda limits: Frame.from_array(STREET),
+    ]
     results = [pipeline.run(form) for form in forms]
     contexts = [json.dumps(result["context"]) for result in results]
     assert len(set(contexts)) == 1
@@ -51,7 +58,7 @@ def test_metadata_comes_back(pipeline: VisionPipeline) -> None:
 
 
 def test_a_file_that_cannot_be_read(pipeline: VisionPipeline, tmp_path: Path) -> None:
-    with pytest.raises(BadImage, match="cannot read .*nowhere.jpg: No such file"):
+    with pytest.raises(BadImage, match=r"cannot read .*nowhere\.jpg: No such file"):
         pipeline.run(tmp_path / "nowhere.jpg")
 
 
@@ -84,7 +91,12 @@ def test_stream_goes_on_past_a_bad_image_and_reads_no_further_than_it_must(pipel
 
 def test_many_images_share_batches(tmp_path: Path) -> None:
     log = tmp_path / "batches"
-    step = {"name": "z", "class": "toys.Sleeper", "params": {"seconds": 0.02, "log": str(log)}, "serve": {"max_batch_size": 8}}
+    step = {
+        "name": "z",
+        "class": "toys.Sleeper",
+        "params": {"seconds": 0.02, "log": str(log)},
+        "serve": {"max_batch_size": 8},
+    }
     with VisionPipeline({"pipeline": [step]}) as pipeline:
         pipeline.run_batch([STREET] * 32)
     sizes = [int(line) for line in log.read_text().split()]
@@ -114,7 +126,7 @@ def test_a_model_that_cannot_be_loaded_names_its_step(monkeypatch: pytest.Monkey
         raise OSError("disk on fire")
 
     monkeypatch.setattr("toys.Blobs.__init__", fail)
-    with pytest.raises(SetupError, match="step 'detect'.*disk on fire"):
+    with pytest.raises(SetupError, match=r"step 'detect'.*disk on fire"):
         VisionPipeline(PIPELINE)
 
 

@@ -53,7 +53,7 @@ def test_no_detections_have_no_classes() -> None:
         ({"detections": [{"class_name": "car"}]}, ValueError, "four numbers"),
         ({"detections": [{"class_name": "car", "bbox": [1, 2, 3]}]}, ValueError, "four numbers"),
         ({"detections": [{"class_name": "car", "bbox": [1, 2, 3, True]}]}, ValueError, "four numbers"),
-        ({"detections": [{"bbox": [1, 2, 3, 4]}]}, ValueError, "'class_name'"),
+        ({"detections": [{"bbox": [1, 2, 3, 4]}]}, TypeError, "'class_name'"),
     ],
 )
 def test_says_where_the_fault_is(returned: object, error: type[Exception], words: str) -> None:

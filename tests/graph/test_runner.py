@@ -95,7 +95,9 @@ def test_one_bad_image_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     step = runner({"name": "f", "class": "toys.Failing", "params": {"above": 100}})
     white, black = (Frame.from_array(np.full((4, 4, 3), value, np.uint8)) for value in (255, 0))
     with caplog.at_level(logging.ERROR):
-        good, bad, also_good = run(step, request(frame=black), request(frame=white, request_id="r7"), request(frame=black))
+        good, bad, also_good = run(
+            step, request(frame=black), request(frame=white, request_id="r7"), request(frame=black)
+        )
     assert good.result == also_good.result == {"mean": 0.0}
     assert bad.result is None
     assert bad.error is not None
@@ -163,6 +165,10 @@ class TestCutting:
         assert answer.error is None
         assert list(answer.crops) == ["size"]
 
+    def test_a_caller_with_a_newer_pipeline_gets_no_crops_for_what_is_not_known_here(self) -> None:
+        answer = self.cut(COLOUR, cut_for={"colour": SPEC, "newer": SPEC})
+        assert list(answer.crops) == ["colour"]
+
     def test_crops_over_the_budget_are_left_out(self) -> None:
         two_crops = 2 * 8 * 8 * 3
         assert list(self.cut(COLOUR, crop_budget_bytes=two_crops).crops) == ["colour"]
@@ -207,6 +213,6 @@ class TestLoading:
             raise ModelNotFound("no blobs.bin here", path="blobs.bin")
 
         monkeypatch.setattr(Blobs, "__init__", fail)
-        with pytest.raises(ModelNotFound, match="step 'detect': no blobs.bin here") as caught:
+        with pytest.raises(ModelNotFound, match=r"step 'detect': no blobs\.bin here") as caught:
             load_classifier(load_plan({"pipeline": [DETECT]})["detect"])
         assert caught.value.fields == {"path": "blobs.bin"}

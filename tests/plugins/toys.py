@@ -95,7 +95,10 @@ class Size(BaseClassifier):
         return self.process_batch([image], [context])[0]
 
     def process_batch(self, images: Sequence[Image], contexts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [{"height": i.shape[0], "width": i.shape[1], "seen": sorted(c)} for i, c in zip(images, contexts, strict=True)]
+        return [
+            {"height": i.shape[0], "width": i.shape[1], "seen": sorted(c)}
+            for i, c in zip(images, contexts, strict=True)
+        ]
 
 
 class Sleeper(BaseClassifier):

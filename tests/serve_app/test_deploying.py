@@ -1,4 +1,5 @@
-"""``visiongraph render`` and ``serve deploy``: what changes in place, what rolls, and that no request is lost meanwhile."""
+"""``visiongraph render`` and ``serve deploy``: what changes in place, what rolls, and that no request is lost
+meanwhile."""
 
 from __future__ import annotations
 
@@ -38,8 +39,14 @@ class Deployed:
         config = render(file).replace("route_prefix: /\n", f"route_prefix: /{self.name}\n")
         rendered = self._folder / "serve.yaml"
         rendered.write_text(config)
-        command = [str(Path(sys.executable).with_name("serve")), "deploy", str(rendered), "-a", self.cluster.dashboard_url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        command = [
+            str(Path(sys.executable).with_name("serve")),
+            "deploy",
+            str(rendered),
+            "-a",
+            self.cluster.dashboard_url,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         deployments = {step["name"] for step in steps} | {"gateway"}
         self._poll(lambda: self._settled(deployments), 60)
@@ -52,7 +59,10 @@ class Deployed:
         return application.get("status") == "RUNNING" and states == dict.fromkeys(deployments, "HEALTHY")
 
     def replicas(self) -> dict[str, list[str]]:
-        return {name: self.cluster.replicas(self.name, name) for name in self.cluster.applications()[self.name]["deployments"]}
+        return {
+            name: self.cluster.replicas(self.name, name)
+            for name in self.cluster.applications()[self.name]["deployments"]
+        }
 
     def post(self) -> httpx.Response:
         return self.client.post("/v1/images", content=encoded(STREET), headers={"Content-Type": "image/png"})
@@ -83,7 +93,12 @@ def test_tunables_change_in_place_and_a_new_step_rolls_in_without_a_lost_request
     # a threshold and a rule: applied in place
     deployed.deploy(DETECT | {"params": {"min_area": 3500}}, COLOUR | {"crops": "detection['class_name'] == 'car'"})
     poll(lambda: deployed.post().json()["context"]["detect"]["detected_classes"] == ["car"])
-    poll(lambda: [found["label"] for found in deployed.post().json()["context"].get("colour", {}).get("objects", [])] == ["car"])
+    poll(
+        lambda: (
+            [found["label"] for found in deployed.post().json()["context"].get("colour", {}).get("objects", [])]
+            == ["car"]
+        )
+    )
     assert deployed.replicas() == before
     assert deployed.post().json()["pipeline"]["fingerprint"] != first["pipeline"]["fingerprint"]
 

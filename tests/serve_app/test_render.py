@@ -62,7 +62,9 @@ def test_structure_and_tunables_are_the_pipeline(config: dict[str, Any], file: P
         ("max_batch_size: 16", "max_batch_size: 8"),
     ],
 )
-def test_a_change_of_a_tunable_leaves_the_structure_alone(config: dict[str, Any], file: Path, change: tuple[str, str]) -> None:
+def test_a_change_of_a_tunable_leaves_the_structure_alone(
+    config: dict[str, Any], file: Path, change: tuple[str, str]
+) -> None:
     file.write_text(PIPELINE.replace(*change))
     changed = yaml.safe_load(render(file))
     assert changed["applications"][0]["args"] == config["applications"][0]["args"]

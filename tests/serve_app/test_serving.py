@@ -20,7 +20,9 @@ from graph import VisionPipeline
 Deploy = Callable[..., httpx.Client]
 
 STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150), ("person", 200, 20, 240, 100))
-CROWD = draw(*(("person", 4 + 30 * (n % 10), 4 + 40 * (n // 10), 24 + 30 * (n % 10), 34 + 40 * (n // 10)) for n in range(50)))
+CROWD = draw(
+    *(("person", 4 + 30 * (n % 10), 4 + 40 * (n // 10), 24 + 30 * (n % 10), 34 + 40 * (n // 10)) for n in range(50))
+)
 NOTHING = draw()
 
 PIPELINE: dict[str, Any] = {
@@ -93,7 +95,10 @@ def test_a_failing_step_and_a_slow_one_keep_the_rest(client: httpx.Client) -> No
     result = response.json()
     steps = ended(result)
     assert steps["failing"]["error"]["type"] == "ValueError"
-    assert steps["slow"] == {"status": "timed_out", "error": {"type": "StepTimeout", "detail": "no answer within 200 ms"}}
+    assert steps["slow"] == {
+        "status": "timed_out",
+        "error": {"type": "StepTimeout", "detail": "no answer within 200 ms"},
+    }
     assert [found["label"] for found in result["context"]["colour"]["objects"]] == ["person", "person"]
 
 
@@ -167,7 +172,9 @@ def test_past_the_deadline_the_work_behind_it_is_cancelled(deploy: Deploy, tmp_p
     post(client)
     log.write_text("")
     with ThreadPoolExecutor(8) as pool:
-        statuses = [r.status_code for r in pool.map(lambda _: post(client, **{"X-Request-Timeout-Ms": "400"}), range(8))]
+        statuses = [
+            r.status_code for r in pool.map(lambda _: post(client, **{"X-Request-Timeout-Ms": "400"}), range(8))
+        ]
     assert set(statuses) == {408}
     assert post(client).status_code == 200
     # one was in the model when the deadline passed; the others never got there; the last is the one just now
@@ -177,7 +184,10 @@ def test_past_the_deadline_the_work_behind_it_is_cancelled(deploy: Deploy, tmp_p
 def test_a_full_queue_is_answered_at_once(deploy: Deploy) -> None:
     options = {"max_batch_size": 1, "max_ongoing_requests": 1, "max_queued_requests": 1}
     client = deploy(
-        {"name": "full", "pipeline": [{"name": "sleep", "class": "toys.Sleeper", "params": {"seconds": 0.5}, "serve": options}]}
+        {
+            "name": "full",
+            "pipeline": [{"name": "sleep", "class": "toys.Sleeper", "params": {"seconds": 0.5}, "serve": options}],
+        }
     )
     with ThreadPoolExecutor(10) as pool:
         responses = list(pool.map(lambda _: post(client), range(10)))

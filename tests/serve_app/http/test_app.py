@@ -7,7 +7,6 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import numpy as np
@@ -98,7 +97,9 @@ class TestProblems:
         svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
         problem(await post(client, svg, "image/svg+xml"), 415, "unsupported-image")
 
-    @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"])
+    @pytest.mark.parametrize(
+        "kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"]
+    )
     async def test_another_content_type(self, client: httpx.AsyncClient, kind: str | None) -> None:
         body = problem(await post(client, PNG, kind), 415, "unsupported-body")
         assert "image/jpeg" in body["detail"]
@@ -156,8 +157,14 @@ class TestProblems:
         [
             (b"", "multipart/form-data"),
             (b"nonsense", "multipart/form-data; boundary=b"),
-            (b'--b\r\nContent-Disposition: form-data; name="other"\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
-            (b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\ntext\r\n--b--\r\n', "multipart/form-data; boundary=b"),
+            (
+                b'--b\r\nContent-Disposition: form-data; name="other"\r\n\r\nx\r\n--b--\r\n',
+                "multipart/form-data; boundary=b",
+            ),
+            (
+                b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\ntext\r\n--b--\r\n',
+                "multipart/form-data; boundary=b",
+            ),
         ],
     )
     async def test_malformed_forms(self, client: httpx.AsyncClient, body: bytes, kind: str) -> None:
