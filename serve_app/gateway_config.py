@@ -59,6 +59,12 @@ def _network(text: object) -> str:
         raise ValueError(f"{error}; write an address or a network such as 10.0.0.0/8") from error
 
 
+def _redis_url(text: str) -> str:
+    if urlsplit(text).scheme not in ("redis", "rediss"):
+        raise ValueError("must start with redis:// or rediss://")
+    return text
+
+
 def _s3_prefix(text: str) -> str:
     bucket, _, prefix = text.removeprefix("s3://").partition("/")
     if not text.startswith("s3://") or not bucket:
@@ -70,6 +76,7 @@ def _s3_prefix(text: str) -> str:
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Network = Annotated[str, BeforeValidator(_network)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 S3Prefix = Annotated[str, AfterValidator(_s3_prefix)]
 
 
@@ -192,17 +199,11 @@ class RateLimitsConfig(_Closed):
         ),
     )
     keys: dict[str, Limits] = Field(default_factory=dict, description="By key id, or by tenant, whose keys share it")
-    redis_url: str | None = Field(
+    redis_url: RedisUrl | None = Field(
         None,
         description="redis:// or rediss:// URL of the one count for all replicas; without it each counts its share",
     )
     redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
-
-    @model_validator(mode="after")
-    def _is_redis(self) -> RateLimitsConfig:
-        if self.redis_url is not None and urlsplit(self.redis_url).scheme not in ("redis", "rediss"):
-            raise ValueError("redis_url: must start with redis:// or rediss://")
-        return self
 
 
 class S3Config(_Closed):

@@ -19,7 +19,17 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from classifiers import SetupError
 
-__all__ = ["KEY_SCOPES", "ApiKey", "KeyFile", "create_key", "key_hash", "matches", "read_keys", "revoke_key"]
+__all__ = [
+    "KEY_SCOPES",
+    "ApiKey",
+    "KeyFile",
+    "create_key",
+    "key_hash",
+    "matches",
+    "read_keys",
+    "revoke_key",
+    "unreadable",
+]
 
 KEY_SCOPES = ("infer", "jobs", "admin")
 """What a key can be good for: running images, jobs in the queue, and the rest."""
@@ -77,13 +87,16 @@ def read_keys(path: Path) -> KeyFile:
     try:
         return KeyFile.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise SetupError(
-            f"the key file {path} cannot be read: {error.strerror}; make it with: visiongraph keys create"
-        ) from error
+        raise unreadable(path, error) from error
     except ValidationError as error:
         # The values stay out of the message: a file of the wrong kind may hold anything.
         found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:5])
         raise SetupError(f"{path} is not a key file: {found}") from error
+
+
+def unreadable(path: Path, error: OSError) -> SetupError:
+    """What to say of a file that is not there, or not for us."""
+    return SetupError(f"the key file {path} cannot be read: {error.strerror}; make it with: visiongraph keys create")
 
 
 def create_key(path: Path, tenant: str, scopes: Sequence[str], expires: datetime | None = None) -> str:

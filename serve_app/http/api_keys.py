@@ -13,7 +13,7 @@ from pathlib import Path
 from classifiers import SetupError
 from serve_app.http.principal import Principal
 from serve_app.http.problems import NotReady, Unauthorized
-from serve_app.keys import ApiKey, matches, read_keys
+from serve_app.keys import ApiKey, matches, read_keys, unreadable
 
 __all__ = ["ApiKeys"]
 
@@ -93,7 +93,7 @@ def _version(path: Path) -> tuple[int, ...]:
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise SetupError(f"the key file {path} cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
     try:
         found = os.fstat(handle)
     finally:

@@ -135,6 +135,8 @@ class Tokens:
         return json.loads(data)
 
     def _take(self, document: Any) -> None:
+        if not isinstance(document, dict):
+            raise ValueError("it is no set of keys")  # noqa: TRY004 - as json.loads
         found = jwt.PyJWKSet.from_dict(document).keys
         self._keys = {key.key_id: key for key in found if key.public_key_use in (None, "sig")}
         self._read_at = time.monotonic()
