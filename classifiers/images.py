@@ -202,9 +202,8 @@ def _has_too_many_scans(data: bytes) -> bool:
 def _exif(data: bytes, encoded: ImageFile.ImageFile) -> bytes:
     if encoded.format == "PNG":
         return png_exif(data)
-    # Pillow turns a TIFF upright itself.
-    exif = b"" if encoded.format == "TIFF" else encoded.info.get("exif", b"")
-    return bytes(exif)
+    # A TIFF has no such block: Pillow turns it upright itself, by its own tags.
+    return bytes(encoded.info.get("exif", b""))
 
 
 @contextmanager

@@ -126,7 +126,17 @@ def test_clear_garments_are_answered_with_more_confidence(classifier: TShirtColo
     def confidence(garment: Colour) -> float:
         return float(classifier.process(person(garment, BACKGROUNDS["wall"], SKINS["light"]), {})["confidence"])
 
-    assert confidence((190, 25, 35)) > confidence((150, 75, 85)) + 0.1
+    assert confidence((190, 25, 35)) > 0.9
+    assert confidence((165, 70, 75)) < 0.7  # between red and pink
+
+
+@pytest.mark.parametrize("light", [(1.12, 1, 0.7), (0.85, 1, 1.15)], ids=["lamp", "shade"])
+@pytest.mark.parametrize("colour", ["white", "grey", "black", "red", "blue"])
+def test_coloured_light_is_evened_out(
+    classifier: TShirtColorClassifier, colour: str, light: tuple[float, float, float]
+) -> None:
+    scene = person(GARMENTS[colour], BACKGROUNDS["wall"], SKINS["light"])
+    assert label(classifier, np.clip(scene * np.array(light), 0, 255).astype(np.uint8)) == colour
 
 
 def test_batch_gives_what_single_calls_give(classifier: TShirtColorClassifier) -> None:
@@ -229,7 +239,7 @@ def test_unknown_tunable() -> None:
         ("purple", "7e1e9c 800080 9370db 4b0082 6a0dad"),
         ("brown", "653700 5c4033 6f4e37 8b4513 a0784f"),
         ("black", "000000 1a1a1a 202024"),
-        ("white", "ffffff f0f0f0 dcdcdc f5f0dc c8ccd0"),
+        ("white", "ffffff f0f0f0 dcdcdc f5e9c8 fff5d6 c8ccd0"),
         ("grey", "808080 696969 707880 606468"),
     ],
 )

@@ -150,6 +150,7 @@ def test_sixteen_bit_grey_is_scaled_from_its_full_range(image_format: str) -> No
     pixels = decode(encoded(PIL.Image.fromarray(values), image_format))
     assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
     assert (pixels[..., 0] == pixels[..., 2]).all()
+    assert not pixels.flags.writeable
 
 
 @pytest.mark.parametrize(
@@ -250,8 +251,9 @@ def test_unreadable_exif_costs_the_orientation_only(block: bytes) -> None:
         assert decode(data).shape == (32, 48, 3)
 
 
-def test_orientation_written_as_long() -> None:
-    block = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHLL", ORIENTATION, 4, 1, 6) + b"\0\0\0\0"
+@pytest.mark.parametrize(("mark", "order"), [(b"II*\0", "<"), (b"MM\0*", ">")])
+def test_orientation_written_as_long(mark: bytes, order: str) -> None:
+    block = mark + struct.pack(f"{order}LHHHLLL", 8, 1, ORIENTATION, 4, 1, 6, 0)
     assert probe(encoded(photo(), "JPEG", exif=b"Exif\0\0" + block)) == ImageHeader("JPEG", 32, 48)
 
 
