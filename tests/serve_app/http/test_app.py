@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -204,7 +205,7 @@ class TestProblems:
 
 
 class TestDeadline:
-    SLOW = {"base64": base64.b64encode(PNG).decode(), "metadata": {"slow": True}}
+    SLOW: ClassVar[dict[str, object]] = {"base64": base64.b64encode(PNG).decode(), "metadata": {"slow": True}}
 
     async def test_the_client_lowers_it(self, client: httpx.AsyncClient) -> None:
         response = await client.post("/v1/images", json=self.SLOW, headers={"X-Request-Timeout-Ms": "100"})

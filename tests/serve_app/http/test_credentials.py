@@ -261,7 +261,7 @@ class TestTokens:
             provider.token(exp=None),
             provider.token(exp=0),
             provider.token(exp="soon"),
-            provider.token(exp=1e300),
+            provider.token(exp=float("inf")),
             provider.token(sub=None),
             provider.token(sub=""),
             provider.token(sub="a b"),
