@@ -1,0 +1,96 @@
+"""The end of a cluster on this machine: gently, then for certain."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import psutil
+
+__all__ = ["MARK", "stop"]
+
+logger = logging.getLogger(__name__)
+
+MARK = "VISIONGRAPH_CLUSTER"
+"""Set in the environment while Ray starts: its processes inherit it and are known by it, even without their parent."""
+
+_APPLICATIONS_S = 10.0
+_CONTROLLER_S = 5.0
+_KILLED_S = 5.0
+_POLL_S = 0.1
+
+
+def stop(mark: str, hurry: threading.Event) -> None:
+    """Stop Serve and Ray in this process, and every process that has this ``MARK``.
+
+    Requests that are under way may finish, for some seconds or until there is a hurry.
+    """
+    import ray
+
+    processes = _processes(mark)
+    # Where Ray has died, each call to it would wait a minute for its return.
+    if ray.is_initialized() and _is_alive(processes):
+        _stop_serve(hurry)
+    ray.shutdown(wait_for_processes=True)
+    processes |= _processes(mark)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=_KILLED_S)
+
+
+def _stop_serve(hurry: threading.Event) -> None:
+    import ray
+    from ray import serve
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+    from ray.serve.exceptions import RayServeException
+
+    def controller_is_gone() -> bool:
+        try:
+            ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+        except ValueError:
+            return True
+        return False
+
+    try:
+        # The applications first: HAProxy still carries the requests that are under way.
+        for name in serve.status().applications:
+            serve.delete(name, _blocking=False)
+        _wait(lambda: not serve.status().applications, _APPLICATIONS_S, hurry)
+        # As serve.shutdown() does, but that waits in a call to the controller, and when it goes Ray prints a failure.
+        ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE).graceful_shutdown.remote(wait=False)
+        _wait(controller_is_gone, _CONTROLLER_S, hurry)
+    except (ray.exceptions.RayError, RayServeException, ValueError) as error:
+        logger.debug("Serve did not start, or has died: %s", error)
+
+
+def _wait(done: Callable[[], bool], timeout_s: float, hurry: threading.Event) -> None:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end and not done():
+        if hurry.wait(_POLL_S):
+            return
+
+
+def _processes(mark: str) -> set[psutil.Process]:
+    """The processes with the mark, and their children: a process that gives itself a title may lose its environment."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.add(process)
+                found.update(process.children(recursive=True))
+    return found
+
+
+def _is_alive(processes: Iterable[psutil.Process]) -> bool:
+    """Whether Ray's two servers run."""
+    running = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                running.add(process.name())
+    return {"gcs_server", "raylet"} <= running

@@ -1,0 +1,330 @@
+"""Ray and Serve on this machine: fast, closed to the network, and gone to the last process when they are stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from classifiers import SetupError
+from serve_app._haproxy import find_haproxy, haproxy_environment
+from serve_app._ports import free_port, require_port
+from serve_app._shutdown import MARK
+from serve_app._signals import StopRequests
+from serve_app.cluster import FAST_ENVIRONMENT, local_cluster
+
+_ROOT = Path(__file__).parents[2]
+_WRAPPER = _ROOT / "serve_app" / "haproxy_loopback.sh"
+
+_PROGRAM = """
+import json, sys, threading
+from serve_app.cluster import local_cluster
+
+try:
+    with local_cluster(http_port=int(sys.argv[1]), dashboard_port=int(sys.argv[2]), min_cpus=7) as cluster:
+        import ray
+        from ray import serve
+        from toy_application import application
+
+        serve.run(application)
+        facts = {"haproxy": cluster.haproxy, "log_dir": str(cluster.log_dir), "cpus": ray.cluster_resources()["CPU"]}
+        print(json.dumps(facts), flush=True)
+        threading.Event().wait()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+_APPLICATION = """
+import asyncio
+from fastapi import FastAPI, Request
+from ray import serve
+
+api = FastAPI()
+
+@serve.deployment(graceful_shutdown_wait_loop_s=0.1)
+@serve.ingress(api)
+class Gateway:
+    waiting = 0
+
+    @api.post("/count")
+    async def count(self, request: Request, wait_s: float = 0):
+        self.waiting += 1
+        await asyncio.sleep(wait_s)
+        self.waiting -= 1
+        return len(await request.body())
+
+    @api.get("/waiting")
+    async def how_many(self):
+        return self.waiting
+
+application = Gateway.bind()
+"""
+
+Start = Callable[[], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def ports() -> tuple[int, int]:
+    """Of the HTTP endpoint and the dashboard."""
+    return free_port(), free_port()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The home folder of the user who starts a cluster: an empty one."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path, home: Path, ports: tuple[int, int]) -> Iterator[Start]:
+    """Starts the program in a session of its own, as a terminal does. Whatever a test leaves is killed."""
+    (tmp_path / "toy_application.py").write_text(_APPLICATION)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"PYTHONPATH": f"{_ROOT}{os.pathsep}{tmp_path}", "HOME": str(home), "RAY_ADDRESS": "127.0.0.1:1"}
+    programs = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _PROGRAM, *map(str, ports)]
+        program = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        programs.append(program)
+        return program
+
+    yield start
+    for program in programs:
+        for process in (*_descendants(program), program):
+            process.kill()
+
+
+def _descendants(program: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(program.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _running(processes: list[psutil.Process]) -> list[str]:
+    return [
+        process.name() for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def test_a_cluster_from_start_to_end(
+    start: Start, ports: tuple[int, int], home: Path, poll: Callable[..., object]
+) -> None:
+    program = start()
+    assert program.stdout is not None
+    facts = json.loads(program.stdout.readline())
+    processes = _descendants(program)
+    url, dashboard = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+
+    assert facts["cpus"] == max(7, len(os.sched_getaffinity(0)))
+    assert Path(facts["log_dir"], "serve").is_dir()
+    assert facts["haproxy"] == ("haproxy" in _running(processes)) == (find_haproxy() is not None)
+    assert httpx.post(f"{url}/count", content=b"x" * 300_000).json() == 300_000
+
+    _assert_fast(processes)
+    _assert_closed(processes, dashboard, home)
+
+    with ThreadPoolExecutor() as pool:  # Ctrl-C while a request is under way
+        answer = pool.submit(httpx.post, f"{url}/count", params={"wait_s": 1.5}, content=b"x", timeout=20)
+        poll(lambda: httpx.get(f"{url}/waiting").json() == 1)
+        os.killpg(program.pid, signal.SIGINT)
+        assert answer.result().json() == 1
+    _, errors = program.communicate(timeout=60)
+
+    assert program.returncode == 130
+    assert errors.splitlines() == [
+        "RAY_ADDRESS is not used: this starts a cluster of its own. To deploy to yours: visiongraph render PIPELINE"
+    ]
+    assert _running(processes) == []
+
+
+def _assert_fast(processes: list[psutil.Process]) -> None:
+    replicas = [process for process in processes if process.name().startswith("ray::ServeReplica")]
+    assert replicas
+    for replica in replicas:
+        assert FAST_ENVIRONMENT.items() <= replica.environ().items()
+
+
+def _assert_closed(processes: list[psutil.Process], dashboard: str, home: Path) -> None:
+    open_to_the_network = {
+        process.name()
+        for process in processes
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and not connection.laddr.ip.endswith(("127.0.0.1", "::1"))
+    }
+    # Their gRPC servers, which Serve binds to every interface; they ask for the token.
+    assert {name.split(":")[2:3] == ["ServeReplica"] for name in open_to_the_network} == {True}, open_to_the_network
+
+    token = home / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    route = f"{dashboard}/api/serve/applications/"
+    assert httpx.get(route).status_code == 401
+    assert httpx.get(route, headers={"Authorization": f"Bearer {token.read_text()}"}).is_success
+
+
+def test_ctrl_c_while_ray_starts(start: Start, poll: Callable[..., object]) -> None:
+    program = start()
+    poll(lambda: "raylet" in _running(_descendants(program)))
+    processes = _descendants(program)
+    os.killpg(program.pid, signal.SIGINT)
+    _, errors = program.communicate(timeout=60)
+
+    assert program.returncode == 130
+    assert "Traceback" not in errors
+    assert _running(processes) == []
+
+
+@pytest.mark.parametrize(("option", "argument"), [("--port", "http_port"), ("--dashboard-port", "dashboard_port")])
+def test_a_port_that_is_taken_is_named_with_its_option(option: str, argument: str, ports: tuple[int, int]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        chosen = {"http_port": ports[0], "dashboard_port": ports[1], argument: taken}
+        with (
+            pytest.raises(SetupError, match=rf"port {taken} on 127\.0\.0\.1: another program .* with {option}$"),
+            local_cluster(**chosen),  # type: ignore[arg-type]
+        ):
+            pass
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(SetupError, match=r"port 8000 on 203\.0\.113\.9: Cannot assign requested address"):
+        require_port("203.0.113.9", 8000, "--port")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"RAY_SERVE_ENABLE_HA_PROXY": "0"},
+        {"RAY_SERVE_HAPROXY_BINARY_PATH": "/does/not/exist"},
+        {"RAY_SERVE_HAPROXY_BINARY_PATH": "/bin/false"},
+    ],
+    ids=str,
+)
+def test_without_a_haproxy_that_runs_ray_is_told_so(
+    setting: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for key, value in setting.items():
+        monkeypatch.setenv(key, value)
+    assert find_haproxy() is None
+    assert haproxy_environment(None, tmp_path)["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+
+
+def test_haproxys_statistics_move_to_loopback(tmp_path: Path) -> None:
+    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+    binds = [line for line in HAPROXY_CONFIG_TEMPLATE.splitlines() if line.split()[:1] == ["bind"] and "_port" in line]
+    text = "\n".join(binds).replace("{{ config.stats_port }}", "8404").replace("{{ config.metrics_port }}", "9101")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(text + "\n")
+    program = tmp_path / "haproxy"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+
+    command = [str(_WRAPPER), "-db", "-f", str(config), "-sf", "17"]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "VISIONGRAPH_HAPROXY": str(program),
+        "RAY_SERVE_HAPROXY_STATS_PORT": "8404",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": "9101",
+    }
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    assert output.split() == command[1:]
+    written = config.read_text().splitlines()
+    assert {"    bind 127.0.0.1:9101", "  bind 127.0.0.1:8404"} <= set(written)
+    assert "    bind {{ config.frontend_host }}:{{ config.frontend_port }}" in written
+
+
+class TestStopRequests:
+    """Real signals, to this process."""
+
+    def test_the_first_raises_and_the_second_hurries(self) -> None:
+        signals = StopRequests()
+        with signals.raised():
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            assert not signals.hurry.is_set()
+            signal.raise_signal(signal.SIGINT)
+        assert signals.hurry.is_set()
+
+    def test_held_until_the_end_of_the_block(self) -> None:
+        signals, steps = StopRequests(), []
+
+        def block() -> None:
+            with signals.held():
+                signal.raise_signal(signal.SIGINT)
+                steps.append("after the signal")
+
+        with pytest.raises(KeyboardInterrupt):
+            block()
+        assert steps == ["after the signal"]
+        assert not signals.hurry.is_set()
+
+    def test_a_second_one_is_not_held(self) -> None:
+        signals = StopRequests()
+
+        def block() -> None:
+            with signals.held():
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+                pytest.fail("the second signal did not raise")
+
+        with pytest.raises(KeyboardInterrupt):
+            block()
+        assert signals.hurry.is_set()
+
+    def test_programs_that_start_while_held_ignore_the_terminal(self) -> None:
+        def handlers() -> list[str]:
+            show = "import signal as s; print(*(s.getsignal(n) == s.SIG_IGN for n in (s.SIGINT, s.SIGHUP, s.SIGTERM)))"
+            # With a function between fork and exec, as Ray starts its own.
+            return subprocess.check_output([sys.executable, "-c", show], text=True, preexec_fn=os.getpid).split()
+
+        with StopRequests().held():
+            assert handlers() == ["True", "True", "False"]
+        assert handlers() == ["False", "False", "False"]
+
+    def test_handlers_come_back_and_what_is_ignored_stays_so(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with StopRequests().raised():
+                signal.raise_signal(signal.SIGHUP)
+                assert signal.getsignal(signal.SIGINT) is not before
+            assert signal.getsignal(signal.SIGINT) is before
+        finally:
+            signal.signal(signal.SIGHUP, ignored)
+
+    def test_in_another_thread_there_are_no_handlers(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+
+        def enter() -> object:
+            with StopRequests().raised():
+                return signal.getsignal(signal.SIGINT)
+
+        with ThreadPoolExecutor() as pool:
+            assert pool.submit(enter).result() is before
+
+
+def test_the_mark_does_not_stay_in_the_environment() -> None:
+    assert MARK not in os.environ
