@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
 import sys
-import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -44,15 +44,10 @@ def serve(pipeline: PipelineArgument, port: PortOption = 8000, dashboard_port: D
             f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {server.http_url}/v1/images"
         )
         stderr.print("        Ctrl-C stops it")
-        _wait_for_signal()
+        with contextlib.suppress(KeyboardInterrupt):  # SIGTERM and SIGHUP raise it here too
+            while True:
+                time.sleep(1)
         stderr.print("stopping ...")
-
-
-def _wait_for_signal() -> None:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
 
 
 def demo(

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from graph import Decision, Plan, VisionPipeline, json_schema, load_plan, mermaid, svg
 from graph import explain as explain_result
@@ -109,4 +110,26 @@ def models(
     from serve_app.fetching import download as fetch
     from serve_app.fetching import required_models
 
-    stderr.print(str((pipeline, download, fetch, required_models)))
+    plan = load_plan(pipeline)
+    if download:
+        fetch(required_models(plan), stderr)
+    found = required_models(plan)
+    table = Table("model", "for", "there", "size", "from", "licence")
+    for model in found:
+        table.add_row(
+            model.ref,
+            ", ".join(model.steps),
+            _STATES[model.state],
+            "?" if model.size_bytes is None else f"{model.size_bytes / 1e6:.1f} MB",
+            escape(model.source),
+            model.licence or "?",
+        )
+    stdout.print(table)
+    for model in found:
+        if model.note:
+            stdout.print(f"{model.ref}: {escape(model.note)}")
+    if any(model.state != "there" for model in found):
+        stdout.print(f"get what is missing with: visiongraph models {pipeline} --download")
+
+
+_STATES = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "damaged": "[red]damaged[/]"}

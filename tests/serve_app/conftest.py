@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 _ROOT = Path(__file__).parents[2]
 
@@ -90,6 +93,35 @@ def deploy(cluster: ServeCluster) -> Iterator[Deploy]:
             return stack.enter_context(httpx.Client(base_url=f"{cluster.http_url}/{name}", timeout=30))
 
         yield deploy
+
+
+@pytest.fixture(scope="session")
+def serve_deploy(cluster: ServeCluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], httpx.Client]:
+    """Deploys what ``visiongraph render`` printed as a user would, with the ``serve`` command, and waits until it runs.
+
+    The application gets its name as route prefix, so that it stands beside the others of the cluster.
+    """
+    folder = tmp_path_factory.mktemp("rendered")
+
+    def deploy(rendered: str) -> httpx.Client:
+        [application] = yaml.safe_load(rendered)["applications"]
+        name, deployments = application["name"], {d["name"] for d in application["deployments"]}
+        file = folder / f"{name}.yaml"
+        file.write_text(rendered.replace("route_prefix: /\n", f"route_prefix: /{name}\n"))
+        command = [str(Path(sys.executable).with_name("serve")), "deploy", str(file), "-a", cluster.dashboard_url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+        def settled() -> bool:
+            found = cluster.applications().get(name, {})
+            assert found.get("status") != "DEPLOY_FAILED", found
+            states = {key: value["status"] for key, value in found.get("deployments", {}).items()}
+            return found.get("status") == "RUNNING" and states == dict.fromkeys(deployments, "HEALTHY")
+
+        poll(settled, 90)
+        return httpx.Client(base_url=f"{cluster.http_url}/{name}", timeout=30)
+
+    return deploy
 
 
 def poll(what: Callable[[], Any], timeout_s: float = 30) -> Any:

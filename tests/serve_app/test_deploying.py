@@ -3,8 +3,6 @@ meanwhile."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,60 +20,35 @@ STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150))
 
 
 class Deployed:
-    """A pipeline file, deployed with the ``serve`` command."""
+    """A pipeline file, rendered and deployed."""
 
-    def __init__(self, cluster: Any, folder: Path, poll: Callable[..., Any]) -> None:
-        self.cluster = cluster
-        self.name = "deployed"
-        self.client = httpx.Client(base_url=f"{cluster.http_url}/{self.name}", timeout=30)
-        self._folder = folder
-        self._poll = poll
+    def __init__(self, cluster: Any, folder: Path, serve_deploy: Callable[[str], httpx.Client]) -> None:
+        self._cluster = cluster
+        self._file = folder / "deployed.yaml"
+        self._serve_deploy = serve_deploy
+        self.client: httpx.Client
 
     def deploy(self, *steps: dict[str, Any]) -> None:
-        """Render the pipeline, deploy it as a user would, and wait until it is running."""
-        file = self._folder / "deployed.yaml"
-        file.write_text(yaml.safe_dump({"name": self.name, "pipeline": list(steps)}))
-        # beside the other applications of the shared cluster
-        config = render(file).replace("route_prefix: /\n", f"route_prefix: /{self.name}\n")
-        rendered = self._folder / "serve.yaml"
-        rendered.write_text(config)
-        command = [
-            str(Path(sys.executable).with_name("serve")),
-            "deploy",
-            str(rendered),
-            "-a",
-            self.cluster.dashboard_url,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        deployments = {step["name"] for step in steps} | {"gateway"}
-        self._poll(lambda: self._settled(deployments), 60)
-
-    def _settled(self, deployments: set[str]) -> bool:
-        application = self.cluster.applications().get(self.name, {})
-        if application.get("status") == "DEPLOY_FAILED":
-            raise AssertionError(application)
-        states = {name: d["status"] for name, d in application.get("deployments", {}).items()}
-        return application.get("status") == "RUNNING" and states == dict.fromkeys(deployments, "HEALTHY")
+        """Write the file, render it and deploy it."""
+        self._file.write_text(yaml.safe_dump({"pipeline": list(steps)}))
+        self.client = self._serve_deploy(render(self._file))
 
     def replicas(self) -> dict[str, list[str]]:
-        return {
-            name: self.cluster.replicas(self.name, name)
-            for name in self.cluster.applications()[self.name]["deployments"]
-        }
+        deployments = self._cluster.applications()["deployed"]["deployments"]
+        return {name: self._cluster.replicas("deployed", name) for name in deployments}
 
     def post(self) -> httpx.Response:
         return self.client.post("/v1/images", content=encoded(STREET), headers={"Content-Type": "image/png"})
 
 
 @pytest.fixture(scope="module")
-def deployed(cluster: Any, tmp_path_factory: pytest.TempPathFactory, poll: Callable[..., Any]) -> Iterator[Deployed]:
+def deployed(
+    cluster: Any, tmp_path_factory: pytest.TempPathFactory, serve_deploy: Callable[[str], httpx.Client]
+) -> Iterator[Deployed]:
     from ray import serve
 
-    deployed = Deployed(cluster, tmp_path_factory.mktemp("deployed"), poll)
-    yield deployed
-    deployed.client.close()
-    serve.delete(deployed.name, _blocking=False)
+    yield Deployed(cluster, tmp_path_factory.mktemp("deployed"), serve_deploy)
+    serve.delete("deployed", _blocking=False)
 
 
 DETECT = {"name": "detect", "class": "toys.Blobs"}

@@ -1,0 +1,84 @@
+"""Serves one pipeline on this machine, from start to a clean end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from classifiers import SetupError
+from graph import Plan, PlannedStep, load_plan
+from serve_app.cluster import local_cluster
+
+__all__ = ["LocalServer", "serving"]
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServer:
+    """Where a served pipeline answers.
+
+    Attributes:
+        http_url: base of the routes, for example ``http://127.0.0.1:8000``.
+        dashboard_url: the Ray dashboard.
+        dashboard_token: what the dashboard asks for; ``None``: nothing.
+    """
+
+    http_url: str
+    dashboard_url: str
+    dashboard_token: str | None
+
+
+@contextmanager
+def serving(pipeline: str, *, port: int, dashboard_port: int) -> Iterator[LocalServer]:
+    """Start Ray and Serve, deploy the pipeline, and stop everything when the block ends.
+
+    Raises:
+        PipelineError: the file has mistakes.
+        SetupError: a model cannot be loaded, or a port is taken.
+    """
+    plan = load_plan(pipeline)  # before anything is started
+    with local_cluster(http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan), num_gpus=_gpus(plan)) as ray:
+        _deploy(pipeline, plan.name)
+        yield LocalServer(ray.http_url, str(ray.dashboard_url), None)
+
+
+def _cpus(plan: Plan) -> int:
+    """Logical CPUs for every replica that the pipeline may have, twice: an update starts new ones beside the old."""
+    return math.ceil(2 * (1 + sum(step.serve.num_cpus * _most_replicas(step) for step in plan)))
+
+
+def _most_replicas(step: PlannedStep) -> int:
+    scaling = step.serve.autoscaling
+    return scaling.max_replicas if scaling is not None else step.serve.num_replicas or 1
+
+
+def _gpus(plan: Plan) -> int | None:
+    """As many as Ray finds; none where no step wants one, so that a pipeline for the CPU starts anywhere."""
+    return None if any(step.serve.num_gpus for step in plan) else 0
+
+
+def _deploy(pipeline: str, name: str) -> None:
+    from ray import serve
+
+    from serve_app.app import AppArgs, build
+
+    # auth is off in so many words: the endpoint is bound to loopback
+    args = AppArgs.model_validate({"pipeline": pipeline, "gateway": {"auth": "none"}})
+    serve.run_many([serve.RunTarget(build(args), name)], wait_for_applications_running=False)
+    while True:
+        application = serve.status().applications.get(name)
+        if application is not None and application.status == "RUNNING":
+            return
+        if application is not None and application.status == "DEPLOY_FAILED":
+            raise SetupError(_why(application))
+        time.sleep(_POLL_S)
+
+
+def _why(application: Any) -> str:
+    messages = [f"{name}: {d.message}" for name, d in application.deployments.items() if d.status == "DEPLOY_FAILED"]
+    return "\n".join(["the pipeline cannot be served:", *(messages or [application.message])])
