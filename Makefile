@@ -2,11 +2,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON ?= python3
+# The first that can make a virtual environment of 3.11 or newer; another one: make install PYTHON=/path/to/python
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+  $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo serve test bench clean
+.PHONY: help install demo serve test bench wheel clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -14,8 +16,10 @@ help: ## Say what there is
 install: $(INSTALLED) ## Create .venv and install everything into it
 
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) is here; name another one: make install PYTHON=python3.12" >&2; exit 1; }
+	@$(or $(PYTHON),false) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, with its \
+	venv module (Debian, Ubuntu: apt install python3.11-venv); here is $$(python3 --version 2>&1)." \
+	"Name another one: make install PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Installing into .venv: some gigabytes, most of them torch; it takes minutes, and is done again only when pyproject.toml changes."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -40,5 +44,8 @@ bench: install ## Measurements; see benchmarks/README.md
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
+wheel: install ## Build the wheel that cluster.yaml installs
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 clean: ## Remove what make has made
-	rm -rf .venv demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv dist demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from serve_app.http.guard import Guard
 
-__all__ = ["SCOPES", "guarded_route"]
+__all__ = ["SCOPES", "SECURITY_SCHEMES", "guarded_route"]
 
 SCOPES: dict[tuple[str, str], str | None] = {
     ("POST", "/v1/images"): "infer",

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["AccessLog", "log_to_stderr"]
+__all__ = ["AccessLog", "facts_of", "log_to_stderr"]
 
 _log = logging.getLogger("visiongraph.access")
 

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from serve_app.gateway_config import Limits
 
-__all__ = ["DAY_S", "Budgets", "LocalBudgets", "Verdict"]
+__all__ = ["DAY_S", "Budgets", "LocalBudgets", "Refusal", "Verdict", "verdict"]
 
 DAY_S = 86_400
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-__all__ = ["Clients"]
+__all__ = ["Clients", "budget_key"]
 
 
 class Clients:

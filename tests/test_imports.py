@@ -1,0 +1,107 @@
+"""The layers, and modules whose import does nothing but define."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+_PACKAGES = ("classifiers", "graph", "serve_app")
+_FILES = sorted(path for package in _PACKAGES for path in (_ROOT / package).rglob("*.py"))
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(_ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+_MODULES = [_module(path) for path in _FILES]
+
+# Imports every module in a fresh interpreter, and says what else has happened.
+_IMPORT_ALL = """
+import importlib, json, logging, os, sys, threading, warnings
+import cv2, ray.serve, torch  # what they do themselves is not ours
+
+warnings.simplefilter("ignore")
+def state():
+    return {
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "handlers": [repr(handler) for handler in logging.getLogger().handlers],
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "files": sorted(os.listdir(".")),
+        "ray": ray.is_initialized(),
+        "torch": torch.get_num_threads(),
+    }
+before = state()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+after = state()
+print(json.dumps({key: [before[key], after[key]] for key in before if before[key] != after[key]}))
+"""
+
+
+def test_lower_layers_do_not_import_higher_ones() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    result = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_imports_do_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _IMPORT_ALL, *_MODULES]
+    environment = {"PYTHONPATH": str(_ROOT), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "{}\n", "")
+
+
+@pytest.mark.parametrize("module", ["graph", "classifiers", "serve_app.cluster", "serve_app.cli.main"])
+def test_what_is_slow_is_imported_when_it_is_used(module: str) -> None:
+    program = (
+        f"import sys, {module}; print(sorted({{'ray', 'torch', 'transformers', 'ultralytics'}} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=_ROOT, text=True) == "[]\n"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_MODULES)
+def test_each_module_says_what_it_is_and_what_is_public(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "a docstring"
+    assert _public(tree) <= _names(tree), "what __all__ names is there"
+
+
+def test_modules_use_only_what_is_public_in_others() -> None:
+    trees = {module: ast.parse(path.read_text()) for module, path in zip(_MODULES, _FILES, strict=True)}
+    for module, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in trees:
+                submodules = {name.rpartition(".")[2] for name in trees if name.rpartition(".")[0] == node.module}
+                unknown = {alias.name for alias in node.names} - _public(trees[node.module]) - submodules
+                assert not unknown, (
+                    f"{module} imports {sorted(unknown)} from {node.module}, where __all__ does not have it"
+                )
+
+
+def _public(tree: ast.Module) -> set[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def _names(tree: ast.Module) -> set[str]:
+    found: set[str] = set()
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                found.add(node.name)
+            case ast.Assign():
+                found.update(ast.unparse(target) for target in node.targets)
+            case ast.AnnAssign():
+                found.add(ast.unparse(node.target))
+            case ast.Import() | ast.ImportFrom():
+                found.update(alias.asname or alias.name for alias in node.names)
+    return found
