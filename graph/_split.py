@@ -51,7 +51,6 @@ def merge(structure: Mapping[str, Any], tunables: Mapping[str, Mapping[str, Any]
             report.add(("tunables", name), f"unknown step {name!r}{did_you_mean(name, steps)}")
             continue
         step = steps[name]
-        step.pop("crops", None)  # a stand-in of structure()
         for key, value in values.items():
             if key in ("params", "serve"):
                 step[key] = {**step.get(key, {}), **value}

@@ -102,7 +102,7 @@ def _read_text(path: Path, file: str) -> str:
         report.add((), f"has more than {MAX_FILE_BYTES // 1024} KiB; is it a pipeline file?")
     text = ""
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         report.add(
             (), f"byte {error.start} is not UTF-8; save the file as UTF-8", data.count(b"\n", 0, error.start) + 1

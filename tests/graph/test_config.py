@@ -291,6 +291,12 @@ def test_everything_else_does(changed: dict[str, Any]) -> None:
     assert list(tunables(after).values()) == list(tunables(before).values())
 
 
+def test_what_is_not_there_leaves_no_empty_blocks() -> None:
+    config = pipeline(step(), step("bare", "zoo.Keeper", params={}, serve={}))
+    assert structure(config)["pipeline"] == [step(), step("bare", "zoo.Keeper")]
+    assert tunables(config) == {"det": {}, "bare": {}}
+
+
 @pytest.mark.parametrize(
     ("tuned", "message"),
     [

@@ -592,10 +592,28 @@ def test_values_that_cannot_be_read(tmp_path: Path, text: str, line: int, messag
     assert [where for where, _ in found] == [line]
 
 
-def test_nothing_is_said_twice_about_a_value_that_cannot_be_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["name", "limits"])
+def test_nothing_is_said_twice_about_a_value_that_cannot_be_read(tmp_path: Path, key: str) -> None:
     path = tmp_path / "p.yaml"
-    path.write_text("name: !x y\npipeline: [{name: det, class: zoo.Detector}]")
+    path.write_text(f"{key}: !x y\npipeline: [{{name: det, class: zoo.Detector}}]")
     assert len(mistakes_of(path)) == 1
+
+
+def test_a_pipeline_whose_only_step_is_wrong_is_not_called_empty() -> None:
+    assert only({**DET, "timeout_ms": 0}).key == "timeout_ms"
+
+
+def test_the_line_is_that_of_the_key_where_the_value_stands_below(write: Write) -> None:
+    path = write(
+        """\
+        pipeline:
+          - name: det
+            class: zoo.Detector
+            condition:
+              image.width
+        """
+    )
+    assert [mistake.line for mistake in mistakes_of(path)] == [4]
 
 
 def test_a_merge_gives_what_the_mapping_does_not_have(write: Write) -> None:
@@ -849,6 +867,28 @@ def test_a_missing_argument_is_described(module: Write) -> None:
         " (a text or a list)",
         "",
     ]
+
+
+def test_what_a_class_hands_to_its_base_is_its_own_affair(module: Write) -> None:
+    """It may give what the base needs, or take a text and hand on a number."""
+    module(
+        "handing.py",
+        """
+        from zoo import Detector, NeedsTunable
+
+        class Gives(NeedsTunable):
+            def __init__(self, **rest): super().__init__(threshold=0.5, **rest)
+
+        class Converts(Detector):
+            def __init__(self, **rest):
+                rest["confidence"] = float(rest["confidence"].strip("%")) / 100
+                super().__init__(**rest)
+        """,
+    )
+    gives = {"name": "a", "class": "handing.Gives"}
+    converts = {"name": "b", "class": "handing.Converts", "params": {"confidence": "50%"}}
+    made = load_plan({"pipeline": [gives, converts]})
+    assert [step.cls(**step.params).name for step in made] == ["keeper", "keeper"]
 
 
 def test_an_argument_that_was_misspelt_is_offered_where_the_class_takes_any() -> None:

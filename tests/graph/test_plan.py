@@ -204,6 +204,7 @@ def test_notes(steps: list[dict[str, Any]], notes: list[str]) -> None:
 
 MAKE = step("make", "zoo.Make", depends_on=["det"], params={"makes": 3}, condition=CONDITION, crops=CARS)
 SECOND = step("second", "zoo.Detector")
+PAIRS = [("confidence", 0.5), ("half", True)]
 BASE = [DET, SECOND, MAKE]
 
 
@@ -252,6 +253,11 @@ def test_what_does_not_leaves_it(keys: dict[str, Any]) -> None:
     after = plan(*changed(**keys), name="other", limits={"max_bytes": 5})
     assert after.structure_digest == before.structure_digest
     assert len(after.structure_digest) == 64
+
+
+def test_the_order_of_params_does_not_count() -> None:
+    one, other = (plan(step("a", "zoo.Detector", params=dict(pairs))) for pairs in (PAIRS, PAIRS[::-1]))
+    assert one.structure_digest == other.structure_digest
 
 
 def test_the_class_s_own_crop_rule_and_the_same_rule_in_the_file_are_the_same() -> None:
