@@ -67,6 +67,7 @@ def test_every_node_starts_in_the_fast_configuration(start: tuple[dict[str, str]
     environment, _ = start
     assert FAST_ENVIRONMENT.items() <= environment.items()
     assert 0 < float(environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"]) < 30
+    assert 0 < int(environment["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) < 3600
 
 
 def test_each_setting_is_explained(text: str, start: tuple[dict[str, str], list[str]]) -> None:
