@@ -21,6 +21,7 @@ _INTERNAL = [
         "198.18.0.0/15",  # benchmarks
         "224.0.0.0/3",  # multicast and reserved
         "::/96",  # IPv4-compatible, unspecified, loopback
+        "::ffff:0:0:0/96",  # IPv4-translated (SIIT)
         "64:ff9b:1::/48",  # local NAT64: what it means is the network's secret
         "100::/64",  # discard
         "2001::/23",  # IETF protocol assignments, Teredo among them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,9 @@ __all__ = ["Fetcher", "resolve"]
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("User-Agent", "visiongraph")]
 _MAX_LOCATION = 2048
+
+# A name or an address, after international names have been put into ASCII; no % of any kind.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
 class Fetcher:
@@ -110,8 +114,8 @@ class Fetcher:
             raise Forbidden("the address leads to a scheme that is not fetched here")
         if url.userinfo or "@" in url.netloc.decode():
             raise Forbidden("the address has a user name or password; send one without")
-        if not host:
-            raise Forbidden("the address has no host")
+        if not _HOST.fullmatch(host):
+            raise Forbidden("the address has no host, or not one that is written as hosts are")
         if (port or (443 if url.scheme == "https" else 80)) not in self._config.ports:
             raise Forbidden(f"port {port} is not asked here")
         if self._config.hosts and not any(_is_host(host, pattern) for pattern in self._config.hosts):
@@ -194,7 +198,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Resolve, check, connect."""
-        name = host.strip("[]")
+        name = host.strip("[]").rstrip(".")
         try:
             addresses = await resolve(name, port)
         except (OSError, UnicodeError) as error:
