@@ -83,10 +83,10 @@ class ServeConfig(Closed):
     max_batch_size: int = Field(
         8, ge=1, description="Most images or crops that the classifier gets at once.", examples=[8]
     )
-    # Small, because a batch gathers by itself while the model is busy with the one before it; the wait is there for
-    # calls that come a moment after the model is free. At low load it is pure latency: 4 ms of about 100 for two steps.
+    # None, because a batch gathers by itself while the model is busy with the one before it, and at low load a wait is
+    # pure latency. It can pay where a batch costs hardly more than one image, as on a GPU.
     batch_wait_ms: float = Field(
-        2, ge=0, description="Longest wait for a batch to fill once the model is free, in milliseconds.", examples=[2]
+        0, ge=0, description="Longest wait for a batch to fill once the model is free, in milliseconds.", examples=[2]
     )
     max_ongoing_requests: int | None = Field(
         None,

@@ -9,7 +9,6 @@ a time.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from classifiers import BaseClassifier, Image, InputError, SetupError
 from classifiers.crops import crop
+from graph._classes import constructor_of
 from graph.conditions import RuleError
 from graph.frame import Frame
 from graph.messages import CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target
@@ -199,8 +199,8 @@ class StepRunner:
 def _tunables(step: PlannedStep) -> dict[str, Any]:
     """Every tunable's value: as the file gives it, else the constructor's default, so that removing one from the
     file resets it."""
-    defaults = inspect.signature(step.cls).parameters
-    return {key: step.params[key] if key in step.params else defaults[key].default for key in sorted(step.cls.tunables)}
+    parameters = constructor_of(step.cls).parameters
+    return {key: step.params.get(key, parameters[key].default) for key in sorted(step.cls.tunables)}
 
 
 def _frame(request: StepRequest) -> Frame:

@@ -22,11 +22,14 @@ class Admission:
 
     Args:
         max_size: upper bound on the sum of the sizes of the calls that are let through together; a larger call goes
-        alone.
+            alone.
+        wait_s: how long a free model waits for a group to fill.
     """
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, wait_s: float = 0.0) -> None:
         self.max_size = max_size
+        self.wait_s = wait_s
+        self._opening: asyncio.TimerHandle | None = None
         self._inside = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -40,9 +43,8 @@ class Admission:
         """Wait to be let through, and hold the gate until the block ends. A cancelled call leaves the queue."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
-        if self._inside == 0 and len(self._waiting) == 1:
-            # Not at once: calls that arrived in the same turn of the event loop go together.
-            asyncio.get_running_loop().call_soon(self._let_through)
+        if self._inside == 0:
+            self._open_soon()
         try:
             await turn
         except asyncio.CancelledError:
@@ -56,10 +58,22 @@ class Admission:
 
     def _leave(self) -> None:
         self._inside -= 1
-        if self._inside == 0:
-            self._let_through()
+        if self._inside == 0 and self._waiting:
+            self._open_soon()
+
+    def _open_soon(self) -> None:
+        """Open once the wait is over or the group is full; never at once: calls of the same moment go together."""
+        full = sum(size for size, _ in self._waiting) >= self.max_size
+        if self._opening is not None:
+            if not full:
+                return
+            self._opening.cancel()
+        self._opening = asyncio.get_running_loop().call_later(0 if full else self.wait_s, self._let_through)
 
     def _let_through(self) -> None:
+        self._opening = None
+        if self._inside:
+            return
         total = 0
         while (self._waiting and self._inside == 0) or (self._waiting and total + self._waiting[0][0] <= self.max_size):
             size, turn = self._waiting.popleft()

@@ -44,7 +44,8 @@ class StepDeployment:
         # In the model's own thread: some runtimes bind to the thread that loads them.
         self._runner = self._model_thread.submit(lambda: StepRunner(plan, step, load_classifier(plan[step]))).result()
         self._model_thread.submit(self._runner.warm_up).result()
-        self._admission = Admission(plan[step].serve.max_batch_size)
+        options = plan[step].serve
+        self._admission = Admission(options.max_batch_size, options.batch_wait_ms / 1000)
         self._batch_started: float | None = None
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
@@ -54,8 +55,8 @@ class StepDeployment:
         await loop.run_in_executor(self._model_thread, self._runner.reconfigure, plan, self._name)
         options = plan[self._name].serve
         self._admission.max_size = options.max_batch_size
+        self._admission.wait_s = options.batch_wait_ms / 1000
         self._infer.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
-        self._infer.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)  # type: ignore[attr-defined]
 
     async def describe(self) -> StepInfo:
         """What the step says of itself."""
@@ -71,6 +72,7 @@ class StepDeployment:
             outcome = await self._infer(prepared)
         return await loop.run_in_executor(self._pixel_threads, self._runner.finish, prepared, outcome)
 
+    # No wait of its own: the group that the gate lets through is the batch.
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.0)
     async def _infer(self, batch: list[Prepared]) -> list[list[Any] | StepError]:
         self._batch_started = time.monotonic()

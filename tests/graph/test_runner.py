@@ -216,3 +216,10 @@ class TestLoading:
         with pytest.raises(ModelNotFound, match=r"step 'detect': no blobs\.bin here") as caught:
             load_classifier(load_plan({"pipeline": [DETECT]})["detect"])
         assert caught.value.fields == {"path": "blobs.bin"}
+
+    def test_a_tunable_that_a_base_class_takes_has_its_default_too(self) -> None:
+        # zoo.Make passes its arguments on to its base
+        step = runner(
+            {"name": "make", "class": "zoo.Make", "params": {"makes": 1}, "crops": None, "depends_on": "detect"}, DETECT
+        )
+        assert step.info.digest

@@ -36,6 +36,7 @@ class Model:
         await self.settle()
 
     async def settle(self) -> None:
+        await asyncio.sleep(0.002)  # timers of no length need a turn of the clock
         for _ in range(10):
             await asyncio.sleep(0)
 
@@ -107,16 +108,22 @@ async def test_all_waiting_cancelled_leaves_the_gate_open() -> None:
 
 
 async def test_a_call_that_is_cancelled_as_its_turn_comes_does_not_block_the_gate() -> None:
-    model = Model(1)
-    async with model.gate(1):
-        second = (await model.start("b"))[0]
-    # the gate has let 'b' through, which has not run yet
+    gate = Admission(1)
+    second: asyncio.Task[None]
+
+    async def enter() -> None:
+        async with gate(1):
+            raise AssertionError("it was cancelled before it ran")
+
+    async with gate(1):
+        second = asyncio.create_task(enter())
+        await asyncio.sleep(0)
+    gate._let_through()  # its turn has come, and it has not run yet
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
-    assert model.inside == []
-    await model.start("c")
-    assert model.inside == ["c"]
+    async with asyncio.timeout(1), gate(1):
+        pass
 
 
 async def test_an_error_opens_the_gate() -> None:
@@ -134,3 +141,23 @@ async def test_the_size_can_be_changed() -> None:
     model.gate.max_size = 2
     await model.finish()
     assert model.inside == ["b", "c"]
+
+
+async def test_a_free_model_waits_for_a_group_to_fill_where_it_is_told_to() -> None:
+    model = Model(3)
+    model.gate.wait_s = 60
+    await model.start("a", "b")
+    assert model.inside == []
+    await model.start("c")  # full: no reason to wait
+    assert model.inside == ["a", "b", "c"]
+
+
+async def test_the_wait_ends() -> None:
+    model = Model(3)
+    model.gate.wait_s = 0.01
+    [task] = await model.start("a")
+    async with asyncio.timeout(5):
+        while not model.inside:  # noqa: ASYNC110 - the gate's own clock
+            await asyncio.sleep(0.001)
+    await model.finish()
+    await task
