@@ -146,7 +146,10 @@ def _cut_out(raw: bytes) -> tuple[bytes, bytes, str | None]:
     mark = uuid.uuid4().hex
     image = found[1]
     if b"\\" in image:  # some encoders write / as \/
-        image = str(json.loads(b'"' + image + b'"')).encode(errors="replace")
+        try:
+            image = str(json.loads(b'"' + image + b'"')).encode(errors="replace")
+        except ValueError as error:
+            raise Malformed(f"'base64' is not a JSON string: {error}") from error
     return raw[: found.start(1)] + mark.encode() + raw[found.end(1) :], image, mark
 
 

@@ -12,17 +12,20 @@ INSIDE = """
 64:ff9b::127.0.0.1 64:ff9b::a9fe:a9fe 64:ff9b:1::a00:1 100::1 2001::1 2001:0:7f00:1::1 2001:db8::1 2002:7f00:1::
 2002:a9fe:a9fe::1 2002:808:808::1 3fff::1 5f00::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%1 fe80::1%eth0 fec0::1 ff02::1
 2606:4700::5efe:127.0.0.1 2606:4700::200:5efe:10.0.0.1
-""".split()
+"""
 
-PUBLIC = "1.1.1.1 8.8.8.8 172.15.0.1 172.32.0.1 192.167.0.1 100.63.0.1 2606:4700::1111 2a00:1450:4001::1 ::ffff:8.8.8.8 64:ff9b::8.8.8.8".split()
+PUBLIC = """
+1.1.1.1 8.8.8.8 172.15.0.1 172.32.0.1 192.167.0.1 100.63.0.1 2606:4700::1111 2a00:1450:4001::1 ::ffff:8.8.8.8
+64:ff9b::8.8.8.8
+"""
 
 
-@pytest.mark.parametrize("address", INSIDE)
+@pytest.mark.parametrize("address", INSIDE.split())
 def test_what_is_not_public(address: str) -> None:
     assert not AddressRules().allows(address)
 
 
-@pytest.mark.parametrize("address", PUBLIC)
+@pytest.mark.parametrize("address", PUBLIC.split())
 def test_what_is(address: str) -> None:
     assert AddressRules().allows(address)
 

@@ -213,7 +213,7 @@ SPELLINGS = [
     "http://127.0.0.1:{port}/a b.png",
     "http://①②⑦.⓪.⓪.①:{port}/a.png",
     "http://127。0。0。1:{port}/a.png",
-    "http://１２７.0.0.1:{port}/a.png",
+    "http://\uff11\uff12\uff17.0.0.1:{port}/a.png",
     "http://ⓛocalhost:{port}/a.png",
     "http://127.0.0.1\u200b:{port}/a.png",
     "http://:{port}/a.png",
@@ -312,7 +312,7 @@ async def test_redirects_that_may_be_followed(friendly: httpx.AsyncClient, site:
 async def test_a_name_that_changes_its_mind(
     backend: LocalBackend, site: Site, names: dict[str, Callable[[], list[str]]]
 ) -> None:
-    """Rebinding: good when it is first asked for, inside the next time. It is asked for once, and that address is used."""
+    """Rebinding: good at first, inside the next time. It is resolved once, and that address is used."""
     asked = []
 
     def rebinding() -> list[str]:

@@ -1,0 +1,105 @@
+"""Requests generated from the OpenAPI document: no fault of ours, and every answer as the document says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from gateways import PIPELINE, PNG, config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from graph import Engine, LocalBackend, load_plan
+from serve_app.http import make_app
+from serve_app.keys import create_key
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# What the document promises. Generated images are none, so that hardly any is answered with 200.
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    file: Path = tmp_path_factory.mktemp("keys") / "keys.json"
+    key = create_key(file, "acme", ["infer", "jobs", "admin"])
+    rules = config(
+        auth={"keys_file": str(file)},
+        rate_limits={"default": {"requests_per_second": 200, "burst": 20, "concurrent": 2}},
+        fetch={"schemes": ["https"], "hosts": ["images.example"]},
+    )
+    plan = load_plan(PIPELINE)
+    backend = LocalBackend(plan)
+    engine = Engine(plan, backend)
+    yield make_app(lambda: engine, rules), key
+    backend.close()
+
+
+OPERATIONS = [
+    "POST /v1/images",
+    "GET /v1/pipeline",
+    "GET /v1/schema",
+    "GET /healthz",
+    "GET /readyz",
+]
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+@pytest.mark.parametrize("with_key", [True, False], ids=["key", "no-key"])
+def test_generated_requests(application: Any, label: str, with_key: bool) -> None:
+    app, key = application
+    method, path = label.split()
+    operation = schemathesis.openapi.from_asgi("/openapi.json", app)[path][method]
+    examples = 150 if method == "POST" and with_key else 15
+
+    # not schemathesis's own marks, which want another pytest
+    @given(case=st.data())
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def run(case: Any) -> None:
+        drawn = case.draw(operation.as_strategy(generation_mode=case.draw(st.sampled_from(list(GenerationMode)))))
+        response = drawn.call(headers={"Authorization": f"Bearer {key}"} if with_key else None)
+        drawn.validate_response(response, checks=CHECKS)
+        as_promised(response)
+
+    run()
+
+
+def test_no_operation_is_left_out(application: Any) -> None:
+    paths = application[0].openapi()["paths"]
+    assert {f"{method.upper()} {path}" for path, item in paths.items() for method in item} == set(OPERATIONS)
+
+
+def as_promised(response: Any) -> None:
+    """The error contract, which the document says in words."""
+    assert response.headers["x-request-id"]
+    if response.status_code >= 400:
+        assert response.headers["content-type"] == ["application/problem+json"]
+        body = response.json()
+        assert body["status"] == response.status_code
+        assert body["instance"] == response.headers["x-request-id"][0]
+
+
+def test_a_result_is_as_the_document_says(application: Any) -> None:
+    from starlette.testclient import TestClient
+
+    app, key = application
+    with TestClient(app) as client:
+        response = client.post("/v1/images", content=PNG, headers={"X-API-Key": key, "Content-Type": "image/png"})
+    assert response.status_code == 200
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    schema["/v1/images"]["POST"].validate_response(response)
