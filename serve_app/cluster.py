@@ -52,6 +52,9 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 )
 
 
+_HOME_TOKEN = Path("~/.ray/auth_token")
+
+
 @dataclass(frozen=True)
 class LocalCluster:
     """Where a cluster on this machine answers.
@@ -59,15 +62,16 @@ class LocalCluster:
     Attributes:
         http_url: base of the applications' routes, for example ``http://127.0.0.1:8000``.
         dashboard_url: the Ray dashboard; ``None`` without one.
-        needs_token: the dashboard and Ray's commands ask for the token that ``ray get-auth-token`` prints. The commands
-            send it where ``RAY_AUTH_MODE=token`` is in their environment.
+        token_file: has the token that the dashboard and Ray's commands ask for. The commands send it where
+            ``RAY_AUTH_MODE=token`` and ``RAY_AUTH_TOKEN_PATH`` are in their environment. ``None``: they ask for none,
+            or the environment has it.
         haproxy: HAProxy takes the requests; else Ray's Python proxy.
         log_dir: the folder of Ray's and Serve's logs.
     """
 
     http_url: str
     dashboard_url: str | None
-    needs_token: bool
+    token_file: Path | None
     haproxy: bool
     log_dir: Path
 
@@ -120,7 +124,9 @@ def local_cluster(
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         proxy = haproxy_environment(binary, folder)
         stack.enter_context(
-            _environment({**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(), **proxy}, {MARK: mark})
+            _environment(
+                {**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(folder), **proxy}, {MARK: mark}
+            )
         )
         signals = StopRequests()
         stack.enter_context(signals.hurried())
@@ -132,7 +138,7 @@ def local_cluster(
         yield LocalCluster(
             http_url=f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http_port}",  # noqa: S104 - compared, not bound
             dashboard_url=None if dashboard_port is None else f"http://127.0.0.1:{dashboard_port}",
-            needs_token=os.environ["RAY_AUTH_MODE"] == "token",
+            token_file=_token_file(),
             haproxy=binary is not None,
             log_dir=log_dir,
         )
@@ -182,21 +188,23 @@ def _environment(defaults: Mapping[str, str], fixed: Mapping[str, str]) -> Itera
         os.environ.update(before)
 
 
-def _token_environment() -> dict[str, str]:
-    """Makes the token where there is none: Ray's own would be readable by every user of the machine."""
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+def _token_environment(folder: Path) -> dict[str, str]:
+    """A token for this cluster, where the user has none.
+
+    Not in the home folder, where Ray would keep it: there it would make every later cluster of this user ask for it.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or _HOME_TOKEN.expanduser().exists():
         return {}
-    path, token = Path.home() / ".ray" / "auth_token", uuid.uuid4().hex + uuid.uuid4().hex
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token)
-    except FileExistsError:
-        return {}
-    except OSError:  # a home folder that cannot be written to
-        return {"RAY_AUTH_TOKEN": token}
-    return {}
+    path = folder / "ray-token"
+    path.write_text(uuid.uuid4().hex + uuid.uuid4().hex)  # only this user may enter the folder
+    return {"RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+def _token_file() -> Path | None:
+    """Where the token is that Ray uses in this environment."""
+    if os.environ["RAY_AUTH_MODE"] != "token" or "RAY_AUTH_TOKEN" in os.environ:
+        return None
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", str(_HOME_TOKEN))).expanduser()
 
 
 def _cpu_count() -> int:

@@ -21,13 +21,13 @@ __all__ = ["demo_photos", "run_demo"]
 _TIMEOUT_S = 60.0
 
 
-def run_demo(pipeline: str, out: Path, *, port: int, dashboard_port: int) -> None:
-    """Serve, post, show, shut down.
+def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int, dashboard_port: int) -> None:
+    """Serve, post, show, shut down. Without ``photos``: those of :func:`demo_photos`.
 
     Raises:
         SetupError: the pipeline or its models are not there, or a port is taken.
     """
-    photos = demo_photos()
+    photos = photos or demo_photos()
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     stderr.print("starting Ray and Serve on this machine ...")
@@ -37,9 +37,9 @@ def run_demo(pipeline: str, out: Path, *, port: int, dashboard_port: int) -> Non
         )
         found = []
         with httpx.Client(base_url=server.http_url, timeout=_TIMEOUT_S) as client:
-            for photo in track(photos, "posting photos", console=stderr, transient=True):
+            for number, photo in enumerate(track(photos, "posting photos", console=stderr, transient=True), 1):
                 result = _post(client, photo).json()
-                picture = out / f"{photo.stem}.jpg"
+                picture = out / f"{number}-{photo.stem}.jpg"
                 picture.write_bytes(_post(client, photo, annotate="true").content)
                 found.append((photo, result, picture))
         stderr.print("stopping ...")
@@ -66,9 +66,11 @@ def demo_photos() -> list[Path]:
 
 
 def _post(client: httpx.Client, photo: Path, **query: str) -> httpx.Response:
-    response = client.post(
-        "/v1/images", params=query, content=photo.read_bytes(), headers={"Content-Type": "image/jpeg"}
-    )
+    try:
+        data = photo.read_bytes()
+    except OSError as error:
+        raise SetupError(f"cannot read {photo}: {error.strerror or error}") from error
+    response = client.post("/v1/images", params=query, content=data, headers={"Content-Type": "image/*"})
     if response.is_error:
         raise SetupError(f"{photo.name} was answered with {response.status_code}: {response.text}")
     return response

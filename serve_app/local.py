@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from classifiers import SetupError
@@ -25,12 +26,12 @@ class LocalServer:
     Attributes:
         http_url: base of the routes, for example ``http://127.0.0.1:8000``.
         dashboard_url: the Ray dashboard.
-        dashboard_token: what the dashboard asks for; ``None``: nothing.
+        token_file: has the token that the dashboard asks for; ``None``: it asks for none, or the environment has it.
     """
 
     http_url: str
     dashboard_url: str
-    dashboard_token: str | None
+    token_file: Path | None
 
 
 @contextmanager
@@ -42,9 +43,11 @@ def serving(pipeline: str, *, port: int, dashboard_port: int) -> Iterator[LocalS
         SetupError: a model cannot be loaded, or a port is taken.
     """
     plan = load_plan(pipeline)  # before anything is started
-    with local_cluster(http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan), num_gpus=_gpus(plan)) as ray:
+    with local_cluster(
+        http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan), num_gpus=_gpus(plan)
+    ) as ray:
         _deploy(pipeline, plan.name)
-        yield LocalServer(ray.http_url, str(ray.dashboard_url), None)
+        yield LocalServer(ray.http_url, str(ray.dashboard_url), ray.token_file)
 
 
 def _cpus(plan: Plan) -> int:

@@ -40,6 +40,8 @@ def serve(pipeline: PipelineArgument, port: PortOption = 8000, dashboard_port: D
         stderr.print(f"[green]ready[/]   POST an image to  {server.http_url}/v1/images")
         stderr.print(f"        API documentation  {server.http_url}/docs")
         stderr.print(f"        Ray dashboard      {server.dashboard_url}")
+        if server.token_file is not None:
+            stderr.print(f"        its token is in    {server.token_file}", soft_wrap=True)
         stderr.print(
             f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {server.http_url}/v1/images"
         )
@@ -52,6 +54,12 @@ def serve(pipeline: PipelineArgument, port: PortOption = 8000, dashboard_port: D
 
 def demo(
     pipeline: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="The pipeline file.")] = "configs/demo.yaml",
+    photos: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--photo", metavar="FILE", help="A photo of yours; may stand several times. Else two that come along."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the annotated pictures go.")] = Path("demo-output"),
     port: PortOption = 8000,
     dashboard_port: DashboardPortOption = 8265,
@@ -59,4 +67,4 @@ def demo(
     """Serve a pipeline on this machine, post real photos over HTTP, show what was found, and shut down."""
     from serve_app.demo import run_demo
 
-    run_demo(pipeline, out, port=port, dashboard_port=dashboard_port)
+    run_demo(pipeline, photos or [], out, port=port, dashboard_port=dashboard_port)

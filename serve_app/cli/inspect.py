@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from graph import Decision, Plan, VisionPipeline, json_schema, load_plan, mermaid, svg
 from graph import explain as explain_result
@@ -114,7 +114,7 @@ def models(
     if download:
         fetch(required_models(plan), stderr)
     found = required_models(plan)
-    table = Table("model", "for", "there", "size", "from", "licence")
+    table = Table(*(Column(title, overflow="fold") for title in ("model", "for", "there", "size", "from", "licence")))
     for model in found:
         table.add_row(
             model.ref,

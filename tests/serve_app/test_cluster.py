@@ -176,8 +176,14 @@ def _assert_closed(processes: list[psutil.Process], dashboard: str, home: Path) 
     # Their gRPC servers, which Serve binds to every interface; they ask for the token.
     assert {name.split(":")[2:3] == ["ServeReplica"] for name in open_to_the_network} == {True}, open_to_the_network
 
-    token = home / ".ray" / "auth_token"
-    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    [token] = {
+        Path(process.environ()["RAY_AUTH_TOKEN_PATH"])
+        for process in processes
+        if process.name().startswith("ray::ServeReplica")
+    }
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+    # there it would change every later cluster of this user
+    assert not (home / ".ray" / "auth_token").exists()
     route = f"{dashboard}/api/serve/applications/"
     assert httpx.get(route).status_code == 401
     assert httpx.get(route, headers={"Authorization": f"Bearer {token.read_text()}"}).is_success

@@ -105,3 +105,12 @@ def test_it_is_for_people_too(file: Path) -> None:
 
 def test_the_inline_pipeline_needs_no_file(config: dict[str, Any]) -> None:
     assert load_plan(config["applications"][0]["args"]["pipeline"]).name == "street"
+
+
+def test_the_committed_serve_config_is_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    for key in ("PYTHONPATH", "VISIONGRAPH_CACHE", "VISIONGRAPH_MODELS"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.chdir(root)
+    again = "render it again: visiongraph render configs/demo.yaml > configs/serve/demo.yaml"
+    assert (root / "configs" / "serve" / "demo.yaml").read_text() == render("configs/demo.yaml"), again
