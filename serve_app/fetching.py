@@ -256,12 +256,10 @@ def _write_manifest(folder: Path, wheel: Wheel) -> None:
 
 def _put_in_place(finished: Path, place: Path, replaced: Path, wheel: Wheel) -> None:
     if place.exists():
+        if _fault(place, wheel) is None:
+            return  # another process was faster
         place.rename(replaced)
-    try:
-        finished.rename(place)
-    except OSError:
-        if not place.is_dir() or _fault(place, wheel):  # else another process was faster
-            raise
+    finished.rename(place)
 
 
 @contextmanager
