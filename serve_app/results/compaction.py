@@ -1,7 +1,8 @@
 """From the journal to Parquet, so that no row is there twice and a crash at any point is made good by the next run.
 
-A run first writes down which journal objects it takes (the plan, on condition, so that two runs agree on one), then writes
-files whose names and contents follow from the plan alone, then says that it is done, then deletes the journal objects.
+A run first writes down which journal objects it takes (the plan, on condition, so that two runs agree on one), then
+writes files whose names and contents follow from the plan alone, then says that it is done,
+then deletes the journal objects.
 Whoever finds a plan that is not done carries it out again: the same files are written over themselves.
 """
 

@@ -51,8 +51,8 @@ SCHEMA = pa.schema(
 )
 """The columns of every file; ``pipeline`` and ``date`` are in the path.
 
-``detections[].labels`` are what other steps said of a detection, ``labels`` what steps said of the whole image; ``context``
-and ``metadata`` are the result's, as JSON text.
+``detections[].labels`` are what other steps said of a detection, ``labels`` what steps said of the whole image;
+``context`` and ``metadata`` are the result's, as JSON text.
 """
 
 

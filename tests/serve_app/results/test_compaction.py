@@ -56,7 +56,8 @@ async def test_rows_partitions_and_schema(objects: Objects) -> None:
     answer = query(
         objects,
         "SELECT date, l.label, count(*) AS cars FROM (SELECT date, unnest(detections) AS d FROM results "
-        "WHERE pipeline = 'demo') CROSS JOIN unnest(d.labels) AS t(l) WHERE d.class_name = 'car' AND l.step = 'make' GROUP BY ALL ORDER BY ALL",
+        "WHERE pipeline = 'demo') CROSS JOIN unnest(d.labels) AS t(l) WHERE d.class_name = 'car' AND l.step = 'make' "
+        "GROUP BY ALL ORDER BY ALL",
     )
     assert answer.columns == ("date", "label", "cars")
     assert [(f"{day}", *rest) for day, *rest in answer.rows] == [("2026-11-24", "Audi", 1), ("2026-11-25", "BMW", 2)]
