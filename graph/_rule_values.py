@@ -98,8 +98,9 @@ def items(run: Run, value: Any) -> Collection[Any]:
     kind = type(value)
     if kind is set:
         # The order of a set of texts differs from process to process; a rule must be decided alike in all of them.
-        run.spend(weight(run, value) * len(value).bit_length())
-        return sorted(value, key=lambda member: (type(member).__name__, repr(member)))
+        members = list(value)
+        run.spend(weight(run, members) * len(members).bit_length())
+        return sorted(members, key=lambda member: (type(member).__name__, repr(member)))
     if kind in SIZED:
         return value  # type: ignore[no-any-return]
     raise TypeError(f"{name_of(value)} object is not iterable")

@@ -572,6 +572,7 @@ TOO_MUCH = [
     "not all(context['big']['list'][:] for x in 'abcdefghijklmnopqrst')",
     "not all(context['big']['text'][1:] for x in 'abcdefghijklmnopqrst')",
     "any(x for x in context['big']['list'] for y in [])",
+    "any(not all(s) for s in [{x for x in context['big']['list'][1:900]}] for y in 'a' * 30)",
     "all(context['big']['list'][:] for x in context['big']['list'])",
     "sum(len(context['big']['text'][1:]) for x in context['big']['list']) > 1",
     "any(max(context['big']['list']) < 0 for x in [1, 2, 3])",
@@ -614,6 +615,7 @@ def test_a_deep_value_is_not_compared_to_its_end() -> None:
         "sum(abs(a['x'] - b['x']) < 3 for a in image['metadata'] for b in image['metadata']) == 394",
         "max(context['big']['list']) == 49999",
         "len({x for x in context['big']['list'][:2000]}) == 2000",
+        "sum(x for x in {x for x in context['big']['list'][:1000]}) == 499500",
         "2 ** 64 == 18446744073709551616",
     ],
 )
