@@ -201,15 +201,17 @@ class TestRedis:
             assert 0 < await budgets._redis.ttl(name) <= 2 * DAY_S + 10
 
     async def test_one_budget_for_two_gateways(self, backend: LocalBackend, redis_port: int) -> None:
-        rules = config(rate_limits=limits_over(redis_port, requests_per_second=30, burst=60))
+        rate, burst = 30, 60
+        rules = config(rate_limits=limits_over(redis_port, requests_per_second=rate, burst=burst))
         async with two_gateways(backend, rules) as clients:
-            started, statuses = time.monotonic(), []
-            while time.monotonic() - started < 3.0:
+            started, statuses, last_round = time.monotonic(), [], 0.0
+            while last_round < 3.0:
+                last_round = time.monotonic() - started
                 statuses += [r.status_code for r in await asyncio.gather(*(c.get("/v1/pipeline") for c in clients * 4))]
             lasted = time.monotonic() - started
-            assert set(statuses) == {200, 429}
-            # as many as there were before the last request, and those of its own round
-            assert statuses.count(200) == pytest.approx(30 * lasted + 60, rel=0.02)
+        assert set(statuses) == {200, 429}
+        # 2%; on a busy machine the last round is long, and its requests were decided at some time within it
+        assert 0.98 * (rate * last_round + burst) - 1 <= statuses.count(200) <= 1.02 * (rate * lasted + burst) + 1
 
     async def test_one_quota_for_two_gateways(self, backend: LocalBackend, redis_port: int) -> None:
         async with two_gateways(backend, config(rate_limits=limits_over(redis_port, images_per_day=25))) as clients:
