@@ -1,7 +1,7 @@
 """Train a small YOLO from scratch on the CPU, and export it with a dynamic batch for ``ObjectClassifier``.
 
     python models/train_detector.py train --data FOLDER --out /tmp/yolo-train --hours 2
-    python models/train_detector.py train --data FOLDER --out /tmp/yolo-train --hours 1 --resume
+    python models/train_detector.py train --data FOLDER --out /tmp/yolo-train --hours 1 --resume    # it was interrupted
     python models/train_detector.py export /tmp/yolo-train/run/weights/best.pt --out classifiers/weights/NAME
 
 FOLDER is a data set in ultralytics' layout: ``data.yaml``, ``train/{images,labels}``, ``val/{images,labels}``. Nothing
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,10 @@ def train(
     ] = 192,
     batch: Annotated[int, typer.Option(min=2)] = 32,
     threads: Annotated[int, typer.Option(help="Threads of the arithmetic.", min=1)] = 2,
-    resume: Annotated[bool, typer.Option(help="Go on from OUT/run/weights/last.pt with HOURS more.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Weights to begin with, for example those of a run that has ended.", exists=True)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where a run in OUT was interrupted, with HOURS more.")] = False,
 ) -> None:
     """Train; the checkpoints end up in OUT/run/weights, the figures of each epoch in OUT/run/results.csv."""
     out = out.resolve()
@@ -77,7 +81,7 @@ def train(
             "name": "run",
             "exist_ok": True,
             "resume": str(checkpoint) if resume else False,
-            "pretrained": False,
+            "pretrained": str(start_from.resolve()) if start_from else False,
             "device": "cpu",
             "amp": False,  # ultralytics' own mixed precision knows CUDA only
             "imgsz": image_size,
@@ -118,17 +122,18 @@ def export(
     import openvino
     from ultralytics import YOLO
 
-    exported = Path(
-        YOLO(str(checkpoint)).export(format="openvino", imgsz=image_size, dynamic=False, batch=1, quantize=16)
-    )
-    core = openvino.Core()
-    model = core.read_model(next(exported.glob("*.xml")))
-    # dynamic in the batch only: with `dynamic=True` ultralytics also feeds sides that differ from photo to photo
-    model.reshape([-1, 3, image_size, image_size])
-    out.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(model, out / "model.xml", compress_to_fp16=True)
-    shutil.copy(exported / "metadata.yaml", out / "metadata.yaml")
-    shutil.rmtree(exported)
+    with tempfile.TemporaryDirectory() as folder:  # ultralytics writes beside the checkpoint
+        copy = Path(shutil.copy(checkpoint, folder))
+        arguments = {"format": "openvino", "imgsz": image_size, "dynamic": False, "batch": 1, "quantize": 16}
+        exported = Path(YOLO(str(copy)).export(**arguments))
+        model = openvino.Core().read_model(next(exported.glob("*.xml")))
+        about = yaml.safe_load((exported / "metadata.yaml").read_text())
+        # dynamic in the batch only: with `dynamic=True` ultralytics also feeds sides that differ from photo to photo
+        model.reshape([-1, 3, image_size, image_size])
+        out.mkdir(parents=True, exist_ok=True)
+        openvino.save_model(model, out / "model.xml", compress_to_fp16=True)
+    kept = {key: about[key] for key in ("license", "task", "head", "end2end", "stride", "batch", "imgsz", "names")}
+    (out / "metadata.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))
     typer.echo(f"{out}: {sum(f.stat().st_size for f in out.iterdir()) / 1e6:.2f} MB")
 
 
