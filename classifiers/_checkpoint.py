@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from classifiers.catalogue import CATALOGUE
 from classifiers.errors import ModelNotFound, SetupError
 from classifiers.models import digest_weights, find_model, model_not_found
 
@@ -117,6 +118,8 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 def _from_hub(ref: str, revision: str | None, runtime: Runtime) -> Path:
     """The folder of a repository's files in the hub's cache, fetched if they are not there yet."""
+    if ref in CATALOGUE:
+        raise model_not_found(ref, "visiongraph models PIPELINE --download")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref):
         raise model_not_found(
             ref, "give the path of a folder with a checkpoint, or an id of the hub such as owner/name"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from classifiers import Image, SetupError
+from classifiers import Image, ModelNotFound, SetupError
 from classifiers.car_make import HEAD, SIDE, features
 from classifiers.catalogue import CATALOGUE
 from classifiers.images import DEFAULT_LIMITS, decode
@@ -130,6 +130,16 @@ def test_the_car_make_model_reads_the_crops_as_it_was_trained_to(car_make: Stanf
     right = [answer["label"] == row["make"] for answer, row in zip(answers, rows, strict=True)]
     assert np.mean(right) > 0.6
     assert car_make.input_size == (SIDE, SIDE)
+
+
+def test_a_car_make_model_that_was_not_fetched_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISIONGRAPH_CACHE", str(tmp_path))
+    monkeypatch.delenv("VISIONGRAPH_MODELS", raising=False)
+
+    with pytest.raises(ModelNotFound, match="fix: visiongraph models PIPELINE --download"):
+        StanfordViT(CAR_MAKE)
 
 
 def test_a_file_that_is_not_the_backbone_is_refused() -> None:
