@@ -16,7 +16,7 @@ from serve_app.deployments import StepDeployment
 from serve_app.gateway import Gateway
 from serve_app.gateway_config import GatewayConfig, read_gateway_config
 
-__all__ = ["GATEWAY", "AppArgs", "GatewayConfig", "build", "gateway_options", "step_options"]
+__all__ = ["GATEWAY", "OPEN_GATEWAY", "AppArgs", "GatewayConfig", "build", "gateway_options", "step_options"]
 
 GATEWAY = "gateway"
 """Name of the ingress deployment; no step can have it."""
@@ -25,6 +25,9 @@ _SURGE_PERCENT = 100
 """During a rolling update each new replica starts before an old one stops, so that a step with one replica has no
 gap."""
 
+
+OPEN_GATEWAY = read_gateway_config({"auth": "none"})
+"""Lets everybody in."""
 
 _UNBOUNDED = -1
 """Serve's own word for a queue without a bound."""
@@ -47,7 +50,7 @@ class AppArgs(BaseModel):
 
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")
     gateway: Annotated[GatewayConfig, BeforeValidator(_gateway)] = Field(
-        default_factory=lambda: read_gateway_config({"auth": "none"}),
+        OPEN_GATEWAY,
         description="The HTTP entry, or a file that has it: at least 'auth', who may come in. No block: everybody",
     )
 
@@ -99,7 +102,7 @@ def gateway_options(config: GatewayConfig) -> dict[str, Any]:
 
 
 def _deployment(cls: type[Any]) -> Deployment:
-    return cast(Deployment, serve.deployment(cls))  # its own annotation does not tell its two forms apart
+    return cast("Deployment", serve.deployment(cls))  # its own annotation does not tell its two forms apart
 
 
 def _scale(num_replicas: int | None, autoscaling: AutoscalingConfig | None, target: int) -> dict[str, Any]:

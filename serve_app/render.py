@@ -10,7 +10,7 @@ import yaml
 
 from graph import load_plan
 from graph.config import structure, tunables
-from serve_app.app import GATEWAY, GatewayConfig, gateway_options, step_options
+from serve_app.app import GATEWAY, OPEN_GATEWAY, GatewayConfig, gateway_options, step_options
 
 __all__ = ["render"]
 
@@ -37,24 +37,32 @@ _TITLE = """\
 """
 
 
-def render(pipeline: str | Path, *, host: str = "127.0.0.1", port: int = 8000) -> str:
+def render(
+    pipeline: str | Path, *, gateway: GatewayConfig = OPEN_GATEWAY, host: str = "127.0.0.1", port: int = 8000
+) -> str:
     """The Serve config of a pipeline file, as commented YAML.
 
     The pipeline stands inline, so that the cluster needs no file but the models: its structure in ``args``, its
     tunables in ``user_config``, and each step's deployment options where Serve looks for them.
 
+    Args:
+        pipeline: the file.
+        gateway: who may come in, and how much; without it everybody on this machine.
+        host: address that the HTTP endpoint binds.
+        port: of the HTTP endpoint.
+
     Raises:
         PipelineError: the file has mistakes.
     """
     plan = load_plan(pipeline)
-    gateway, changeable = GatewayConfig.model_validate({"auth": "none"}), tunables(plan.config)
+    changeable = tunables(plan.config)
     application: dict[str, Any] = {"name": plan.name, "route_prefix": "/", "import_path": "serve_app.app:build"}
     environment = {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}
     if environment:
         application["runtime_env"] = {"env_vars": environment}
     application["args"] = {
         "pipeline": structure(plan.config),
-        "gateway": {"auth": "none", "timeout_ms": gateway.timeout_ms},
+        "gateway": {**gateway.model_dump(mode="json", exclude_defaults=True), "timeout_ms": gateway.timeout_ms},
     }
     application["deployments"] = [
         {"name": step.name, "user_config": changeable, **step_options(step)} for step in plan

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from classifiers import SetupError
 from serve_app.cli.arguments import PipelineArgument, stderr
 
 __all__ = ["demo", "render", "serve"]
@@ -20,6 +21,10 @@ DashboardPortOption = Annotated[int, typer.Option(help="Port of the Ray dashboar
 
 def render(
     pipeline: PipelineArgument,
+    gateway: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML with the gateway: block: who may come in, limits, what is fetched."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address that the HTTP endpoint binds.")] = "127.0.0.1",
     port: PortOption = 8000,
 ) -> None:
@@ -27,9 +32,17 @@ def render(
 
     The structure stands in args, what can change in place (thresholds, rules, batch sizes) in user_config.
     """
+    from serve_app.app import OPEN_GATEWAY
+    from serve_app.gateway_config import read_gateway_config
     from serve_app.render import render as render_config
 
-    sys.stdout.write(render_config(pipeline, host=host, port=port))
+    if gateway is None and host not in ("127.0.0.1", "::1", "localhost"):
+        raise SetupError(
+            f"--host {host} lets others reach the endpoint: say who may come in with --gateway FILE; "
+            "the least that such a file can say is 'auth: none'"
+        )
+    config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
+    sys.stdout.write(render_config(pipeline, gateway=config, host=host, port=port))
 
 
 def serve(pipeline: PipelineArgument, port: PortOption = 8000, dashboard_port: DashboardPortOption = 8265) -> None:

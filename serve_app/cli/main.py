@@ -9,6 +9,7 @@ import typer
 from classifiers import SetupError, VisionError
 from serve_app.cli.cluster import demo, render, serve
 from serve_app.cli.inspect import explain, graph, models, schema, validate
+from serve_app.cli.keys import keys
 from serve_app.cli.run import run
 
 __all__ = ["app", "main"]
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 for _command in (run, validate, explain, graph, schema, models, render, serve, demo):
     app.command()(_command)
+app.add_typer(keys)
 
 
 def main() -> None:

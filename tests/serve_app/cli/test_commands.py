@@ -188,6 +188,26 @@ def test_render(visiongraph: Run, pipeline: Path) -> None:
     assert config["applications"][0]["import_path"] == "serve_app.app:build"
 
 
+def test_render_for_others_says_who_may_come_in(visiongraph: Run, pipeline: Path, tmp_path: Path) -> None:
+    code, out, err = visiongraph("render", pipeline, "--host", "0.0.0.0")
+    assert (code, out) == (2, "")
+    assert "--gateway" in err
+    block = tmp_path / "gateway.yaml"
+    block.write_text("auth: {keys_file: keys.json}\ntimeout_ms: 5000\n")
+    code, out, _ = visiongraph("render", pipeline, "--host", "0.0.0.0", "--gateway", block)
+    assert code == 0
+    gateway = yaml.safe_load(out)["applications"][0]["args"]["gateway"]
+    assert gateway == {"auth": {"keys_file": str(tmp_path / "keys.json")}, "timeout_ms": 5000}
+
+
+def test_a_mistake_in_the_gateway_block(visiongraph: Run, pipeline: Path, tmp_path: Path) -> None:
+    block = tmp_path / "gateway.yaml"
+    block.write_text("auth: none\ntimout_ms: 5\n")
+    code, _, err = visiongraph("render", pipeline, "--gateway", block)
+    assert code == 2
+    assert "did you mean 'timeout_ms'" in err
+
+
 @pytest.mark.parametrize(
     "command", ["run", "validate", "schema", "graph", "explain", "render", "serve", "models", "demo"]
 )
