@@ -38,7 +38,7 @@ def car_make(tmp_path_factory: pytest.TempPathFactory) -> StanfordViT:
     from serve_app.fetching import FetchFailed, download, required_models
 
     with pytest.MonkeyPatch.context() as patches:
-        if find_model(CAR_MAKE) is None:
+        if any(model.state != "there" for model in required_models(load_plan(DEMO))):
             patches.setenv("VISIONGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
             try:
                 download(required_models(load_plan(DEMO)), Console(quiet=True))
@@ -128,7 +128,7 @@ def test_the_car_make_model_reads_the_crops_as_it_was_trained_to(car_make: Stanf
     answers = car_make.process_batch(crops, [{}] * len(crops))
 
     right = [answer["label"] == row["make"] for answer, row in zip(answers, rows, strict=True)]
-    assert np.mean(right) > 0.6
+    assert np.mean(right) > 0.9
     assert car_make.input_size == (SIDE, SIDE)
 
 
