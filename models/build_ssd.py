@@ -1,6 +1,6 @@
 """Build the demo's detector: the SSD MobileNetV2 that Google trained on Open Images V4, as int8 OpenVINO.
 
-    pip install nncf
+    pip install -e ".[models]"
     python models/build_ssd.py --data FOLDER --out classifiers/weights/ssd_mobilenet_v2_oiv4
 
 The weights come from the npm package `@mediapipe/objectron` (Apache-2.0), of which no code is run. The output is laid
