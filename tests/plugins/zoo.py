@@ -1,4 +1,5 @@
-"""Classifiers whose constructors and attributes try what a pipeline file is checked against. None of them looks at pixels."""
+"""Classifiers whose constructors and attributes try what a pipeline file is checked against. None of them
+looks at pixels."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ class Detector(Keeper):
         zoo: Zoo = Zoo(),  # noqa: B008
         share: Fraction | None = None,
         options: Mapping[str, float] | None = None,
-        anything=None,  # type: ignore[no-untyped-def]  # noqa: ANN001
+        anything=None,  # type: ignore[no-untyped-def]
     ) -> None:
         self.arguments = locals()
 
