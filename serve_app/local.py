@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from classifiers import SetupError
+from classifiers.catalogue import CATALOGUE
 from graph import Plan, PlannedStep, load_plan
 from serve_app.cluster import local_cluster
+from serve_app.fetching import required_models
 
 __all__ = ["LocalServer", "serving"]
 
@@ -42,12 +44,21 @@ def serving(pipeline: str, *, port: int, dashboard_port: int) -> Iterator[LocalS
         PipelineError: the file has mistakes.
         SetupError: a model cannot be loaded, or a port is taken.
     """
-    plan = load_plan(pipeline)  # before anything is started
+    plan = load_plan(pipeline)
+    _need_models(plan, pipeline)  # before anything is started
     with local_cluster(
         http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan), num_gpus=_gpus(plan)
     ) as ray:
         _deploy(pipeline, plan.name)
         yield LocalServer(ray.http_url, str(ray.dashboard_url), ray.token_file)
+
+
+def _need_models(plan: Plan, pipeline: str) -> None:
+    """Those that a classifier does not fetch by itself."""
+    missing = [m for m in required_models(plan) if m.state != "there" and m.ref in CATALOGUE]
+    if missing:
+        found = "\n".join(f"model '{m.ref}' for {', '.join(m.steps)} is {m.state}" for m in missing)
+        raise SetupError(f"{found}\nget it with: visiongraph models {pipeline} --download")
 
 
 def _cpus(plan: Plan) -> int:
