@@ -1,0 +1,168 @@
+"""JSON, a table and a plot of what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+__all__ = ["summarise", "write_report"]
+
+_SINGLE = (
+    "images",
+    "images_per_s",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "failures",
+    "refused",
+    "refused_p95_ms",
+    "unanswered",
+)
+_MORE = ("client_cpu_ms_per_image", "client_late_p99_ms", "elsewhere_cores", "offered_per_s")
+_QUIET = 0.1  # cores that others may take before a row is marked
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """Write ``report.json`` (every measurement, and their summary), ``report.md`` and ``report.png``."""
+    report["summary"] = summarise(report["cells"])
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    (folder / "report.md").write_text(_markdown(report))
+    _plot(report["summary"], folder / "report.png")
+
+
+def summarise(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Median, least and most of each figure over the rounds, for each system, mix and load."""
+    together: defaultdict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        together[cell["mix"], cell["load"], cell["system"]].append(cell)
+    rows = []
+    for (mix, load, system), rounds in together.items():
+        row: dict[str, Any] = {"mix": mix, "load": load, "system": system, "rounds": len(rounds)}
+        for key in (*_SINGLE, *_MORE):
+            row |= _spread(key, [cell.get(key) for cell in rounds])
+        for key in ("cpu_ms_per_image", "memory_mb"):
+            groups = sorted({group for cell in rounds for group in cell[key]})
+            row[key] = {group: _spread("of", [cell[key].get(group) for cell in rounds])["of"] for group in groups}
+        rows.append(row)
+    return rows
+
+
+def _spread(key: str, values: Sequence[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    return {key: {"median": median(known), "least": min(known), "most": max(known)}} if known else {}
+
+
+def _markdown(report: Mapping[str, Any]) -> str:
+    machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    lines = [
+        "# Serving, against the models alone",
+        "",
+        f"{machine}. Medians [least, most] of the rounds.",
+        "",
+    ]
+    lines += [f"Not measured: {problem.splitlines()[0]}\n" for problem in report["problems"]]
+    for mix, note in report["mixes"].items():
+        rows = [row for row in report["summary"] if row["mix"] == mix]
+        lines += [f"## {mix}", "", f"{note}.", "", *_table(rows), ""]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    limit = next((row["images_per_s"]["median"] for row in rows if row["load"] == "most"), None)
+    lines = [
+        "| load | system | images/s | of the limit | p50 ms | p95 ms | p99 ms | CPU-ms an image | MB | failures |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: _order(row["load"])):
+        share = "" if not limit else f"{row['images_per_s']['median'] / limit:.2f}"
+        noisy = " (noisy)" if row.get("elsewhere_cores", {"median": 0})["median"] > _QUIET else ""
+        speed = _figure(row, "images_per_s")
+        latencies = " | ".join(_figure(row, f"p{percent}_ms") for percent in (50, 95, 99))
+        cpu = ", ".join(f"{group} {spread['median']:.1f}" for group, spread in row["cpu_ms_per_image"].items())
+        memory = sum(spread["median"] for spread in row["memory_mb"].values())
+        lines.append(
+            f"| {row['load']}{noisy} | {row['system']} | {speed} | {share} | {latencies} | {cpu} "
+            f"| {memory:.0f} | {row['failures']['median']:g} |"
+        )
+    return lines
+
+
+def _figure(row: Mapping[str, Any], key: str) -> str:
+    if key not in row:
+        return "-"
+    spread = row[key]
+    return f"{spread['median']:.1f} [{spread['least']:.1f}, {spread['most']:.1f}]"
+
+
+def _order(load: str) -> tuple[int, float]:
+    kind, _, number = load.partition(" ")
+    return ("most", "single", "closed", "open").index(kind), float(number or 0)
+
+
+def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    mixes = list(dict.fromkeys(row["mix"] for row in rows))
+    systems = [name for name in dict.fromkeys(row["system"] for row in rows) if name != "bare"]
+    colours = {name: f"C{index}" for index, name in enumerate(systems)}
+    figure, axes = plt.subplots(3, len(mixes), figsize=(4.2 * len(mixes), 10), squeeze=False, layout="constrained")
+    for column, mix in enumerate(mixes):
+        own = [row for row in rows if row["mix"] == mix]
+        _curves(axes[0][column], own, colours, "images_per_s", "most")
+        _curves(axes[1][column], own, colours, "p50_ms", "single")
+        axes[1][column].set_yscale("log")
+        axes[1][column].set_xlabel("connections")
+        _bars(axes[2][column], own, systems)
+        axes[0][column].set_title(mix)
+    for row, label in enumerate(("images/s", "p50, ms", "CPU-ms an image")):
+        axes[row][0].set_ylabel(label)
+    axes[0][0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _curves(axis: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str], key: str, limit: str) -> None:
+    for system, colour in colours.items():
+        points = sorted(
+            (int(row["load"].split()[1]), row[key])
+            for row in rows
+            if row["system"] == system and row["load"].startswith("closed") and key in row
+        )
+        at = [point for point, _ in points]
+        axis.plot(at, [spread["median"] for _, spread in points], marker="o", ms=3, color=colour, label=system)
+        axis.fill_between(
+            at,
+            [spread["least"] for _, spread in points],
+            [spread["most"] for _, spread in points],
+            color=colour,
+            alpha=0.2,
+        )
+    for row in rows:
+        if row["load"] == limit:
+            axis.axhline(row[key]["median"], color="black", linestyle="--", linewidth=1, label="bare models")
+    axis.set_xscale("log", base=4)
+    axis.set_ylim(bottom=0)
+
+
+def _bars(axis: Any, rows: Sequence[Mapping[str, Any]], systems: Sequence[str]) -> None:
+    """CPU by group at the concurrency that keeps the cores busy: 16, or the largest there is."""
+    loads = [int(row["load"].split()[1]) for row in rows if row["load"].startswith("closed")]
+    busiest = 16 if 16 in loads else max(loads, default=0)
+    shown = {row["system"]: row for row in rows if row["load"] in ("most", f"closed {busiest}")}
+    names = [name for name in ("bare", *systems) if name in shown]
+    groups = list(dict.fromkeys(group for name in names for group in shown[name]["cpu_ms_per_image"]))
+    bottom = [0.0] * len(names)
+    for index, group in enumerate(groups):
+        empty = {"median": 0.0}
+        heights = [shown[name]["cpu_ms_per_image"].get(group, empty)["median"] for name in names]
+        axis.bar(names, heights, bottom=bottom, label=group, color=f"C{index}")
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    axis.tick_params(axis="x", rotation=60, labelsize=7)
+    axis.legend(fontsize=6)

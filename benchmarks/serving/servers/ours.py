@@ -1,0 +1,44 @@
+"""This project, in the configuration that `visiongraph serve` has; argument 2 says where the steps run."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import Any
+
+from benchmarks.serving.settings import DETECTOR, Settings, pipeline_of
+from serve_app.cluster import local_cluster
+
+
+def _placement(name: str, workers: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Options of the gateway, and of each step."""
+    one_each = {DETECTOR: {"num_replicas": workers}, "car_make_classification": {"num_replicas": workers}}
+    if name == "separate":
+        return {}, one_each
+    together = {"colocate_with": "ingress"}
+    return {"num_replicas": workers}, {
+        DETECTOR: together,
+        "tshirt_color_classification": {"colocate_with": DETECTOR},
+        "car_make_classification": one_each["car_make_classification"],
+    }
+
+
+def main(port: int, placement: str) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    settings = Settings.read()
+    gateway, steps = _placement(placement, settings.workers)
+    with local_cluster(http_port=port, dashboard_port=None, min_cpus=16):
+        from ray import serve
+
+        from serve_app.app import AppArgs, build
+
+        args = {"pipeline": pipeline_of(settings, steps), "gateway": {"auth": "none", **gateway}}
+        serve.run(build(AppArgs.model_validate(args)), name="bench")
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
