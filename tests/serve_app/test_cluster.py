@@ -28,8 +28,6 @@ _ROOT = Path(__file__).parents[2]
 _WRAPPER = _ROOT / "serve_app" / "haproxy_loopback.sh"
 
 _PROGRAM = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest is a background job
 import json, sys, threading
 from serve_app.cluster import local_cluster
 
