@@ -45,7 +45,7 @@ test: install ## Linters, types, tests
 
 bench: install ## Measurements; see benchmarks/README.md
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.serving
 
 wheel: install ## Build the wheel that cluster.yaml installs
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
