@@ -83,9 +83,13 @@ def _import(module: str) -> Any:
             logger.handlers.clear()  # it writes to stdout, where results go
             logger.propagate = True
             logger.setLevel(logging.WARNING)
-        # again, for where something else imported it first, without the variable
+        # again, for where something else imported it first, without the variables
         checks: Any = sys.modules["ultralytics.utils.checks"]
         checks.AUTOINSTALL = False
+        if "ULTRALYTICS_SAFE_LOAD" not in os.environ:
+            for name in ("ultralytics.utils", "ultralytics.nn.tasks"):
+                if name in sys.modules:
+                    vars(sys.modules[name])["SAFE_LOAD"] = True
         return sys.modules[module]
 
 

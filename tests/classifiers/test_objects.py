@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -547,6 +548,14 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"evil\.pt cannot be loaded[\s\S]*ULTRALYTICS_SAFE_LOAD=false"):
         ObjectClassifier(str(tmp_path / "evil.pt"), device="cpu")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_cannot_run_code_where_something_else_imported_ultralytics_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("ultralytics.utils", "ultralytics.nn.tasks"):
+        monkeypatch.setattr(importlib.import_module(module), "SAFE_LOAD", False)
+    test_a_checkpoint_cannot_run_code(tmp_path)
 
 
 def test_size_that_the_network_cannot_take(checkpoints: Callable[[str], Path]) -> None:
