@@ -18,7 +18,8 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_counts() -> None:
-    """A shell's background job ignores SIGINT, and so do its children; tests of Ctrl-C are to work there too."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def _signals_count() -> None:
+    """A background job of a shell ignores SIGINT, one of nohup SIGHUP, and so do its children; tests send both."""
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
