@@ -1,0 +1,91 @@
+"""What replicas publish for autoscaling: flat numbers, because Serve takes nothing else."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from graph.messages import StepRequest
+from serve_app.queues.protocol import QueueStats
+
+__all__ = ["CROPS", "HEARTBEAT", "CropsUnderWay", "Heard", "Load", "worker_stats"]
+
+HEARTBEAT = "alive"
+"""Is always published, so that an absent number can be told from an absent report."""
+CROPS = "crops:"
+"""Followed by a caller's id: the crops that it has under way at the step that publishes."""
+
+_HEARD_S = 10.0
+
+Load: TypeAlias = "tuple[str, int]"
+"""A caller's id, and the crops that it has under way at the step that it calls."""
+
+
+def worker_stats(queue: QueueStats | None, *, rate: float, in_hand: int, room: int) -> dict[str, float]:
+    """What a worker returns from ``record_autoscaling_stats``.
+
+    Args:
+        queue: how the queue stands, as the worker last saw it; ``None``: it has not.
+        rate: messages that left the queue for good through this worker, a second, over about the last 10 seconds.
+        in_hand: messages that it holds now.
+        room: messages that it could hold.
+    """
+    stats = {HEARTBEAT: 1.0, "rate": rate, "in_hand": float(in_hand), "room": float(room)}
+    if queue is not None:
+        known = {"waiting": queue.waiting, "in_flight": queue.in_flight, "oldest_age_s": queue.oldest_age_s}
+        stats |= {name: float(value) for name, value in known.items() if value is not None}
+    return stats
+
+
+def _crops(request: StepRequest) -> int:
+    """What a call takes of a batch: its crops, or one for the whole image."""
+    return 1 if request.targets is None else len(request.targets)
+
+
+class CropsUnderWay:
+    """A caller's count of the crops that it has under way at each deployment: waiting for a replica, or in one."""
+
+    def __init__(self) -> None:
+        self._id = uuid.uuid4().hex[:12]
+        self._crops: Counter[str] = Counter()
+
+    @contextmanager
+    def call(self, deployment: str, request: StepRequest) -> Iterator[Load]:
+        """Count a call while it is under way. Gives what goes along with it, so that the deployment hears of it."""
+        crops = _crops(request)
+        self._crops[deployment] += crops
+        try:
+            yield self._id, self._crops[deployment]
+        finally:
+            self._crops[deployment] -= crops
+
+
+class Heard:
+    """What the callers of a step's replica last said that they have under way; of those that call no more, nothing."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._callers: dict[str, tuple[int, float]] = {}
+
+    @contextmanager
+    def call(self, load: Load, request: StepRequest) -> Iterator[None]:
+        """A call is here, with what its caller has under way, this call included."""
+        caller, under_way = load
+        crops = _crops(request)
+        self._callers[caller] = under_way, self._clock()
+        try:
+            yield
+        finally:
+            # a caller that falls silent has at least this call no more
+            under_way, told = self._callers.get(caller, (0, 0.0))
+            self._callers[caller] = max(0, under_way - crops), told
+
+    def stats(self) -> dict[str, float]:
+        """What the replica returns from ``record_autoscaling_stats``."""
+        since = self._clock() - _HEARD_S
+        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= since}
+        return {HEARTBEAT: 1.0, **{CROPS + caller: float(crops) for caller, (crops, _) in self._callers.items()}}
