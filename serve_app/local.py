@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,18 +37,29 @@ class LocalServer:
 
 
 @contextmanager
-def serving(pipeline: str, *, port: int, dashboard_port: int) -> Iterator[LocalServer]:
+def serving(
+    pipeline: str, *, port: int, dashboard_port: int, report: Callable[[str], None] = lambda _: None
+) -> Iterator[LocalServer]:
     """Start Ray and Serve, deploy the pipeline, and stop everything when the block ends.
+
+    Args:
+        pipeline: the file.
+        port: of the HTTP endpoint, on loopback.
+        dashboard_port: of the Ray dashboard, on loopback.
+        report: called with the name of each phase when it begins.
 
     Raises:
         PipelineError: the file has mistakes.
         SetupError: a model cannot be loaded, or a port is taken.
     """
+    report("looking at the pipeline and its models")
     plan = load_plan(pipeline)
     _need_models(plan, pipeline)  # before anything is started
+    report("starting Ray and Serve on this machine")
     with local_cluster(
         http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan), num_gpus=_gpus(plan)
     ) as ray:
+        report("loading the models")
         _deploy(pipeline, plan.name)
         yield LocalServer(ray.http_url, str(ray.dashboard_url), ray.token_file)
 

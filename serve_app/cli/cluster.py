@@ -12,6 +12,7 @@ import typer
 
 from classifiers import SetupError
 from serve_app.cli.arguments import PipelineArgument, stderr
+from serve_app.cli.phases import phases
 
 __all__ = ["demo", "render", "serve"]
 
@@ -49,7 +50,9 @@ def serve(pipeline: PipelineArgument, port: PortOption = 8000, dashboard_port: D
     """Serve a pipeline over HTTP on this machine until Ctrl-C: starts Ray and Serve in the fast configuration."""
     from serve_app.local import serving
 
-    with serving(pipeline, port=port, dashboard_port=dashboard_port) as server:
+    with contextlib.ExitStack() as stack:
+        with phases(stderr) as begin:
+            server = stack.enter_context(serving(pipeline, port=port, dashboard_port=dashboard_port, report=begin))
         stderr.print(f"[green]ready[/]   POST an image to  {server.http_url}/v1/images")
         stderr.print(f"        API documentation  {server.http_url}/docs")
         stderr.print(f"        Ray dashboard      {server.dashboard_url}")
@@ -62,7 +65,9 @@ def serve(pipeline: PipelineArgument, port: PortOption = 8000, dashboard_port: D
         with contextlib.suppress(KeyboardInterrupt):  # SIGTERM and SIGHUP raise it here too
             while True:
                 time.sleep(1)
-        stderr.print("stopping ...")
+        with phases(stderr) as begin:
+            begin("stopping")
+            stack.close()
 
 
 def demo(
@@ -70,7 +75,11 @@ def demo(
     photos: Annotated[
         list[Path] | None,
         typer.Option(
-            "--photo", metavar="FILE", help="A photo of yours; may stand several times. Else two that come along."
+            "--photo",
+            metavar="FILE",
+            help="A photo of yours; may stand several times. Else a street, two people and two cars.",
+            exists=True,
+            dir_okay=False,
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the annotated pictures go.")] = Path("demo-output"),

