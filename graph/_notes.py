@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from graph._serve_config import INGRESS
+
 if TYPE_CHECKING:
     from graph.plan import PlannedStep
 
@@ -20,12 +22,14 @@ def notes_on(steps: Sequence[PlannedStep]) -> tuple[str, ...]:
 
 def _notes(step: PlannedStep, by_name: Mapping[str, PlannedStep], roots: Sequence[str]) -> Iterator[str]:
     again = f"step {step.name!r} gets the encoded image and decodes it again"
+    shares_pixels = step.host == by_name[roots[0]].host == INGRESS
     if not step.depends_on:
-        if step.name != roots[0]:
+        if step.name != roots[0] and not shares_pixels:
             yield f"{again}: it has no dependencies, as {roots[0]!r}"
         return
     if step.crops is None:
-        yield f"{again}: it has no crop rule, so it looks at the whole image"
+        if not shares_pixels:
+            yield f"{again}: it has no crop rule, so it looks at the whole image"
         return
     detectors = [name for name in step.depends_on if by_name[name].crops is None]
     if step.crops_from is not None:
@@ -48,6 +52,6 @@ def _notes(step: PlannedStep, by_name: Mapping[str, PlannedStep], roots: Sequenc
             f"say whose it means with `crops_from`"
         )
     others = sorted(step.crops.reads - {detectors[0]}) if len(detectors) == 1 else sorted(step.crops.reads)
-    if not any(step.name in by_name[name].cuts for name in detectors):
+    if not shares_pixels and not any(step.name in by_name[name].cuts for name in detectors):
         reads = " and ".join(map(repr, others))
         yield f"{again}: its crop rule reads the result of {reads}, so no other step can cut its crops"

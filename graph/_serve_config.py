@@ -9,7 +9,10 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from graph._closed import Closed, mistake
 
-__all__ = ["AutoscalingConfig", "ServeConfig"]
+__all__ = ["INGRESS", "AutoscalingConfig", "ServeConfig"]
+
+INGRESS = "ingress"
+"""What `colocate_with` calls the process that takes the requests; no step can have the name."""
 
 
 class AutoscalingConfig(Closed):
@@ -20,18 +23,33 @@ class AutoscalingConfig(Closed):
     initial_replicas: int | None = Field(
         None, ge=0, description="Replicas at the start; null: `min_replicas`.", examples=[1]
     )
+    target_ongoing_crops: float | None = Field(
+        None,
+        gt=0,
+        description="Crops under way that one replica should have, those that wait for it included; null: one batch, "
+        "`max_batch_size`.",
+        examples=[8],
+    )
     target_ongoing_requests: float | None = Field(
         None,
         gt=0,
-        description="Requests under way that one replica should have; null: one batch, `max_batch_size`.",
+        description="Requests under way that one replica should have: then the load is counted in requests, however "
+        "many crops are in each.",
         examples=[8],
     )
     upscale_delay_s: float = Field(
-        30, ge=0, description="Seconds that the load must stay high before replicas are added.", examples=[30]
+        5, ge=0, description="Seconds that the load must stay high before replicas are added.", examples=[5]
     )
     downscale_delay_s: float = Field(
         600, ge=0, description="Seconds that the load must stay low before replicas go away.", examples=[600]
     )
+
+    @field_validator("target_ongoing_requests")
+    @classmethod
+    def _one_measure(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("target_ongoing_crops") is not None:
+            mistake("cannot stand beside `target_ongoing_crops`; keep one of them")
+        return value
 
     @field_validator("max_replicas")
     @classmethod
@@ -99,6 +117,14 @@ class ServeConfig(Closed):
         ge=1,
         description="Requests that may wait at each caller before more are refused; null: no limit.",
         examples=[200],
+    )
+    colocate_with: str | None = Field(
+        None,
+        min_length=1,
+        description="Run in another process instead of a deployment of its own: `ingress` for a step without "
+        "dependencies, the name of a step that it depends on for others. What both reserve adds up. The results are "
+        "the same; null: a deployment of its own.",
+        examples=[INGRESS],
     )
 
     @property

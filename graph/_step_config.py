@@ -15,12 +15,13 @@ from pydantic import (
 )
 
 from graph._closed import Closed, mistake
-from graph._serve_config import ServeConfig
+from graph._serve_config import INGRESS, ServeConfig
 
 __all__ = ["CLASS_PATH", "LimitsConfig", "PipelineConfig", "StepConfig"]
 
-# In a context `detection` is the crop's own detection; the ingress deployment is called `gateway`.
-RESERVED_NAMES = frozenset({"detection", "gateway"})
+# In a context `detection` is the crop's own detection; the ingress deployment is called `gateway`, and `ingress` where
+# steps share its process.
+RESERVED_NAMES = frozenset({"detection", "gateway", INGRESS})
 STEP_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 CLASS_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from graph._serve_config import AutoscalingConfig, ServeConfig
+from graph._serve_config import INGRESS, AutoscalingConfig, ServeConfig
 from graph._split import merge, structure, tunables
 from graph._step_config import LimitsConfig, PipelineConfig, StepConfig
 
 __all__ = [
+    "INGRESS",
     "AutoscalingConfig",
     "LimitsConfig",
     "PipelineConfig",

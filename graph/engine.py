@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ from classifiers import InputError
 from graph.conditions import RuleError
 from graph.errors import DeadlineExceeded, Overloaded, StepFailed
 from graph.frame import Frame
-from graph.messages import CropSpec, StepAnswer, StepInfo, StepRequest, Target
+from graph.messages import Carried, CropSpec, StepAnswer, StepInfo, StepRequest, Target
 from graph.plan import Plan, PlannedStep
 from graph.rules import detections_for, picked
 
@@ -190,6 +190,8 @@ class _Walk:
                     return _Outcome("skipped", reason=f"no detection matches: {step.crops.source}")
         except RuleError as error:
             return _failed(started, error)
+        if targets is not None and (carried := _carried(step, inputs, targets)) is not None:
+            return _ended(carried.answer, carried.duration_ms)
         request = self._request(step, context, inputs, targets)
         try:
             async with asyncio.timeout(step.timeout_s) as deadline:
@@ -203,12 +205,7 @@ class _Walk:
             raise
         except Exception as error:  # noqa: BLE001 - the step could not be reached, for whatever reason
             return _failed(started, error)
-        if answer.error is not None:
-            if answer.error.input_error is not None:
-                raise answer.error.input_error
-            error_fields = {"type": answer.error.type, "detail": answer.error.detail}
-            return _Outcome("failed", _since(started), error=error_fields, answer=answer)
-        return _Outcome("ok", _since(started), answer=answer)
+        return _ended(answer, _since(started))
 
     def _request(
         self,
@@ -233,6 +230,26 @@ class _Walk:
             crop_budget_bytes=self._backend.crop_budget_bytes,
             request_id=self._request_id,
         )
+
+
+def _carried(step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: Sequence[Target]) -> Carried | None:
+    """The step's answer, where it came along with that of the one it depends on, and is about the same detections:
+    while rules change in place, replicas may decide by others for a moment."""
+    found = next((answer.carried[step.name] for answer in inputs.values() if step.name in answer.carried), None)
+    return found if found is not None and found.targets == tuple(target.index for target in targets) else None
+
+
+def _ended(answer: StepAnswer, duration_ms: float) -> _Outcome:
+    """
+    Raises:
+        InputError: the image is at fault.
+    """
+    if answer.error is None:
+        return _Outcome("ok", duration_ms, answer=answer)
+    if answer.error.input_error is not None:
+        raise answer.error.input_error
+    error_fields = {"type": answer.error.type, "detail": answer.error.detail}
+    return _Outcome("failed", duration_ms, error=error_fields, answer=answer)
 
 
 def _since(started: float) -> float:

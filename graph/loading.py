@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from graph._checks import Draft, check_steps, read_drafts
+from graph._placement import check_placement
 from graph._report import Loc, Report
 from graph._wording import report_validation_error, shown
 from graph._yaml import Document, Problem, read_yaml
@@ -76,6 +77,7 @@ def _checked(document: Document, report: Report, name: str, folder: Path | None 
         data["name"] = name
     drafts = read_drafts(data)
     check_steps(drafts, report, folder)
+    check_placement(drafts, report)
     try:
         config = PipelineConfig.model_validate(data)
     except ValidationError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from classifiers import Image, InputError, ResizeMode
 from graph.frame import Frame
 
-__all__ = ["CropSpec", "StepAnswer", "StepError", "StepInfo", "StepRequest", "Target"]
+__all__ = ["Carried", "CropSpec", "StepAnswer", "StepError", "StepInfo", "StepRequest", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,26 @@ class StepAnswer:
         digest: of the configuration and weights that made the answer.
         crops: for each step in ``cut_for`` whose rules could be decided here: its crops by the index of their
         detection.
+        carried: answers of steps that depend on this one and run in the same process, by name; their crops need not
+        travel.
     """
 
     digest: str
     result: dict[str, Any] | None = None
     error: StepError | None = None
     crops: Mapping[str, Mapping[int, Image]] = field(default_factory=dict)
+    carried: Mapping[str, Carried] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An answer that came along with another one, before it was asked for.
+
+    Attributes:
+        targets: indices of the detections that the step looked at.
+        duration_ms: how long it took.
+    """
+
+    targets: tuple[int, ...]
+    answer: StepAnswer
+    duration_ms: float

@@ -10,8 +10,9 @@ from classifiers.base import BaseClassifier
 from graph._digests import code_digest, digest
 from graph._layout import depths
 from graph._notes import notes_on
+from graph._placement import hosts_of
 from graph.conditions import Rule
-from graph.config import PipelineConfig, ServeConfig, StepConfig
+from graph.config import INGRESS, PipelineConfig, ServeConfig, StepConfig
 from graph.loading import Checked, Source, check
 
 __all__ = ["Plan", "PlannedStep", "load_plan"]
@@ -29,6 +30,9 @@ class PlannedStep:
         dependents: the steps that depend on this one, in file order.
         cuts: those of them whose crops this step can cut beside its own detections: their crop rules read no other
             step's result. Empty for a step with ``crops``, which has no detections of its own.
+        host: the step in whose deployment it runs, by default itself, or ``INGRESS``.
+        carries: those of ``cuts`` that are answered along with this one, in one call: they run in the same deployment,
+            depend on nothing else, and neither has a time limit of its own. In the ingress there is no call to save.
     """
 
     name: str
@@ -44,6 +48,8 @@ class PlannedStep:
     serve: ServeConfig
     dependents: tuple[str, ...]
     cuts: tuple[str, ...]
+    host: str
+    carries: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,6 +99,15 @@ class Plan:
         """Names of the steps without dependencies, in file order."""
         return tuple(step.name for step in self.steps if not step.depends_on)
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the steps that have a deployment, in file order."""
+        return tuple(step.name for step in self.steps if step.host == step.name)
+
+    def hosted_by(self, host: str) -> tuple[PlannedStep, ...]:
+        """The steps that run in the deployment of this one, itself included, or in the ``INGRESS``; in file order."""
+        return tuple(step for step in self.steps if step.host == host)
+
     def step_digest(self, name: str) -> str:
         """SHA-256 of what one step's answer depends on beside input and weights: class, parameters, code version."""
         return self._step_digests[name]
@@ -136,6 +151,15 @@ def load_plan(source: Source) -> Plan:
 def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
     configs, drafts = checked.config.pipeline, checked.steps
     with_crops = {config.name: draft.crops for config, draft in zip(configs, drafts, strict=True)}
+    cuts = {
+        config.name: tuple(
+            other.name
+            for other in configs
+            if draft.crops is None and _can_cut(config.name, other, with_crops[other.name])
+        )
+        for config, draft in zip(configs, drafts, strict=True)
+    }
+    hosts = hosts_of(configs)
     return tuple(
         PlannedStep(
             name=config.name,
@@ -150,10 +174,10 @@ def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
             on_error=config.on_error or ("skip" if config.depends_on else "fail"),
             serve=config.serve,
             dependents=tuple(other.name for other in configs if config.name in other.depends_on),
-            cuts=tuple(
-                other.name
-                for other in configs
-                if draft.crops is None and _can_cut(config.name, other, with_crops[other.name])
+            cuts=cuts[config.name],
+            host=hosts[config.name],
+            carries=tuple(
+                other.name for other in configs if other.name in cuts[config.name] and _can_carry(config, other, hosts)
             ),
         )
         for config, draft in zip(configs, drafts, strict=True)
@@ -163,6 +187,11 @@ def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
 
 def _can_cut(name: str, other: StepConfig, crops: Rule | None) -> bool:
     return name in other.depends_on and crops is not None and crops.reads <= {name} and other.crops_from in (None, name)
+
+
+def _can_carry(step: StepConfig, other: StepConfig, hosts: Mapping[str, str]) -> bool:
+    together = hosts[step.name] == hosts[other.name] != INGRESS
+    return together and other.depends_on == (step.name,) and step.timeout_ms is None and other.timeout_ms is None
 
 
 def _structure_digest(steps: Sequence[PlannedStep], step_digests: Mapping[str, str]) -> str:

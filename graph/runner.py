@@ -78,6 +78,7 @@ class StepRunner:
         self.classifier.reconfigure(**_tunables(step))
         self._step = step
         self._cuts = {dependent: plan[dependent] for dependent in step.cuts}
+        self._carries = step.carries
         weights = self.classifier.weights_digest
         digest = hashlib.sha256(f"{plan.step_digest(name)}:{weights}".encode()).hexdigest()
         spec = CropSpec(self.classifier.input_size, self.classifier.resize, self.classifier.crop_padding)
@@ -156,6 +157,22 @@ class StepRunner:
         except (TypeError, ValueError) as error:
             return StepAnswer(self.info.digest, error=self._error(error, call.request))
         return StepAnswer(self.info.digest, result=result, crops=self._cut_for_dependents(call, result))
+
+    def calls_along(self, call: Prepared, answer: StepAnswer) -> dict[str, StepRequest]:
+        """The calls of the steps that are answered along with this one (``PlannedStep.carries``), by name; of those
+        only that have something to look at."""
+        calls = {}
+        for name in self._carries:
+            if answer.result is not None and (crops := answer.crops.get(name)):
+                detections = answer.result["detections"]
+                calls[name] = StepRequest(
+                    image=call.request.image,
+                    context={self._step.name: answer.result},
+                    targets=tuple(Target(index, detections[index]) for index in crops),
+                    crops=tuple(crops.values()),
+                    request_id=call.request.request_id,
+                )
+        return calls
 
     def _error(self, error: Exception, request: StepRequest) -> StepError:
         """The error as it travels: without the traceback, which stays in this process's log."""

@@ -3,6 +3,8 @@
 # No `from __future__ import annotations` here: Serve reads the builder's annotation at run time, and a string would
 # silently give it
 # a plain dict.
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -10,8 +12,9 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from classifiers import SetupError
-from graph import PlannedStep, load_plan
-from graph.config import AutoscalingConfig, structure, tunables
+from graph import Plan, PlannedStep, load_plan
+from graph.config import INGRESS, structure, tunables
+from serve_app.autoscaling import entry_replicas, step_replicas
 from serve_app.deployments import StepDeployment
 from serve_app.gateway import Gateway
 from serve_app.gateway_config import GatewayConfig, read_gateway_config
@@ -31,6 +34,9 @@ OPEN_GATEWAY = read_gateway_config({"auth": "none"})
 
 _UNBOUNDED = -1
 """Serve's own word for a queue without a bound."""
+
+_RETRY_AFTER_S = 1
+"""What the answer to a request says for which there is no room: the load of a moment is gone by then."""
 
 
 def _gateway(block: object) -> object:
@@ -56,7 +62,7 @@ class AppArgs(BaseModel):
 
 
 def build(args: AppArgs) -> Application:
-    """Build the application: a deployment a step, named after it, and the gateway in front.
+    """Build the application: a deployment a step, named after it, unless it shares a process, and the gateway in front.
 
     Raises:
         PipelineError: the pipeline has mistakes.
@@ -64,48 +70,57 @@ def build(args: AppArgs) -> Application:
     plan = load_plan(args.pipeline)
     fixed, changeable = structure(plan.config), tunables(plan.config)
     steps = {
-        step.name: _deployment(StepDeployment)
-        .options(name=step.name, user_config=changeable, **step_options(step))
-        .bind(fixed, step.name)
-        for step in plan
+        name: _deployment(StepDeployment)
+        .options(name=name, user_config=changeable, **step_options(plan, name))
+        .bind(fixed, name)
+        for name in plan.hosts
     }
-    entry = _deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(args.gateway))
+    entry = _deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(plan, args.gateway))
     return entry.bind(fixed, args.gateway, steps)
 
 
-def step_options(step: PlannedStep) -> dict[str, Any]:
-    """The Serve options of a step's deployment, but its name and ``user_config``."""
-    options = step.serve
-    actor: dict[str, Any] = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
-    if options.memory_mb is not None:
-        actor["memory"] = options.memory_mb * 2**20
-    if options.resources:
-        actor["resources"] = dict(options.resources)
+def step_options(plan: Plan, name: str) -> dict[str, Any]:
+    """The Serve options of a step's deployment, with the steps that share its process; but its name and
+    ``user_config``."""
+    options = plan[name].serve
     return {
-        "ray_actor_options": actor,
+        "ray_actor_options": _reserved(plan.hosted_by(name)),
         "max_ongoing_requests": options.ongoing_requests,
         "max_queued_requests": options.max_queued_requests or _UNBOUNDED,
         "max_surge_percent": _SURGE_PERCENT,
-        **_scale(options.num_replicas, options.autoscaling, options.max_batch_size),
+        **step_replicas(options.num_replicas, options.autoscaling, options.max_batch_size),
     }
 
 
-def gateway_options(config: GatewayConfig) -> dict[str, Any]:
-    """The Serve options of the gateway's deployment, but its name and ``user_config``."""
+def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
+    """The Serve options of the gateway's deployment, with the steps that share its process; but its name and
+    ``user_config``."""
+    steps = plan.hosted_by(INGRESS)
+    target = max((step.serve.max_batch_size for step in steps), default=config.max_ongoing_requests // 2)
     return {
-        "ray_actor_options": {"num_cpus": config.num_cpus},
+        "ray_actor_options": _reserved(steps, config.num_cpus),
         "max_ongoing_requests": config.max_ongoing_requests,
         "max_queued_requests": config.max_queued_requests or _UNBOUNDED,
+        "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
         "max_surge_percent": _SURGE_PERCENT,
-        **_scale(config.num_replicas, config.autoscaling, config.max_ongoing_requests // 2),
+        **entry_replicas(config.num_replicas, config.autoscaling, target),
     }
+
+
+def _reserved(steps: Sequence[PlannedStep], num_cpus: float = 0.0) -> dict[str, Any]:
+    """What one process with these steps reserves on its node: the sum, ``num_cpus`` included."""
+    options = [step.serve for step in steps]
+    reserved: dict[str, Any] = {
+        "num_cpus": round(num_cpus + sum(each.num_cpus for each in options), 4),  # Ray takes 4 places
+        "num_gpus": round(sum(each.num_gpus for each in options), 4),
+    }
+    if memory_mb := sum(each.memory_mb or 0 for each in options):
+        reserved["memory"] = memory_mb * 2**20
+    resources: Counter[str] = Counter()
+    for each in options:
+        resources.update(each.resources)
+    return {**reserved, "resources": dict(resources)} if resources else reserved
 
 
 def _deployment(cls: type[Any]) -> Deployment:
     return cast("Deployment", serve.deployment(cls))  # its own annotation does not tell its two forms apart
-
-
-def _scale(num_replicas: int | None, autoscaling: AutoscalingConfig | None, target: int) -> dict[str, Any]:
-    if autoscaling is None:
-        return {"num_replicas": num_replicas or 1}
-    return {"autoscaling_config": {"target_ongoing_requests": target, **autoscaling.model_dump(exclude_none=True)}}

@@ -1,4 +1,4 @@
-"""Calls steps that are Serve deployments, for the engine."""
+"""Calls steps for the engine, in other deployments and in this process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ray.serve.handle import DeploymentHandle
 
 from graph.errors import Overloaded
 from graph.messages import StepAnswer, StepInfo, StepRequest
+from graph.plan import Plan
+from serve_app.autoscaling import CropsUnderWay
+from serve_app.hosting import StepHost
 
 __all__ = ["ServeBackend"]
 
@@ -23,19 +26,28 @@ _RETRY_AFTER_S = 1
 
 
 class ServeBackend:
-    """Steps behind deployment handles. Use it from one event loop.
+    """Steps behind deployment handles, and those in this process. Use it from one event loop.
 
     Args:
-        handles: a handle to each step's deployment, by the step's name.
+        plan: says in whose deployment each step runs.
+        handles: a handle to each step's deployment, by the name of the step that has it.
+        here: the steps of this process.
         crop_budget_bytes: pixels that one answer may carry; the transport's message limit less room for the rest.
     """
 
-    def __init__(self, handles: Mapping[str, DeploymentHandle[Any]], crop_budget_bytes: int) -> None:
+    def __init__(
+        self, plan: Plan, handles: Mapping[str, DeploymentHandle[Any]], here: StepHost, crop_budget_bytes: int
+    ) -> None:
         self.crop_budget_bytes: int | None = crop_budget_bytes
         # By value: what travels is an encoded image or small crops, and the object store costs more than it saves
         # below 1 MB.
-        self._handles = {name: handle.options(_by_reference=False) for name, handle in handles.items()}
-        self._infos: dict[str, StepInfo] = {}
+        hosts = {name: handle.options(_by_reference=False) for name, handle in handles.items()}
+        self._hosts = tuple(hosts.values())
+        self._handles = {step.name: hosts[step.host] for step in plan if step.name not in here}
+        self._deployments = {step.name: step.host for step in plan}
+        self._under_way = CropsUnderWay()
+        self._here = here
+        self._infos: dict[str, StepInfo] = {}  # of the steps elsewhere
         self._asking = asyncio.Lock()
 
     async def describe(self) -> Mapping[str, StepInfo]:
@@ -44,33 +56,42 @@ class ServeBackend:
             async with self._asking:
                 if len(self._infos) < len(self._handles):
                     await self.ready()
-        return self._infos
+        return {**self._infos, **self._here.describe()}
 
     async def ready(self) -> None:
-        """See :class:`graph.engine.StepBackend`; asks every step now."""
-        infos = await asyncio.gather(*(handle.describe.remote() for handle in self._handles.values()))
-        self._infos = dict(zip(self._handles, infos, strict=True))
+        """See :class:`graph.engine.StepBackend`; asks every deployment now."""
+        described = await asyncio.gather(*(host.describe.remote() for host in self._hosts))
+        self._infos = {name: info for infos in described for name, info in infos.items()}
 
     async def call(self, step: str, request: StepRequest) -> StepAnswer:
         """See :class:`graph.engine.StepBackend`."""
-        for attempt in range(1, _ATTEMPTS + 1):  # pragma: no branch
-            response = self._handles[step].remote(request)
-            try:
-                answer: StepAnswer = await response
-                break
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
-            except BackPressureError as error:
-                raise Overloaded(
-                    f"step '{step}' has as many calls waiting as it may have; try again",
-                    step=step,
-                    retry_after_s=_RETRY_AFTER_S,
-                ) from error
-            except (ActorDiedError, ActorUnavailableError):
-                if attempt == _ATTEMPTS:
+        if step in self._here:
+            return await self._here.call(step, request)
+        with self._under_way.call(self._deployments[step], request) as load:
+            for attempt in range(1, _ATTEMPTS + 1):  # pragma: no branch
+                response = self._handles[step].remote(step, request, load)
+                try:
+                    answer: StepAnswer = await response
+                    break
+                except asyncio.CancelledError:
+                    response.cancel()  # type: ignore[no-untyped-call]
                     raise
-        info = self._infos[step]
-        if answer.digest != info.digest:  # its tunables have changed meanwhile
-            self._infos = {**self._infos, step: replace(info, digest=answer.digest)}
+                except BackPressureError as error:
+                    raise Overloaded(
+                        f"step '{step}' has as many calls waiting as it may have; try again",
+                        step=step,
+                        retry_after_s=_RETRY_AFTER_S,
+                    ) from error
+                except (ActorDiedError, ActorUnavailableError):
+                    if attempt == _ATTEMPTS:
+                        raise
+        self._note(step, answer)
+        for name, carried in answer.carried.items():
+            self._note(name, carried.answer)
         return answer
+
+    def _note(self, step: str, answer: StepAnswer) -> None:
+        """Remember a step's digest, where its tunables have changed meanwhile."""
+        info = self._infos[step]
+        if answer.digest != info.digest:
+            self._infos = {**self._infos, step: replace(info, digest=answer.digest)}

@@ -1,7 +1,9 @@
-"""The ingress deployment: the HTTP application and the engine, and nothing that looks at pixels."""
+"""The ingress deployment: the HTTP application and the engine. It looks at pixels only for the steps that share its
+process, and then in threads of theirs."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +12,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from graph import Engine, Plan
-from graph.config import merge
+from graph.config import INGRESS, merge
 from serve_app.backend import ServeBackend
 from serve_app.gateway_config import GatewayConfig
+from serve_app.hosting import StepHost
 from serve_app.http import make_app
 from serve_app.http.access_log import log_to_stderr
 from serve_app.transport import crop_budget_bytes
@@ -27,7 +30,7 @@ class Gateway:
     Args:
         structure: the pipeline without its tunables.
         config: the rules of the entry.
-        handles: a handle to each step's deployment, by the step's name.
+        handles: a handle to each step's deployment, by the name of the step that has it.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -35,8 +38,11 @@ class Gateway:
     ) -> None:
         self._structure = structure
         self._config = config
-        self._backend = ServeBackend(handles, crop_budget_bytes())
-        self._engine = self._engine_with({})
+        plan = self._plan_with({})
+        # In a thread, for it may load models: the event loop has to answer meanwhile whether this replica is alive.
+        self._host = await asyncio.to_thread(StepHost, plan, INGRESS)
+        self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes())
+        self._engine = Engine(plan, self._backend)
         # In a rolling update the gateway before this one goes on until this one is ready: with all its steps, or
         # requests would wait.
         await self._backend.ready()
@@ -45,9 +51,15 @@ class Gateway:
         log_to_stderr()
         return make_app(lambda: self._engine, self._config, set_request_id=False)  # Serve sets it
 
-    def reconfigure(self, tunables: dict[str, Any]) -> None:
+    async def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Take new tunables; requests under way keep the engine that they began with."""
-        self._engine = self._engine_with(tunables)
+        plan = self._plan_with(tunables)
+        await self._host.reconfigure(plan)
+        self._engine = Engine(plan, self._backend)
 
-    def _engine_with(self, tunables: Mapping[str, Any]) -> Engine:
-        return Engine(Plan.from_config(merge(self._structure, tunables)), self._backend)
+    def check_health(self) -> None:
+        """Called by Serve; an exception makes it replace the replica."""
+        self._host.check_health()
+
+    def _plan_with(self, tunables: Mapping[str, Any]) -> Plan:
+        return Plan.from_config(merge(self._structure, tunables))

@@ -13,8 +13,10 @@ from typing import Any
 from classifiers import SetupError
 from classifiers.catalogue import CATALOGUE
 from graph import Plan, PlannedStep, load_plan
+from graph.config import INGRESS
 from serve_app.cluster import local_cluster
 from serve_app.fetching import required_models
+from serve_app.gateway_config import GatewayConfig
 
 __all__ = ["LocalServer", "serving"]
 
@@ -38,7 +40,12 @@ class LocalServer:
 
 @contextmanager
 def serving(
-    pipeline: str, *, port: int, dashboard_port: int, report: Callable[[str], None] = lambda _: None
+    pipeline: str,
+    *,
+    port: int,
+    dashboard_port: int,
+    gateway: GatewayConfig | None = None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LocalServer]:
     """Start Ray and Serve, deploy the pipeline, and stop everything when the block ends.
 
@@ -46,6 +53,7 @@ def serving(
         pipeline: the file.
         port: of the HTTP endpoint, on loopback.
         dashboard_port: of the Ray dashboard, on loopback.
+        gateway: who may come in, and how much; without it everybody on this machine.
         report: called with the name of each phase when it begins.
 
     Raises:
@@ -54,13 +62,15 @@ def serving(
     """
     report("looking at the pipeline and its models")
     plan = load_plan(pipeline)
+    # auth is off in so many words: the endpoint is bound to loopback
+    gateway = gateway or GatewayConfig.model_validate({"auth": "none"})
     _need_models(plan, pipeline)  # before anything is started
     report("starting Ray and Serve on this machine")
     with local_cluster(
-        http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan), num_gpus=_gpus(plan)
+        http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan, gateway), num_gpus=_gpus(plan)
     ) as ray:
         report("loading the models")
-        _deploy(pipeline, plan.name)
+        _deploy(pipeline, plan.name, gateway)
         yield LocalServer(ray.http_url, str(ray.dashboard_url), ray.token_file)
 
 
@@ -72,9 +82,15 @@ def _need_models(plan: Plan, pipeline: str) -> None:
         raise SetupError(f"{found}\nget it with: visiongraph models {pipeline} --download")
 
 
-def _cpus(plan: Plan) -> int:
+def _cpus(plan: Plan, gateway: GatewayConfig) -> int:
     """Logical CPUs for every replica that the pipeline may have, twice: an update starts new ones beside the old."""
-    return math.ceil(2 * (1 + sum(step.serve.num_cpus * _most_replicas(step) for step in plan)))
+    entry = gateway.shares * (gateway.num_cpus + _reserved(plan, INGRESS))
+    steps = sum(_most_replicas(plan[name]) * _reserved(plan, name) for name in plan.hosts)
+    return math.ceil(2 * (1 + entry + steps))
+
+
+def _reserved(plan: Plan, host: str) -> float:
+    return sum(step.serve.num_cpus for step in plan.hosted_by(host))
 
 
 def _most_replicas(step: PlannedStep) -> int:
@@ -87,13 +103,12 @@ def _gpus(plan: Plan) -> int | None:
     return None if any(step.serve.num_gpus for step in plan) else 0
 
 
-def _deploy(pipeline: str, name: str) -> None:
+def _deploy(pipeline: str, name: str, gateway: GatewayConfig) -> None:
     from ray import serve
 
     from serve_app.app import AppArgs, build
 
-    # auth is off in so many words: the endpoint is bound to loopback
-    args = AppArgs.model_validate({"pipeline": pipeline, "gateway": {"auth": "none"}})
+    args = AppArgs(pipeline=pipeline, gateway=gateway)
     serve.run_many([serve.RunTarget(build(args), name)], wait_for_applications_running=False)
     while True:
         application = serve.status().applications.get(name)

@@ -27,6 +27,7 @@ _COMMENTS = {
     "max_surge_percent": "An update starts new replicas before it stops old ones: leave room for twice the replicas.",
     "max_ongoing_requests": "Calls that one replica holds: one batch in the model, and the next one gathering.",
     "max_queued_requests": "Calls that may wait at each caller; past it clients get 503. -1: no bound.",
+    "backpressure_config": "What they are told then: to try again after so many seconds.",
     "ray_actor_options": "What a replica reserves on its node; a share of a GPU lets several steps use one.",
 }
 """Written above the first line with the key."""
@@ -65,8 +66,8 @@ def render(
         "gateway": {**gateway.model_dump(mode="json", exclude_defaults=True), "timeout_ms": gateway.timeout_ms},
     }
     application["deployments"] = [
-        {"name": step.name, "user_config": changeable, **step_options(step)} for step in plan
-    ] + [{"name": GATEWAY, "user_config": changeable, **gateway_options(gateway)}]
+        {"name": name, "user_config": changeable, **step_options(plan, name)} for name in plan.hosts
+    ] + [{"name": GATEWAY, "user_config": changeable, **gateway_options(plan, gateway)}]
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": host, "port": port},

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from graph import Decision, Plan, VisionPipeline, json_schema, load_plan, mermaid, svg
 from graph import explain as explain_result
+from graph.config import INGRESS
 from serve_app.cli.arguments import PipelineArgument, stderr, stdout
 from serve_app.sources import read
 
@@ -48,6 +49,9 @@ def _print_step(plan: Plan, level: int, name: str) -> None:
         stdout.print(f"       if {escape(step.condition.source)}", highlight=False)
     looks_at = f"each detection where {step.crops.source}" if step.crops is not None else "the whole image"
     stdout.print(f"       on {escape(looks_at)}", highlight=False)
+    if step.host != name:
+        place = "the ingress" if step.host == INGRESS else f"step {step.host}"
+        stdout.print(f"       on Serve in the process of {escape(place)}", highlight=False)
 
 
 def schema() -> None:

@@ -9,7 +9,7 @@ from toys import draw
 
 from classifiers import BadImage
 from graph import DeadlineExceeded, Engine, Frame, Overloaded, Plan, StepFailed, load_plan
-from graph.messages import CropSpec, StepAnswer, StepError, StepInfo, StepRequest
+from graph.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest
 
 PERSON = {"bbox": [10.0, 10.0, 50.0, 90.0], "confidence": 0.9, "class_id": 1, "class_name": "person"}
 CAR = {"bbox": [100.0, 100.0, 180.0, 150.0], "confidence": 0.8, "class_id": 0, "class_name": "car"}
@@ -330,3 +330,32 @@ class TestFingerprint:
         assert await fingerprint(serve={"num_cpus": 2, "max_batch_size": 4}) == plain
         assert await fingerprint(condition="True") != plain
         assert await fingerprint(on_error="fail") != plain
+
+
+@pytest.mark.parametrize(("targets", "asked"), [((0,), False), ((0, 1), True)], ids=["the same", "others"])
+async def test_an_answer_that_came_along_is_used_if_it_is_about_the_same_detections(
+    targets: tuple[int, ...], asked: bool
+) -> None:
+    along = StepAnswer("digest-colour", result={"objects": [{"detection": 0, "label": "along"}]})
+    engine, backend = make(
+        step("detect"),
+        step("colour", "detect", crops="detection['class_name'] == 'person'"),
+        detect=StepAnswer("digest-detect", result=FOUND, carried={"colour": Carried(targets, along, 7.5)}),
+        colour={"objects": [{"detection": 0, "label": "asked"}]},
+    )
+    result = await engine.run(FRAME)
+    assert ("colour" in backend.started) == asked
+    assert result["context"]["colour"]["objects"][0]["label"] == ("asked" if asked else "along")
+    assert (result["steps"][1]["duration_ms"] == 7.5) != asked
+
+
+async def test_what_came_along_and_is_not_called_for_stays_out() -> None:
+    along = StepAnswer("digest-colour", result={"objects": [{"detection": 0, "label": "along"}]})
+    engine, _ = make(
+        step("detect"),
+        step("colour", "detect", condition="'bus' in context['detect']['detected_classes']", crops="True"),
+        detect=StepAnswer("digest-detect", result=FOUND, carried={"colour": Carried((0,), along, 7.5)}),
+    )
+    result = await engine.run(FRAME)
+    assert "colour" not in result["context"]
+    assert statuses(result)["colour"] == "skipped"
