@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import math
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from pydantic import (
 
 from classifiers import SetupError
 from graph.config import AutoscalingConfig
+from serve_app.blocks import in_words
 
 __all__ = [
     "AuthConfig",
@@ -269,6 +269,8 @@ class GatewayConfig(_Closed):
     def _one_way_to_scale(self) -> GatewayConfig:
         if self.num_replicas is not None and self.autoscaling is not None:
             raise ValueError("give num_replicas or autoscaling, not both")
+        if self.autoscaling is not None and self.autoscaling.target_ongoing_crops is not None:
+            raise ValueError("autoscaling.target_ongoing_crops is for steps; here write target_ongoing_requests")
         return self
 
     @property
@@ -306,7 +308,7 @@ def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:
     try:
         return GatewayConfig.model_validate(block)
     except ValidationError as error:
-        raise SetupError("\n".join(_in_words(mistake) for mistake in error.errors())) from error
+        raise SetupError(in_words(error, "gateway", GatewayConfig, {"auth": _WHO})) from error
 
 
 def _with_paths_beside(block: Any, folder: Path) -> Any:
@@ -319,26 +321,3 @@ def _with_paths_beside(block: Any, folder: Path) -> Any:
     if isinstance(jwt, Mapping) and isinstance(jwt.get("jwks"), str) and "://" not in jwt["jwks"]:
         auth["jwt"] = {**jwt, "jwks": str(folder / jwt["jwks"])}
     return {**block, "auth": auth}
-
-
-def _in_words(mistake: Any) -> str:
-    """One mistake: where, what, the fix."""
-    loc = [str(part) for part in mistake["loc"]]
-    where = ".".join(["gateway", *loc])
-    if mistake["type"] == "extra_forbidden":
-        known = _keys_at(mistake["loc"][:-1])
-        near = difflib.get_close_matches(loc[-1], known, 1)
-        fix = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known))}"
-        return f"{where}: there is no such key; {fix}"
-    if mistake["type"] == "missing":
-        return f"{where}: is missing; {_WHO if loc == ['auth'] else 'write it'}"
-    return f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
-
-
-def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = GatewayConfig
-    for part in loc:
-        field = model.model_fields.get(str(part))
-        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)

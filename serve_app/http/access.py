@@ -16,6 +16,7 @@ SCOPES: dict[tuple[str, str], str | None] = {
     ("POST", "/v1/images"): "infer",
     ("POST", "/v1/jobs"): "jobs",
     ("GET", "/v1/jobs/{job_id}"): "jobs",
+    ("GET", "/v1/jobs/{job_id}/picture"): "jobs",
     ("GET", "/v1/pipeline"): "infer",
     ("GET", "/v1/schema"): None,
     ("GET", "/healthz"): None,

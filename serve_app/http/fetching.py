@@ -24,8 +24,10 @@ from serve_app.http.s3 import S3Images
 __all__ = ["Fetcher", "resolve"]
 
 _REDIRECTS = (301, 302, 303, 307, 308)
+_LATER = (408, 425, 429)
 _HEADERS = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("User-Agent", "visiongraph")]
 _MAX_LOCATION = 2048
+_KEEP_ALIVE_S = 15.0
 
 # A name or an address, after international names have been put into ASCII; no % of any kind.
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
@@ -38,16 +40,42 @@ class Fetcher:
         config: the rules.
         max_bytes: the longest image.
         ssl_context: whom to believe over https; default: the public authorities.
+        keep_alive: leave connections open for the next image of the same host, which then goes to the address that was
+            checked when it was opened.
     """
 
-    def __init__(self, config: FetchConfig, max_bytes: int, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        config: FetchConfig,
+        max_bytes: int,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        keep_alive: bool = False,
+    ) -> None:
         self._config = config
+        self._keep_alive = keep_alive
         self._max_bytes = max_bytes
         self._under_way = 0
         self._backend = _CheckedNetwork(AddressRules(config.private_networks))
         self._ssl_context = ssl_context
         self._pool: httpcore.AsyncConnectionPool | None = None
-        self._s3 = S3Images(config.s3, max_bytes)
+        self._s3 = S3Images(config.s3, max_bytes, config.concurrent)
+
+    def check(self, uri: str, key_id: str, tenant: str) -> None:
+        """Tell whether a client may have an address fetched, as far as that can be told without asking anybody.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        scheme = uri.partition(":")[0].lower()
+        if scheme == "s3":
+            self._s3.check(uri, key_id, tenant)
+        elif scheme in self._config.schemes:
+            self._checked(uri)
+        else:
+            served = [*self._config.schemes, *(["s3"] if self._config.s3.allow else [])]
+            fix = f"send {' or '.join(f'{s}://...' for s in served)}, or the image's bytes" if served else _BYTES
+            raise Forbidden(f"addresses of this kind are not fetched here; {fix}")
 
     async def fetch(self, uri: str, key_id: str, tenant: str) -> bytes:
         """Fetch an image for a client.
@@ -59,15 +87,9 @@ class Fetcher:
             TooManyBytes: the image is over the limit.
             Overloaded: as many images are being fetched as may be.
         """
-        scheme = uri.partition(":")[0].lower()
-        if scheme == "s3":
-            self._s3.check(uri, key_id, tenant)
-        elif scheme not in self._config.schemes:
-            served = [*self._config.schemes, *(["s3"] if self._config.s3.allow else [])]
-            fix = f"send {' or '.join(f'{s}://...' for s in served)}, or the image's bytes" if served else _BYTES
-            raise Forbidden(f"addresses of this kind are not fetched here; {fix}")
+        self.check(uri, key_id, tenant)
         async with self._in_time():
-            return await (self._s3.read(uri) if scheme == "s3" else self._get(uri))
+            return await (self._s3.read(uri) if uri[:3].lower() == "s3:" else self._get(uri))
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -81,7 +103,8 @@ class Fetcher:
             if not limit.expired():
                 raise
             seconds = f"{self._config.timeout_s:g}"
-            raise FetchFailed(f"the image was not there within {seconds} s; send its bytes, or try again") from None
+            detail = f"the image was not there within {seconds} s; send its bytes, or try again"
+            raise FetchFailed(detail, retryable=True) from None
         finally:
             self._under_way -= 1
 
@@ -96,9 +119,10 @@ class Fetcher:
                         return await self._image(answer)
                     uri = self._next(url, answer)
             except httpcore.TimeoutException as error:
-                raise FetchFailed(f"{url.host} did not answer in time") from error
+                raise FetchFailed(f"{url.host} did not answer in time", retryable=True) from error
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
-                raise FetchFailed(f"{url.host} could not be asked: it does not answer as a web server does") from error
+                detail = f"{url.host} could not be asked: it does not answer as a web server does"
+                raise FetchFailed(detail, retryable=True) from error
         raise FetchFailed(f"the address leads on more than {self._config.max_redirects} times; send the last one")
 
     def _checked(self, uri: str) -> httpx.URL:
@@ -133,7 +157,8 @@ class Fetcher:
 
     async def _image(self, answer: httpcore.Response) -> bytes:
         if answer.status != 200:
-            raise FetchFailed(f"the source answered {answer.status}; the image must be there without logging in")
+            detail = f"the source answered {answer.status}; the image must be there without logging in"
+            raise FetchFailed(detail, retryable=answer.status >= 500 or answer.status in _LATER)
         kind = _header(answer, b"content-type").partition(";")[0].strip().lower()
         if kind not in self._config.content_types:
             came = f"'{kind[:80]}'" if kind else "no Content-Type"
@@ -155,7 +180,8 @@ class Fetcher:
             self._pool = httpcore.AsyncConnectionPool(
                 ssl_context=self._ssl_context or httpx.create_ssl_context(),
                 max_connections=self._config.concurrent,
-                max_keepalive_connections=0,  # each fetch resolves and checks anew
+                max_keepalive_connections=None if self._keep_alive else 0,  # 0: each fetch resolves and checks anew
+                keepalive_expiry=_KEEP_ALIVE_S,
                 network_backend=self._backend,
             )
         return self._pool
@@ -202,7 +228,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         try:
             addresses = await resolve(name, port)
         except (OSError, UnicodeError) as error:
-            raise FetchFailed(f"{name} has no address") from error
+            raise FetchFailed(f"{name} has no address", retryable=True) from error
         # One that is not allowed spoils the rest: an honest host has none.
         if not addresses or not all(self._rules.allows(address) for address in addresses):
             raise Forbidden(f"{name} is not on the public internet; send the image's bytes")

@@ -23,7 +23,9 @@ __all__ = [
     "STATUS",
     "FetchFailed",
     "Forbidden",
+    "JobsUnavailable",
     "Malformed",
+    "NotFound",
     "NotReady",
     "Problem",
     "TooManyRequests",
@@ -59,7 +61,15 @@ class TooManyRequests(VisionError):
 
 
 class FetchFailed(VisionError):
-    """The image could not be had from where the client said that it is."""
+    """The image could not be had from where the client said that it is (field ``retryable``: it may be later)."""
+
+
+class NotFound(VisionError):
+    """There is no such thing, or not for this client."""
+
+
+class JobsUnavailable(VisionError):
+    """Jobs cannot be taken or looked up now (field ``retry_after_s``)."""
 
 
 class UnsupportedBody(VisionError):
@@ -74,6 +84,7 @@ STATUS: dict[type[VisionError], int] = {
     Malformed: 400,
     Unauthorized: 401,
     Forbidden: 403,
+    NotFound: 404,
     DeadlineExceeded: 408,
     TooManyBytes: 413,
     UnsupportedBody: 415,
@@ -85,6 +96,7 @@ STATUS: dict[type[VisionError], int] = {
     RuleError: 500,
     FetchFailed: 502,
     StepFailed: 502,
+    JobsUnavailable: 503,
     NotReady: 503,
     Overloaded: 503,
     VisionError: 500,
@@ -108,6 +120,7 @@ _MEANINGS = {
     400: "Malformed request",
     401: "No credential, or one that is not good",
     403: "Not allowed",
+    404: "There is no such job, or not for this key; or jobs are switched off",
     408: "The deadline passed",
     413: "Too many bytes",
     415: "Not a type that is served",

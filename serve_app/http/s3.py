@@ -14,7 +14,7 @@ from serve_app.http.problems import FetchFailed, Forbidden
 __all__ = ["S3Images"]
 
 _TIMEOUT_S = 10
-_THREADS = 8
+_MAX_THREADS = 32
 
 
 class S3Images:
@@ -23,11 +23,13 @@ class S3Images:
     Args:
         config: which client may read what, and where the store is.
         max_bytes: the longest image.
+        concurrent: images that are read at a time.
     """
 
-    def __init__(self, config: S3Config, max_bytes: int) -> None:
+    def __init__(self, config: S3Config, max_bytes: int, concurrent: int = 8) -> None:
         self._config = config
         self._max_bytes = max_bytes
+        self._concurrent = min(concurrent, _MAX_THREADS)
 
     def check(self, uri: str, key_id: str, tenant: str) -> None:
         """Let a client read only what is listed for its key, its tenant or everybody.
@@ -66,15 +68,18 @@ class S3Images:
                     return data
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             why = "there is no such object" if code in ("NoSuchKey", "404") else "the store does not give it"
-            raise FetchFailed(f"the image could not be read from S3: {why}") from error
+            later = status >= 500 or status == 429
+            raise FetchFailed(f"the image could not be read from S3: {why}", retryable=later) from error
         except (BotoCoreError, OSError) as error:
-            raise FetchFailed("the image could not be read from S3: the store does not answer") from error
+            detail = "the image could not be read from S3: the store does not answer"
+            raise FetchFailed(detail, retryable=True) from error
         raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
+        return ThreadPoolExecutor(self._concurrent, thread_name_prefix="s3")
 
     @cached_property
     def _client(self) -> Any:
@@ -85,7 +90,7 @@ class S3Images:
             connect_timeout=_TIMEOUT_S,
             read_timeout=_TIMEOUT_S,
             retries={"total_max_attempts": 2},
-            max_pool_connections=_THREADS,
+            max_pool_connections=self._concurrent,
         )
         return boto3.client(
             "s3", endpoint_url=self._config.endpoint_url, region_name=self._config.region, config=settings

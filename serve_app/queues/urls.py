@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from serve_app.queues.protocol import BadQueueUrl
 
-__all__ = ["FORMS", "QueueUrl"]
+__all__ = ["FORMS", "QueueUrl", "with_prefetch"]
 
 FORMS = {
     "amqp": "amqp://user:pass@host/vhost?queue=NAME",
@@ -18,6 +18,8 @@ FORMS = {
     "rediss": "rediss://host:port/db?stream=NAME",
     "sqlite": "sqlite:///path.db",
 }
+
+_MOST_PREFETCH = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +88,12 @@ class QueueUrl:
                 f"the queue URL says {option}={text}; it must be a number of seconds, {low:g} to {high:g}"
             )
         return value
+
+
+def with_prefetch(url: str, messages: int) -> str:
+    """The URL for a worker that holds so many messages: RabbitMQ sends them ahead, and without a bound that fits one
+    worker would have what others wait for. A URL that says it itself stays."""
+    parts = QueueUrl.parse(url)
+    if parts.scheme not in ("amqp", "amqps") or "prefetch" in parts.options:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}prefetch={min(messages, _MOST_PREFETCH)}"

@@ -26,7 +26,10 @@ from urllib.parse import quote
 
 from serve_app.results.objects import Objects, objects_from_uri
 
-__all__ = ["JobMarker", "JobStatus", "Outcome", "ResultStore", "content_key"]
+__all__ = ["JOB_PREFIX", "JobMarker", "JobStatus", "Outcome", "ResultStore", "content_key"]
+
+JOB_PREFIX = "job-"
+"""Begins the ids that the gateway makes. Only for these there is a marker, which says what counts."""
 
 _THREADS = 16
 
@@ -46,6 +49,7 @@ class JobMarker:
         policy: what the owner may have fetched; its form is the gateway's.
         submitted: ISO 8601 in UTC.
         withdrawn: the client was told that it was not accepted; a worker drops it.
+        request: hash of the request that it came in, where that may come again; ``None``: it may not.
     """
 
     id: str
@@ -56,6 +60,7 @@ class JobMarker:
     policy: dict[str, Any] | None = None
     submitted: str = field(default_factory=_now)
     withdrawn: bool = False
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,11 @@ class Outcome:
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
     finished: str = field(default_factory=_now)
+
+    @property
+    def finished_at(self) -> float:
+        """``finished`` in seconds since the epoch."""
+        return datetime.fromisoformat(self.finished).timestamp()
 
     def encode(self) -> bytes:
         """One line of JSON."""

@@ -1,0 +1,198 @@
+"""One job, from what a message asks for to the one record of how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from classifiers import VisionError
+from graph import Engine, Frame, Overloaded, annotate
+from serve_app.http.sources import Sources, is_final
+from serve_app.intake.broker import STORE_AWAY
+from serve_app.intake.patience import Patience, Stopped
+from serve_app.intake.strict import Unreachable
+from serve_app.queues.jobs import JobRequest
+from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
+
+__all__ = ["Delivery", "JobRunner"]
+
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What is known of the message that a job came in.
+
+    Attributes:
+        attempts: how often it has been delivered, this time included.
+        published: when, in seconds since the epoch; ``None``: not known.
+        is_last: it will not be tried again.
+    """
+
+    attempts: int
+    published: float | None
+    is_last: bool
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    ended: asyncio.Future[Outcome | None]
+    since: float = field(default_factory=time.monotonic)
+    is_marked: bool = False
+
+
+class JobRunner:
+    """Runs jobs to their end. Use it from one event loop.
+
+    Args:
+        engine: gives the engine for an image, by whether it is the last attempt; see
+            :func:`serve_app.intake.engine_by_attempt`.
+        store: where jobs and results are kept.
+        sources: where images come from.
+        patience: waits for the store, and for steps that have no room.
+        timeout_s: longest time for one image in the pipeline.
+        reuse_results: whether an image that was seen before is answered with its result.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[bool], Engine],
+        store: ResultStore,
+        sources: Sources,
+        patience: Patience,
+        *,
+        timeout_s: float,
+        reuse_results: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._sources = sources
+        self._patience = patience
+        self._timeout_s = timeout_s
+        self._reuse = Reuse(store) if reuse_results else None
+        self._under_way: dict[str, _UnderWay] = {}
+        self._drawing = asyncio.Lock()
+
+    async def run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
+        """Run a job; one that is under way here, because its message came twice, is waited for.
+
+        Returns:
+            How it ended, recorded; ``None``: it was withdrawn.
+
+        Raises:
+            Stopped: the worker is stopping.
+            Exception: what may pass, where this is not the last attempt.
+        """
+        under_way = self._under_way.get(job.id)
+        if under_way is not None:
+            return await asyncio.shield(under_way.ended)
+        under_way = self._under_way[job.id] = _UnderWay(asyncio.get_running_loop().create_future())
+        try:
+            outcome = await self._run(job, delivery)
+        except BaseException as error:
+            under_way.ended.set_exception(error if isinstance(error, Exception) else Stopped())
+            under_way.ended.exception()  # else asyncio complains where nobody waited
+            raise
+        finally:
+            del self._under_way[job.id]
+        under_way.ended.set_result(outcome)
+        return outcome
+
+    async def mark_running(self, after_s: float) -> None:
+        """Let those be seen as running that have been in hand for so long."""
+        since = time.monotonic() - after_s
+        late = [
+            (job_id, under_way)
+            for job_id, under_way in self._under_way.items()
+            if under_way.since < since and not under_way.is_marked and job_id.startswith(JOB_PREFIX)
+        ]
+        for job_id, under_way in late:
+            under_way.is_marked = True
+            await self._store.mark_running(job_id)
+
+    async def _run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
+        early = self._fetch_early(job, delivery)
+        try:
+            known, marker = await self._patiently(lambda: self._look_up(job.id))
+            if known is not None and not _is_tried_again(known, delivery):
+                return known
+            if known is not None:
+                await self._patiently(lambda: self._store.forget_failure(job.id))
+            if marker is None:
+                marker = JobMarker(job.id, job.uri, dict(job.metadata))
+            if marker.withdrawn:
+                return None
+            try:
+                frame = await (early or self._sources.frame(marker.uri, marker.policy))
+                result = await self._result(frame, marker, delivery.is_last)
+                outcome = Outcome(job.id, "succeeded", result)
+            except Exception as error:
+                if not is_final(error) and (not delivery.is_last or isinstance(error, Stopped)):
+                    raise
+                outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
+            return await self._patiently(lambda: self._store.finish(outcome))
+        finally:
+            if early is not None:
+                early.cancel()
+
+    def _fetch_early(self, job: JobRequest, delivery: Delivery) -> asyncio.Task[Frame] | None:
+        """Begin to fetch before it is known whether the job has ended, where that is most unlikely."""
+        if delivery.attempts > 1 or job.id.startswith(JOB_PREFIX):
+            return None
+        task = asyncio.create_task(self._sources.frame(job.uri, None))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask
+        return task
+
+    async def _look_up(self, job_id: str) -> tuple[Outcome | None, JobMarker | None]:
+        if not job_id.startswith(JOB_PREFIX):
+            return await self._store.outcome(job_id), None
+        return await asyncio.gather(self._store.outcome(job_id), self._store.job(job_id))
+
+    async def _result(self, frame: Frame, marker: JobMarker, is_last: bool) -> dict[str, Any]:
+        run = Engine.run if self._reuse is None else self._reuse.run
+
+        async def once() -> dict[str, Any]:
+            return await run(
+                self._engine(is_last),
+                frame,
+                metadata=marker.metadata,
+                request_id=marker.id,
+                timeout_s=self._timeout_s,
+            )
+
+        result = await self._patience.until_it_works(once, (Overloaded,), but_not=(Unreachable,), longest_s=2.0)
+        if marker.annotate:
+            async with self._drawing:  # decoding and drawing take several times the pixels' bytes
+                picture = await asyncio.to_thread(annotate, frame, result)
+            await self._patiently(lambda: self._store.put_picture(marker.id, picture))
+        return result
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await self._patience.until_it_works(call, STORE_AWAY)
+
+
+def _is_tried_again(known: Outcome, delivery: Delivery) -> bool:
+    """Whether the message was put on the queue after the job had failed: somebody wants it tried once more.
+
+    Else it is the message of the failure itself, which its worker did not live to take to the dead letters.
+    """
+    if known.status != "failed":
+        return False
+    if delivery.published is None:
+        return delivery.attempts == 1
+    return delivery.published > known.finished_at
+
+
+def _in_words(job_id: str, error: Exception) -> dict[str, str]:
+    detail = str(error)
+    if not isinstance(error, VisionError):
+        _log.error("job %s failed", job_id, exc_info=error)
+        detail = "this is a fault of the server; the workers' log has it under the job's id"
+    return {"type": type(error).__name__, "detail": detail}
