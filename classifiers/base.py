@@ -48,6 +48,12 @@ class BaseClassifier(ABC):
     crop_padding: float = 0.0
     """Share of the box's width and height that is added on each side of it before it is cut, 0..1."""
 
+    frame_size: tuple[int, int] | None = None
+    """(H, W) in pixels that are enough of a whole image, set in the constructor. It allows ``decode: reduced`` in the
+    pipeline file: a larger JPEG then arrives at 1/2, 1/4 or 1/8 of its size, and every ``bbox`` of ``detections`` is
+    brought back to pixels of the full image. Nothing else is: a class whose results have other coordinates leaves it
+    ``None``."""
+
     weights_digest: str = ""
     """Hash of the weights that the constructor loaded; a part of the identity of every result. Empty: no weights."""
 

@@ -77,14 +77,21 @@ def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
     return _open(data, limits)[0]
 
 
-def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[int, int] | None = None) -> Image:
     """Decode an image to upright pixels.
 
     Transparency is laid on white. CMYK is converted without its colour profile. 16-bit grey is scaled from 0..65535;
     32-bit integers and floats, which have no agreed white, from 0..1, widened to their minimum and maximum.
 
+    Args:
+        data: the encoded image.
+        limits: what it may have at most.
+        at_least: (H, W) that is enough: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, whichever is the smallest
+            that has both. That skips most of the work; ``None`` and other formats: full size.
+
     Returns:
-        (H, W, 3) RGB uint8, C-contiguous, read-only; H and W are those of :func:`probe`.
+        (H, W, 3) RGB uint8, C-contiguous, read-only; H and W are those of :func:`probe`, or these over the divisor,
+        rounded up.
 
     Raises:
         TooManyBytes, UnsupportedImage, TooManyPixels: as :func:`probe`, before any pixel is decoded.
@@ -92,6 +99,9 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
     """
     header, orientation, encoded = _open(data, limits)
     with _translated(header.format, limits):
+        if at_least is not None and header.format == "JPEG":
+            height, width = at_least if orientation < 5 else at_least[::-1]
+            encoded.draft(None, (width, height))
         encoded.load()
         upright = encoded.transpose(TO_UPRIGHT[orientation]) if orientation in TO_UPRIGHT else encoded
         pixels = _rgb(upright)

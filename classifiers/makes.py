@@ -82,7 +82,7 @@ class StanfordViT(BaseClassifier):
             self._network = OpenVinoModel(read_model(checkpoint.file), seen.model_size, seen.mean, seen.scale, half)
         else:
             raise SetupError(f"{checkpoint.file} runs in OpenVINO on the CPU, not on {device!r}; use device: auto")
-        self.input_size, self.resize = seen.input_size, seen.resize
+        self.input_size, self.resize, self.frame_size = seen.input_size, seen.resize, seen.input_size
         self.weights_digest = checkpoint.digest
         self._labels = _labels(config, self._logits([np.zeros((*seen.input_size, 3), np.uint8)]).shape)
 

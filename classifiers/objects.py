@@ -74,6 +74,7 @@ class ObjectClassifier(BaseClassifier):
         path = find_model(model) or download(model)
         self._detector = load_detector(path, image_size, device, half)
         self._class_ids = self._ids_of(self._tunables.classes)
+        self.frame_size = self._detector.size
         self.weights_digest = digest_weights(path)
 
     @property

@@ -21,6 +21,8 @@ from graph._step_config import CLASS_PATH
 from graph.conditions import Rule
 from graph.mistakes import did_you_mean
 
+_CROPS_ARE_FULL = "has no effect on a step that looks at crops, which are cut from full pixels; remove it"
+
 __all__ = ["Draft", "check_steps", "read_drafts"]
 
 
@@ -148,8 +150,12 @@ def _check_crops(draft: Draft, report: Report) -> None:
         return
     if draft.text("crops") is not None and not draft.depends_on:
         report.add(draft.loc("crops"), "needs the detections of another step; add the step that detects to depends_on")
+    if draft.text("crops") is not None and draft.data.get("decode") == "reduced":
+        report.add(draft.loc("decode"), _CROPS_ARE_FULL)
     if "crops" in draft.data or draft.cls is None:
         return
+    if draft.cls.default_crops is not None and draft.data.get("decode") == "reduced":
+        report.add(draft.loc("decode"), _CROPS_ARE_FULL)
     if problem := default_crops_problem(draft.cls, draft.depends_on):
         report.add(draft.loc("crops"), problem)
     elif draft.cls.default_crops is not None:

@@ -20,8 +20,8 @@ from graph._serve_config import INGRESS, ServeConfig
 __all__ = ["CLASS_PATH", "LimitsConfig", "PipelineConfig", "StepConfig"]
 
 # In a context `detection` is the crop's own detection; the ingress deployment is called `gateway`, and `ingress` where
-# steps share its process.
-RESERVED_NAMES = frozenset({"detection", "gateway", INGRESS})
+# steps share its process; `worker` is the deployment that consumes a queue.
+RESERVED_NAMES = frozenset({"detection", "gateway", INGRESS, "worker"})
 STEP_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 CLASS_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
 
@@ -92,6 +92,13 @@ class StepConfig(Closed):
         None,
         description="Whose detections `crops` speaks of, where several of the steps it depends on have some.",
         examples=["object_detection"],
+    )
+    decode: Literal["full", "reduced"] = Field(
+        "full",
+        description="`reduced`: a JPEG that is larger than this step's classifier needs is decoded for it at 1/2, 1/4 "
+        "or 1/8 of its size. Boxes are still pixels of the full image, and crops are still cut from full pixels, "
+        "decoded when there is one to cut: pays where most images have none. Moves detections a little.",
+        examples=["reduced"],
     )
     timeout_ms: int | None = Field(
         None,

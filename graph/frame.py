@@ -105,6 +105,21 @@ class Frame:
                 self._pixels = decode(self._data, self._limits)
             return self._pixels
 
+    def reduced_pixels(self, at_least: tuple[int, int]) -> tuple[Image, int]:
+        """The upright image, of a JPEG at 1/2, 1/4 or 1/8 of its size if it still has ``at_least`` (H, W) then.
+
+        Returns:
+            The pixels as those of :meth:`pixels`, and what to multiply coordinates by: 1, 2, 4 or 8.
+
+        Raises:
+            InputError: the bytes cannot be decoded.
+        """
+        if not self._data or min(self.height // at_least[0], self.width // at_least[1]) < 2:
+            return self.pixels(), 1
+        # Not kept, nor taken from what is kept: the result must not depend on who has decoded the image before.
+        pixels = decode(self._data, self._limits, at_least)
+        return pixels, round(max(self.height / pixels.shape[0], self.width / pixels.shape[1]))
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Decoded pixels are 20 times the size of the JPEG: what travels is the JPEG, or the array where there is no
         # JPEG.

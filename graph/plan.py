@@ -26,6 +26,7 @@ class PlannedStep:
         params: the constructor's arguments, converted to its annotated types, paths absolute.
         crops: the rule that counts, the class's own included; ``None``: the step gets the whole image.
         crops_from: whose detections ``crops`` speaks of; ``None``: of the one dependency that has some.
+        decode: ``"reduced"``: a JPEG may be decoded at a fraction of its size for this step.
         timeout_s: ``None``: only the request's own deadline.
         dependents: the steps that depend on this one, in file order.
         cuts: those of them whose crops this step can cut beside its own detections: their crop rules read no other
@@ -43,6 +44,7 @@ class PlannedStep:
     condition: Rule | None
     crops: Rule | None
     crops_from: str | None
+    decode: Literal["full", "reduced"]
     timeout_s: float | None
     on_error: Literal["fail", "skip"]
     serve: ServeConfig
@@ -84,7 +86,7 @@ class Plan:
     def _from_checked(cls, checked: Checked) -> Plan:
         steps = _planned(checked)
         digests = {
-            step.name: digest([step.class_path, config.params, code_digest(step.cls)])
+            step.name: digest([step.class_path, config.params, config.decode, code_digest(step.cls)])
             for step, config in zip(steps, checked.config.pipeline, strict=True)
         }
         return cls(checked.config, steps, notes_on(steps), _structure_digest(steps, digests), digests)
@@ -170,6 +172,7 @@ def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
             condition=draft.condition,
             crops=draft.crops,
             crops_from=config.crops_from,
+            decode=config.decode,
             timeout_s=None if config.timeout_ms is None else config.timeout_ms / 1000,
             on_error=config.on_error or ("skip" if config.depends_on else "fail"),
             serve=config.serve,

@@ -31,11 +31,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One call, ready for the model: N images with their contexts. ``len()`` is N, what the call takes of a batch."""
+    """One call, ready for the model: N images with their contexts. ``len()`` is N, what the call takes of a batch.
+    ``divisor``: the whole image comes at this fraction of its size."""
 
     request: StepRequest
     images: tuple[Image, ...]
     contexts: tuple[Mapping[str, Any], ...]
+    divisor: int = 1
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,6 +81,12 @@ class StepRunner:
         self._step = step
         self._cuts = {dependent: plan[dependent] for dependent in step.cuts}
         self._carries = step.carries
+        if step.decode == "reduced" and self.classifier.frame_size is None:
+            raise SetupError(
+                f"step '{name}': decode: reduced is for classes whose `frame_size` says how large an image they need; "
+                f"{step.class_path} has none; remove it",
+                step=name,
+            )
         weights = self.classifier.weights_digest
         digest = hashlib.sha256(f"{plan.step_digest(name)}:{weights}".encode()).hexdigest()
         spec = CropSpec(self.classifier.input_size, self.classifier.resize, self.classifier.crop_padding)
@@ -90,16 +98,23 @@ class StepRunner:
 
     def prepare(self, request: StepRequest) -> Prepared | StepAnswer:
         """Get the pixels of a call: decoded, cut, or as they came. Where that fails, the answer that says why."""
+        divisor = 1
         try:
             if request.targets is None:
-                images: tuple[Image, ...] = (_frame(request).pixels(),)
+                image, divisor = self._whole_image(_frame(request))
+                images: tuple[Image, ...] = (image,)
                 contexts: tuple[Mapping[str, Any], ...] = (request.context,)
             else:
                 images = self._crops(request, request.targets)
                 contexts = tuple({**request.context, "detection": target.detection} for target in request.targets)
         except Exception as error:  # noqa: BLE001 - this call's failure, and not that of the others
             return StepAnswer(self.info.digest, error=self._error(error, request))
-        return Prepared(request, images, contexts)
+        return Prepared(request, images, contexts, divisor)
+
+    def _whole_image(self, frame: Frame) -> tuple[Image, int]:
+        if self._step.decode == "reduced" and self.classifier.frame_size is not None:
+            return frame.reduced_pixels(self.classifier.frame_size)
+        return frame.pixels(), 1
 
     def _crops(self, request: StepRequest, targets: tuple[Target, ...]) -> tuple[Image, ...]:
         if request.crops is None:
@@ -150,7 +165,7 @@ class StepRunner:
             return StepAnswer(self.info.digest, error=outcome)
         try:
             if call.request.targets is None:
-                result = normalise(outcome[0])
+                result = _at_full_size(normalise(outcome[0]), call)
             else:
                 pairs = zip(call.request.targets, outcome, strict=True)
                 result = {"objects": [{**normalise(answer), "detection": target.index} for target, answer in pairs]}
@@ -185,7 +200,6 @@ class StepRunner:
         request = call.request
         if not request.cut_for or request.frame is None or "detections" not in result:
             return {}
-        pixels = request.frame.pixels()
         left = request.crop_budget_bytes
         answer: dict[str, dict[int, Image]] = {}
         for name, spec in request.cut_for.items():
@@ -204,7 +218,7 @@ class StepRunner:
                 targets = picked(dependent, context, request.image, result["detections"])
             except RuleError:
                 continue  # the engine decides the same rule again, and the failure is that step's
-            crops = {target.index: _cut(pixels, target.detection, spec) for target in targets}
+            crops = {target.index: _cut(request.frame.pixels(), target.detection, spec) for target in targets}
             if left is not None:
                 left -= sum(image.nbytes for image in crops.values())
                 if left < 0:
@@ -226,6 +240,16 @@ def _frame(request: StepRequest) -> Frame:
             "the engine sent neither the image nor its crops"
         )  # a bug in the caller, not a user's mistake
     return request.frame
+
+
+def _at_full_size(result: dict[str, Any], call: Prepared) -> dict[str, Any]:
+    """Boxes in pixels of the full image, where the classifier saw a reduced one."""
+    if call.divisor > 1:
+        limits = [call.request.image["width"], call.request.image["height"]] * 2
+        for detection in result.get("detections", ()):
+            sides = zip(detection["bbox"], limits, strict=True)
+            detection["bbox"] = [round(min(side * call.divisor, limit), 2) for side, limit in sides]
+    return result
 
 
 def _cut(pixels: Image, detection: Mapping[str, Any], spec: CropSpec) -> Image:

@@ -47,7 +47,8 @@ def _print_step(plan: Plan, level: int, name: str) -> None:
     stdout.print(f"  {level}. [bold]{escape(name)}[/] ({step.class_path}){escape(needs)}")
     if step.condition is not None:
         stdout.print(f"       if {escape(step.condition.source)}", highlight=False)
-    looks_at = f"each detection where {step.crops.source}" if step.crops is not None else "the whole image"
+    whole = "the whole image" if step.decode == "full" else "the whole image, large JPEGs reduced"
+    looks_at = f"each detection where {step.crops.source}" if step.crops is not None else whole
     stdout.print(f"       on {escape(looks_at)}", highlight=False)
     if step.host != name:
         place = "the ingress" if step.host == INGRESS else f"step {step.host}"

@@ -522,3 +522,32 @@ def test_real_photos(shared_data: Path) -> None:
 def test_real_bad_files(shared_data: Path, name: str) -> None:
     with pytest.raises(BadImage):
         decode((shared_data / "corpus" / name).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"),
+    [((30, 40), (30, 40)), ((31, 40), (60, 80)), ((61, 80), (120, 160)), ((15, 20), (30, 40)), ((121, 10), (240, 320))],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_fraction_that_is_enough(
+    at_least: tuple[int, int], size: tuple[int, int]
+) -> None:
+    whole = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (15, 20, 3), np.uint8)).resize((320, 240))
+    file = io.BytesIO()
+    whole.save(file, "JPEG", quality=95)
+    reduced = decode(file.getvalue(), at_least=at_least)
+    assert reduced.shape[:2] == size
+    assert not reduced.flags.writeable
+    expected = np.asarray(whole.resize(size[::-1], PIL.Image.Resampling.BOX), np.int16)
+    assert np.abs(expected - reduced).mean() < 4
+
+
+def test_a_reduced_jpeg_is_upright_and_other_formats_are_whole() -> None:
+    image = PIL.Image.new("RGB", (320, 240))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif)
+    assert decode(file.getvalue(), at_least=(80, 30)).shape == (80, 60, 3)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    assert decode(file.getvalue(), at_least=(30, 40)).shape == (240, 320, 3)

@@ -68,11 +68,14 @@ pipeline:
         downscale_delay_s: 60
   - name: colour
     class: zoo.Keeper
+    decode: reduced
     depends_on:
       - det
       - make
     condition: len(context['det']['detections']) > 0
     crops:
+    serve:
+      colocate_with: make
 """
 
 ARGUMENTS = ("model", "confidence", "labels", "device", "size", "makes")
@@ -140,6 +143,8 @@ BAD_VALUES: dict[Path_, tuple[Any, ...]] = {
     ("pipeline", 1, "serve", "autoscaling", "target_ongoing_requests"): (*NOT_NUMBER, 0),
     ("pipeline", 1, "serve", "autoscaling", "upscale_delay_s"): (*NOT_NUMBER, None, -1),
     ("pipeline", 1, "serve", "autoscaling", "downscale_delay_s"): (*NOT_NUMBER, None, -1),
+    ("pipeline", 2, "decode"): (*NOT_TEXT, None, "", "half", "Reduced"),
+    ("pipeline", 2, "serve", "colocate_with"): (*NOT_TEXT, "", "ingress", "gateway", "mak", "colour", "nobody"),
     ("pipeline", 2, "depends_on"): ("det", ["det", "colour"]),  # a rule reads `det`; `crops: null` needs no detections
     ("pipeline", 2, "depends_on", 1): (3, None, "", "mak", "det"),
 }

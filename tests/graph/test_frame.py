@@ -107,3 +107,22 @@ def test_from_pil_turns_upright_and_converts() -> None:
 def test_refuses(make: Callable[[], Frame], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+def test_reduced_pixels_do_not_depend_on_what_was_decoded_before() -> None:
+    data = encoded(draw(("car", 20, 30, 60, 70), size=(241, 323)), "JPEG")
+    fresh, used = Frame.from_bytes(data), Frame.from_bytes(data)
+    used.pixels()
+    for frame in (fresh, used):
+        pixels, factor = frame.reduced_pixels((60, 80))
+        assert (pixels.shape, factor) == ((61, 81, 3), 4)
+    assert np.array_equal(fresh.reduced_pixels((60, 80))[0], used.reduced_pixels((60, 80))[0])
+    assert fresh.pixels().shape == (241, 323, 3)
+
+
+def test_what_is_small_enough_or_no_jpeg_stays_whole() -> None:
+    image = draw(("car", 20, 30, 60, 70))
+    for frame in (Frame.from_bytes(encoded(image, "JPEG")), Frame.from_array(image)):
+        pixels, factor = frame.reduced_pixels((200, 200))
+        assert (pixels.shape, factor) == ((240, 320, 3), 1)
+    assert Frame.from_bytes(encoded(image)).reduced_pixels((60, 80))[1] == 1

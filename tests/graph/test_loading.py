@@ -385,6 +385,12 @@ def test_a_mistake_in_a_step(keys: dict[str, Any], key: str, message: str) -> No
         ({"depends_on": ["det"], "condition": "context['dit']['x']"}, "condition", "did you mean 'det'?"),
         ({"depends_on": ["det"], "crops": "context['detection']['x']"}, "crops", "write detection['class_name']"),
         ({"depends_on": ["det"], "crops_from": "det"}, "crops_from", "but there is no crop rule; add `crops`"),
+        ({"depends_on": ["det"], "crops": "True", "decode": "reduced"}, "decode", "cut from full pixels; remove it"),
+        (
+            {"class": "zoo.Make", "params": {"makes": 1}, "depends_on": ["det"], "decode": "reduced"},
+            "decode",
+            "cut from full pixels; remove it",
+        ),
         ({"depends_on": ["det"], "crops": "detection['x']", "crops_from": "dat"}, "crops_from", "did you mean 'det'?"),
         ({"depends_on": ["det"], "crops": "detection['x']", "crops_from": "x"}, "crops_from", "add 'x' to depends_on"),
         ({"name": "det"}, "name", "two steps are called 'det', the other is number 1; rename one"),

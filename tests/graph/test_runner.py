@@ -224,3 +224,54 @@ def test_a_tunable_that_a_base_class_takes_has_its_default_too(monkeypatch: pyte
     monkeypatch.setattr("zoo.Make.reconfigure", lambda self, **tunables: applied.update(tunables))
     runner({"name": "make", "class": "zoo.Make", "params": {"makes": 1}, "crops": None, "depends_on": "detect"}, DETECT)
     assert set(applied) == Make.tunables
+
+
+def reduced(*more: dict[str, Any]) -> StepRunner:
+    return runner({"name": "detect", "class": "toys.ReducedBlobs", "decode": "reduced"}, *more)
+
+
+def test_a_reduced_image_gives_boxes_of_the_full_one_and_crops_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = Frame.from_bytes(encoded(IMAGE, "JPEG", quality=95))
+    seen = []
+    process = Blobs.process
+    monkeypatch.setattr(Blobs, "process", lambda *a: (seen.append(a[1].shape), process(*a))[1])
+    [answer] = run(reduced(COLOUR), request(frame=frame, cut_for={"colour": CropSpec(None, "stretch", 0.0)}))
+    assert seen == [(60, 80, 3)]
+    assert answer.result is not None
+    found = [detection["bbox"] for detection in answer.result["detections"]]
+    expected = [detection["bbox"] for detection in detections()]
+    assert np.abs(np.array(found) - np.array(expected)).max() <= 4  # a pixel of the reduced image
+    sizes = {index: image.shape[:2] for index, image in answer.crops["colour"].items()}
+    assert all(sizes[i] == (box[3] - box[1], box[2] - box[0]) for i, box in enumerate(found) if i in sizes)
+    assert len(sizes) == 2
+
+
+def test_full_pixels_are_decoded_only_where_there_is_something_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Frame, "pixels", lambda self: pytest.fail("decoded"))
+    frame = Frame.from_bytes(encoded(draw(), "JPEG"))
+    [answer] = run(reduced(COLOUR), request(frame=frame, cut_for={"colour": SPEC}))
+    assert answer.crops == {"colour": {}}
+
+
+def test_a_class_that_cannot_take_a_reduced_image_says_so() -> None:
+    with pytest.raises(SetupError, match=r"step 'size': decode: reduced .* toys.Size has none; remove it"):
+        runner({"name": "size", "class": "toys.Size", "decode": "reduced"})
+
+
+def test_the_calls_that_are_answered_along() -> None:
+    detect = runner(DETECT, COLOUR | {"serve": {"colocate_with": "detect"}}, SIZE)
+    call = detect.prepare(request(cut_for={"colour": SPEC, "size": SPEC}))
+    assert isinstance(call, Prepared)
+    answer = detect.finish(call, detect.infer([call])[0])
+    along = detect.calls_along(call, answer)
+    assert set(along) == {"colour"}
+    assert along["colour"].context == {"detect": answer.result}
+    assert [target.index for target in along["colour"].targets or ()] == [0, 2]
+    assert along["colour"].crops == tuple(answer.crops["colour"].values())
+
+
+def test_where_nothing_was_found_nothing_is_answered_along() -> None:
+    detect = runner(DETECT, COLOUR | {"serve": {"colocate_with": "detect"}})
+    call = detect.prepare(request(frame=Frame.from_array(draw()), cut_for={"colour": SPEC}))
+    assert isinstance(call, Prepared)
+    assert detect.calls_along(call, detect.finish(call, detect.infer([call])[0])) == {}

@@ -66,6 +66,12 @@ class Blobs(BaseClassifier):
         return {"detections": detections, "detected_classes": sorted({d["class_name"] for d in detections})}
 
 
+class ReducedBlobs(Blobs):
+    """Finds them in a smaller image too."""
+
+    frame_size = (60, 80)
+
+
 class MeanColour(BaseClassifier):
     """The class whose colour is nearest to the middle of what it gets."""
 

@@ -1,0 +1,1 @@
+"""What decoding at a reduced size saves, and what it does to detections."""
