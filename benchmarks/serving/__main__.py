@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.bare import Arrangement, arrangements, measure_bare
+from benchmarks.serving.endurance import measure_memory, measure_overload
 from benchmarks.serving.load import closed_loop, open_loop, require_wrk
 from benchmarks.serving.processes import measured, settle
 from benchmarks.serving.report import write_report
@@ -21,11 +22,15 @@ from benchmarks.serving.systems import SYSTEMS, Running, System, post, running
 from benchmarks.serving.verification import differences
 from benchmarks.serving.workload import MIXES, Workload, make_workloads
 
-_CORPUS = Path("../shared/data/corpus")
+_PARTS = ("table", "memory", "overload")
+_ESSENTIAL_SYSTEMS = ("ours", "ours-colocated", "plain-ray-serve", "mosec", "litserve", "bentoml")
+_ESSENTIAL_MIXES = ("few", "no-op")
+# For the parts that are about one server, not about which is faster.
+_OWN = ("ours", "ours-colocated")
 
 
 def main() -> None:
-    """Measure every system in turn, round after round, and write the report after each."""
+    """Measure what is asked for, and write the report after each round and each server."""
     options = _options()
     require_wrk()
     out: Path = options.out
@@ -40,16 +45,31 @@ def main() -> None:
             "mixes": {workload.name: workload.note for workload in workloads},
             "problems": problems,
             "cells": [],
+            "memory": [],
+            "overload": [],
         }
         bench = _Bench(options, report)
-        limits = {workload.name: bench.find_limit(workload) for workload in workloads}
-        for number in range(options.rounds):
-            for workload in workloads:
-                bench.bare(workload, limits[workload.name], number)
-                for name in options.systems:
-                    bench.serve(name, workload, number)
-                write_report(report, out)
+        if "table" in options.only:
+            _table(bench, workloads, options, report)
+        for part in ("overload", "memory"):
+            for workload in workloads if part in options.only else ():
+                # An empty pipeline has no capacity that a model would set.
+                if workload.settings.crops:
+                    for name in (name for name in options.systems if name in _OWN):
+                        bench.endure(part, name, workload)
+                        write_report(report, out)
     print((out / "report.md").read_text())
+
+
+def _table(bench: _Bench, workloads: Sequence[Workload], options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Every system in turn, round after round."""
+    limits = {workload.name: bench.find_limit(workload) for workload in workloads}
+    for number in range(options.rounds):
+        for workload in workloads:
+            bench.bare(workload, limits[workload.name], number)
+            for name in options.systems:
+                bench.serve(name, workload, number)
+            write_report(report, options.out)
 
 
 class _Bench:
@@ -63,14 +83,17 @@ class _Bench:
     def find_limit(self, workload: Workload) -> tuple[Arrangement, Arrangement]:
         """The arrangement with the most images a second, and the one in which a single image takes least time."""
         tried = {}
-        for arrangement in arrangements(self._options.workers):
+        grid = arrangements(self._options.workers)
+        if not workload.settings.crops:  # nothing to arrange where nothing is computed
+            grid = [arrangement for arrangement in grid if arrangement.batch == arrangement.threads == 1]
+        for arrangement in grid:
             result = measure_bare(arrangement, workload.photos, self._options.seconds / 2, workload.environment)
             tried[arrangement] = result
             print(
                 f"limit {workload.name}: {arrangement}: {result['images_per_s']:.1f}/s, p50 {result['p50_ms']:.1f} ms"
             )
         most = max(tried, key=lambda arrangement: tried[arrangement]["images_per_s"])
-        alone = [arrangement for arrangement in tried if (arrangement.processes, arrangement.batch) == (1, 1)]
+        alone = [a for a in tried if (a.processes, a.batch) == (1, 1)] or list(tried)
         self._rates[workload.name] = tried[most]["images_per_s"]
         return most, min(alone, key=lambda arrangement: tried[arrangement]["p50_ms"])
 
@@ -91,6 +114,23 @@ class _Bench:
         except RuntimeError as error:
             print(f"{name}: {error}")
             self._report["problems"].append(f"{name}, {workload.name}: {error}")
+
+    def endure(self, part: str, name: str, workload: Workload) -> None:
+        """One server over a long time, or with too much. One that cannot be started is a problem in the report."""
+        system, log, options = SYSTEMS[name], self._options.out / f"{name}.log", self._options
+        try:
+            with running(system, options.port, workload.environment, workload.photos[0], log) as server:
+                closed_loop(server.url, workload.photos, max(options.concurrency), 2)  # to warm up
+                if part == "memory":
+                    result = measure_memory(server, system.groups, workload.photos, options.requests)
+                else:
+                    result = measure_overload(server, system.groups, workload.photos, options.overload_seconds)
+        except RuntimeError as error:
+            print(f"{name}: {error}")
+            self._report["problems"].append(f"{part} of {name}, {workload.name}: {error}")
+            return
+        self._report[part].append({"system": name, "mix": workload.name, **result})
+        print(f"{part}  {workload.name} {name}: {json.dumps({k: v for k, v in result.items() if k != 'samples'})}")
 
     def _loads(self, name: str, system: System, workload: Workload, number: int, server: Running) -> None:
         seconds = self._options.seconds
@@ -148,23 +188,31 @@ def _machine() -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--systems", type=_one_of(SYSTEMS), default=list(SYSTEMS), help=", ".join(SYSTEMS))
-    parser.add_argument("--mixes", type=_one_of(MIXES), default=list(MIXES), help=", ".join(MIXES))
+    parser.add_argument(
+        "--only",
+        type=_one_of(_PARTS),
+        default=list(_PARTS),
+        help="table: all systems side by side; memory: ours over --requests; overload: ours at 4 times its capacity",
+    )
+    parser.add_argument(
+        "--systems", type=_one_of(SYSTEMS), default=list(_ESSENTIAL_SYSTEMS), help="of " + ", ".join(SYSTEMS)
+    )
+    parser.add_argument("--mixes", type=_one_of(MIXES), default=list(_ESSENTIAL_MIXES), help="of " + ", ".join(MIXES))
     parser.add_argument("--models", type=Path, help="folder with YOLO11n and ViT; default: the models of the demo")
-    parser.add_argument("--photos", type=Path, default=_CORPUS if _CORPUS.is_dir() else _shipped_photos())
-    parser.add_argument("--concurrency", type=_numbers(int), default=[1, 4, 16, 64])
-    parser.add_argument("--open", type=_numbers(float), default=[0.7], help="rates, as shares of the limit")
+    parser.add_argument("--photos", type=Path, default=_shipped_photos(), help="folder of JPEGs to choose from")
+    parser.add_argument("--concurrency", type=_numbers(int), default=[1, 16], help="connections, for example 1,4,16,64")
+    parser.add_argument("--open", type=_numbers(float), default=[], help="open loop: rates, as shares of the limit")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of one measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement")
+    parser.add_argument("--requests", type=int, default=10_000, help="over which memory is watched")
+    parser.add_argument("--overload-seconds", type=float, default=60.0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes a heavy step")
     parser.add_argument("--port", type=int, default=18000)
     parser.add_argument("--out", type=Path, default=Path("runs/serving"))
-    parser.add_argument("--quick", action="store_true", help="a smoke run: one round, a second each, few and no-op")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of the same: one round, a second each")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds, options.concurrency, options.open = 1, 1.0, [1, 16], [0.5]
-        options.mixes = [mix for mix in options.mixes if mix in ("few", "no-op")]
-        options.systems = [name for name in options.systems if name in ("ours", "mosec-one-stage")]
+        options.rounds, options.seconds, options.requests, options.overload_seconds = 1, 1.0, 300, 5.0
     return options
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["MARK", "Groups", "kill_marked", "marked", "measured", "settle"]
+__all__ = ["MARK", "Groups", "kill_marked", "marked", "measured", "memory_mb", "settle"]
 
 MARK = "VISIONGRAPH_BENCH_MARK"
 """Set in the environment of a system's first process; what that starts inherits it, daemons too."""
@@ -55,20 +55,26 @@ def measured(mark: str, groups: Groups, load: Callable[[], Mapping[str, Any]]) -
     elapsed, busy = time.perf_counter() - start, _busy() - busy_before
     client, after = _children_cpu() - client_before, _cpu(mark)
     spent: defaultdict[str, float] = defaultdict(float)
-    memory: defaultdict[str, float] = defaultdict(float)
     for process, seconds in after.items():
         with suppress(psutil.Error):
-            group = _group(process, groups)
-            spent[group] += seconds - before.get(process, 0.0)
-            memory[group] += process.memory_full_info().pss / 2**20
+            spent[_group(process, groups)] += seconds - before.get(process, 0.0)
     images = max(1, result["images"])
     return {
         **result,
         "cpu_ms_per_image": {group: 1000 * seconds / images for group, seconds in sorted(spent.items())},
-        "memory_mb": dict(sorted(memory.items())),
+        "memory_mb": memory_mb(mark, groups),
         "client_cpu_ms_per_image": 1000 * client / images,
         "elsewhere_cores": max(0.0, (busy - client - sum(spent.values())) / elapsed),
     }
+
+
+def memory_mb(mark: str, groups: Groups) -> dict[str, float]:
+    """Memory of each group, in MiB; pages that processes share count once (PSS)."""
+    memory: defaultdict[str, float] = defaultdict(float)
+    for process in marked(mark).values():
+        with suppress(psutil.Error):
+            memory[_group(process, groups)] += process.memory_full_info().pss / 2**20
+    return dict(sorted(memory.items()))
 
 
 def settle(mark: str) -> None:

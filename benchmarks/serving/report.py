@@ -31,7 +31,8 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     report["summary"] = summarise(report["cells"])
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     (folder / "report.md").write_text(_markdown(report))
-    _plot(report["summary"], folder / "report.png")
+    if report["summary"]:
+        _plot(report["summary"], folder / "report.png")
 
 
 def summarise(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -67,8 +68,46 @@ def _markdown(report: Mapping[str, Any]) -> str:
     lines += [f"Not measured: {problem.splitlines()[0]}\n" for problem in report["problems"]]
     for mix, note in report["mixes"].items():
         rows = [row for row in report["summary"] if row["mix"] == mix]
-        lines += [f"## {mix}", "", f"{note}.", "", *_table(rows), ""]
-    return "\n".join(lines)
+        lines += [f"## {mix}", "", f"{note}.", "", *(_table(rows) if rows else []), ""]
+    return "\n".join([*lines, *_overload(report["overload"]), *_memory(report["memory"])])
+
+
+def _overload(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "## Overload: four times the capacity, open loop",
+        "",
+        "| system | mix | capacity/s | offered/s | images/s | share | p50 ms | 503 | their p95 ms | others | none |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        refused = row["refused"] / max(1, row["answers"])
+        numbers = [f"{row[key]:.1f}" for key in ("capacity_per_s", "offered_per_s", "images_per_s")]
+        late = "-" if row["refused_p95_ms"] is None else f"{row['refused_p95_ms']:.0f}"
+        p50 = "-" if row["p50_ms"] is None else f"{row['p50_ms']:.0f}"
+        lines.append(
+            f"| {row['system']} | {row['mix']} | {' | '.join(numbers)} | {row['goodput_share']:.2f} | {p50} "
+            f"| {refused:.0%} | {late} | {row['failures']} | {row['unanswered']} |"
+        )
+    return [*lines, "", "503: with `Retry-After`; others: any other answer but 200; none: no answer at all.", ""]
+
+
+def _memory(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "## Memory of gateway and steps",
+        "",
+        "| system | mix | requests | first MiB | last MiB | growth | Ray's own, HAProxy | failures |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['system']} | {row['mix']} | {row['requests']} | {row['first_mb']:.0f} | {row['last_mb']:.0f} "
+        f"| {row['growth_share']:+.1%} | {row['others_growth_mb']:+.0f} MiB | {row['failures']} |"
+        for row in rows
+    ]
+    return [*lines, ""]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -117,7 +156,6 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         own = [row for row in rows if row["mix"] == mix]
         _curves(axes[0][column], own, colours, "images_per_s", "most")
         _curves(axes[1][column], own, colours, "p50_ms", "single")
-        axes[1][column].set_yscale("log")
         axes[1][column].set_xlabel("connections")
         _bars(axes[2][column], own, systems)
         axes[0][column].set_title(mix)
@@ -145,10 +183,15 @@ def _curves(axis: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, 
             alpha=0.2,
         )
     for row in rows:
-        if row["load"] == limit:
+        # Models that do nothing are no limit to compare with: everything else would lie on the axis.
+        if row["load"] == limit and row["mix"] != "no-op":
             axis.axhline(row[key]["median"], color="black", linestyle="--", linewidth=1, label="bare models")
     axis.set_xscale("log", base=4)
-    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_formatter("{x:g}")
+    if limit == "single":
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
 
 
 def _bars(axis: Any, rows: Sequence[Mapping[str, Any]], systems: Sequence[str]) -> None:

@@ -17,12 +17,14 @@ from pathlib import Path
 
 from benchmarks.serving.packages import python_with
 from benchmarks.serving.processes import MARK, Groups, kill_marked
-from graph.config import ServeConfig
 
-__all__ = ["SYSTEMS", "Running", "System", "post", "running"]
+__all__ = ["NOT_OURS", "SYSTEMS", "Running", "System", "post", "running"]
 
 _READY_S = 240.0
 _STOP_S = 60.0
+
+NOT_OURS = ("Ray's own", "HAProxy")
+"""Groups of processes that this project did not write."""
 
 _RAY: Groups = (
     (r"^ray::ServeReplica:bench:(gateway)", r"\1"),
@@ -56,11 +58,7 @@ _MOSEC: Groups = ((r"bin/mosec", "mosec's front"), (r".", "workers"))
 
 SYSTEMS: Mapping[str, System] = {
     "ours": System(("ours", "separate"), "/v1/images", _RAY, answer="context"),
-    **(
-        {"ours-colocated": System(("ours", "colocated"), "/v1/images", _RAY, answer="context")}
-        if "colocate_with" in ServeConfig.model_fields
-        else {}
-    ),
+    "ours-colocated": System(("ours", "colocated"), "/v1/images", _RAY, answer="context"),
     "plain-ray-serve": System(("plain_ray_serve",), "/", _RAY),
     "mosec": System(("mosec_stages", "stages"), "/inference", _MOSEC, "mosec"),
     "mosec-one-stage": System(("mosec_stages", "whole"), "/inference", _MOSEC, "mosec"),

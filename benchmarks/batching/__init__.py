@@ -1,0 +1,1 @@
+"""Whether batches fill without waiting."""
