@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from classifiers._checkpoint import Runtime, find_checkpoint
-from classifiers._devices import Half, choose_device, choose_half
+from classifiers._devices import Half, batch_sizes_to_warm_up, choose_device, choose_half, compiled, to_device
 from classifiers._openvino import OpenVinoModel, read_model
 from classifiers._preprocessing import Preprocessing, read_preprocessing
 from classifiers._threads import limit_threads
@@ -54,6 +54,7 @@ class StanfordViT(BaseClassifier):
         half: half precision; ``"auto"``: on a GPU only.
         runtime: ``"torch"``, ``"openvino"`` (on the CPU), ``"onnx"`` (by OpenVINO, on the CPU), or ``"auto"``: torch on
             a GPU, and on a CPU an export if there is one, else torch.
+        torch_compile: by ``torch.compile``, where torch runs the model; a replica then takes a minute longer to start.
 
     Raises:
         ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor to be had from the hub.
@@ -71,17 +72,21 @@ class StanfordViT(BaseClassifier):
         device: str = "auto",
         half: Half = "auto",
         runtime: Runtime = "auto",
+        torch_compile: bool = False,
     ) -> None:
         self._tunables = check(_Tunables, "StanfordViT", {"top_k": top_k})
         checkpoint = find_checkpoint(model, revision, runtime, lambda: choose_device(device).type == "cuda")
         config = _config(checkpoint.folder)
         self._preprocessing = seen = read_preprocessing(checkpoint.folder, config)
         if checkpoint.file is None:
-            self._network: _Network = _TorchNetwork(checkpoint.folder, seen, choose_device(device), half)
+            self._network: _Network = _TorchNetwork(checkpoint.folder, seen, choose_device(device), half, torch_compile)
+        elif torch_compile:
+            raise SetupError(f"{checkpoint.file} runs in OpenVINO; use runtime: torch, or torch_compile: false")
         elif device in ("auto", "cpu"):
             self._network = OpenVinoModel(read_model(checkpoint.file), seen.model_size, seen.mean, seen.scale, half)
         else:
             raise SetupError(f"{checkpoint.file} runs in OpenVINO on the CPU, not on {device!r}; use device: auto")
+        self._is_compiled = torch_compile
         self.input_size, self.resize, self.frame_size = seen.input_size, seen.resize, seen.input_size
         self.weights_digest = checkpoint.digest
         self._labels = _labels(config, self._logits([np.zeros((*seen.input_size, 3), np.uint8)]).shape)
@@ -105,7 +110,8 @@ class StanfordViT(BaseClassifier):
 
     def warm_up(self, batch_size: int) -> None:
         height, width = self._preprocessing.input_size
-        self._logits([np.full((height, width, 3), 128, np.uint8)] * batch_size)
+        for size in batch_sizes_to_warm_up(batch_size, self._is_compiled):
+            self._logits([np.full((height, width, 3), 128, np.uint8)] * size)
 
     def _logits(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
         return self._network(self._preprocessing.batch(images))
@@ -117,12 +123,14 @@ class StanfordViT(BaseClassifier):
 
 
 class _TorchNetwork:
-    def __init__(self, folder: Path, seen: Preprocessing, device: torch.device, half: Half) -> None:
+    def __init__(
+        self, folder: Path, seen: Preprocessing, device: torch.device, half: Half, torch_compile: bool
+    ) -> None:
         import torch
 
         self._device = device
         self._dtype = torch.float16 if choose_half(half, device) else torch.float32
-        self._model = load_classifier(folder).to(device=device, dtype=self._dtype)
+        self._model = compiled(load_classifier(folder).to(device=device, dtype=self._dtype), torch_compile)
         self._mean, self._scale = (
             torch.tensor(values, device=device, dtype=self._dtype).reshape(1, 3, 1, 1)
             for values in (seen.mean, seen.scale)
@@ -133,7 +141,7 @@ class _TorchNetwork:
         import torch
 
         with torch.inference_mode():
-            pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).to(self._dtype)
+            pixels = to_device(images, self._device).to(self._dtype)
             output = self._model(pixel_values=(pixels - self._mean) / self._scale)
         logits: npt.NDArray[np.float32] = output.logits.float().cpu().numpy()
         return logits

@@ -502,6 +502,11 @@ def test_an_export_is_for_the_cpu(export: Callable[..., Path]) -> None:
         StanfordViT(str(export()), device="cuda")
 
 
+def test_an_export_is_not_compiled_again(export: Callable[..., Path]) -> None:
+    with pytest.raises(SetupError, match="runs in OpenVINO; use runtime: torch, or torch_compile: false"):
+        StanfordViT(str(export()), torch_compile=True)
+
+
 def test_half_precision_needs_a_gpu(checkpoints: Checkpoints) -> None:
     with pytest.raises(SetupError, match="half: true needs a GPU"):
         StanfordViT(str(checkpoints("vit")), device="cpu", half=True)

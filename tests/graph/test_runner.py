@@ -266,7 +266,7 @@ def test_the_calls_that_are_answered_along() -> None:
     along = detect.calls_along(call, answer)
     assert set(along) == {"colour"}
     assert along["colour"].context == {"detect": answer.result}
-    assert [target.index for target in along["colour"].targets or ()] == [0, 2]
+    assert [target.index for target in along["colour"].targets or ()] == [0, 1]
     assert along["colour"].crops == tuple(answer.crops["colour"].values())
 
 

@@ -1,0 +1,1 @@
+"""How many images a second one GPU takes through a conditional pipeline."""
