@@ -14,15 +14,31 @@ from ray.serve import Application, Deployment
 from classifiers import SetupError
 from graph import Plan, PlannedStep, load_plan
 from graph.config import INGRESS, structure, tunables
-from serve_app.autoscaling import entry_replicas, step_replicas
+from serve_app.autoscaling import entry_replicas, step_replicas, worker_replicas
 from serve_app.deployments import StepDeployment
 from serve_app.gateway import Gateway
 from serve_app.gateway_config import GatewayConfig, read_gateway_config
+from serve_app.intake_config import IntakeConfig, read_intake_config
+from serve_app.worker import Worker
 
-__all__ = ["GATEWAY", "OPEN_GATEWAY", "AppArgs", "GatewayConfig", "build", "gateway_options", "step_options"]
+__all__ = [
+    "GATEWAY",
+    "OPEN_GATEWAY",
+    "WORKER",
+    "AppArgs",
+    "GatewayConfig",
+    "IntakeConfig",
+    "build",
+    "gateway_options",
+    "step_options",
+    "worker_options",
+]
 
 GATEWAY = "gateway"
 """Name of the ingress deployment; no step can have it."""
+
+WORKER = "worker"
+"""Name of the deployment that consumes the queue; no step can have it."""
 
 _SURGE_PERCENT = 100
 """During a rolling update each new replica starts before an old one stops, so that a step with one replica has no
@@ -34,6 +50,9 @@ OPEN_GATEWAY = read_gateway_config({"auth": "none"})
 
 _UNBOUNDED = -1
 """Serve's own word for a queue without a bound."""
+
+_STOP_EXTRA_S = 20.0
+"""A worker that stops waits for a receive, writes what has ended and disconnects."""
 
 _RETRY_AFTER_S = 1
 """What the answer to a request says for which there is no room: the load of a moment is gone by then."""
@@ -49,6 +68,16 @@ def _gateway(block: object) -> object:
         raise ValueError(str(error)) from error
 
 
+def _intake(block: object) -> object:
+    """The same for the other block."""
+    if not isinstance(block, (str, dict)):
+        return block
+    try:
+        return read_intake_config(block)
+    except SetupError as error:
+        raise ValueError(str(error)) from error
+
+
 class AppArgs(BaseModel):
     """``args`` of the application in a Serve config file."""
 
@@ -59,10 +88,16 @@ class AppArgs(BaseModel):
         OPEN_GATEWAY,
         description="The HTTP entry, or a file that has it: at least 'auth', who may come in. No block: everybody",
     )
+    intake: Annotated[IntakeConfig | None, BeforeValidator(_intake)] = Field(
+        None,
+        description="Images from a queue, or a file that has it: at least 'queue' and 'results'. No block: no workers, "
+        "and no jobs over HTTP",
+    )
 
 
 def build(args: AppArgs) -> Application:
-    """Build the application: a deployment a step, named after it, unless it shares a process, and the gateway in front.
+    """Build the application: a deployment a step, named after it, unless it shares a process, the gateway in front,
+    and the workers where there is a queue.
 
     Raises:
         PipelineError: the pipeline has mistakes.
@@ -76,7 +111,15 @@ def build(args: AppArgs) -> Application:
         for name in plan.hosts
     }
     entry = _deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(plan, args.gateway))
-    return entry.bind(fixed, args.gateway, steps)
+    if args.intake is None:
+        return entry.bind(fixed, args.gateway, steps)
+    workers = (
+        _deployment(Worker)
+        .options(name=WORKER, user_config=changeable, **worker_options(plan, args.intake))
+        .bind(fixed, args.intake, args.gateway.fetch, steps)
+    )
+    # The gateway calls no worker: Serve deploys what the ingress is bound to.
+    return entry.bind(fixed, args.gateway, steps, args.intake, workers)
 
 
 def step_options(plan: Plan, name: str) -> dict[str, Any]:
@@ -104,6 +147,17 @@ def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
         "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
         "max_surge_percent": _SURGE_PERCENT,
         **entry_replicas(config.num_replicas, config.autoscaling, target),
+    }
+
+
+def worker_options(plan: Plan, config: IntakeConfig) -> dict[str, Any]:
+    """The Serve options of the workers' deployment, with the steps that share the process of the entry; but its name
+    and ``user_config``."""
+    return {
+        "ray_actor_options": _reserved(plan.hosted_by(INGRESS), config.num_cpus),
+        "max_surge_percent": _SURGE_PERCENT,
+        "graceful_shutdown_timeout_s": config.stop_s + _STOP_EXTRA_S,
+        **worker_replicas(config.num_replicas, config.autoscaling, config.queue),
     }
 
 

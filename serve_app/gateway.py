@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from classifiers.images import ImageLimits
 from graph import Engine, Plan
 from graph.config import INGRESS, merge
 from serve_app.backend import ServeBackend
@@ -18,6 +19,11 @@ from serve_app.gateway_config import GatewayConfig
 from serve_app.hosting import StepHost
 from serve_app.http import make_app
 from serve_app.http.access_log import log_to_stderr
+from serve_app.http.desk import JobDesk
+from serve_app.http.sources import Sources
+from serve_app.intake_config import IntakeConfig
+from serve_app.queues import queue_from_url
+from serve_app.results import ResultStore, Reuse
 from serve_app.transport import crop_budget_bytes
 
 __all__ = ["Gateway"]
@@ -31,13 +37,21 @@ class Gateway:
         structure: the pipeline without its tunables.
         config: the rules of the entry.
         handles: a handle to each step's deployment, by the name of the step that has it.
+        intake: where jobs go; without it there are none.
+        workers: not called.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, structure: Mapping[str, Any], config: GatewayConfig, handles: dict[str, DeploymentHandle[Any]]
+        self,
+        structure: Mapping[str, Any],
+        config: GatewayConfig,
+        handles: dict[str, DeploymentHandle[Any]],
+        intake: IntakeConfig | None = None,
+        workers: DeploymentHandle[Any] | None = None,  # noqa: ARG002
     ) -> None:
         self._structure = structure
         self._config = config
+        self._intake = intake
         plan = self._plan_with({})
         # In a thread, for it may load models: the event loop has to answer meanwhile whether this replica is alive.
         self._host = await asyncio.to_thread(StepHost, plan, INGRESS)
@@ -49,7 +63,20 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         log_to_stderr()
-        return make_app(lambda: self._engine, self._config, set_request_id=False)  # Serve sets it
+        desk, reuse = self._jobs()
+        return make_app(
+            lambda: self._engine, self._config, desk=desk, reuse=reuse, set_request_id=False
+        )  # Serve sets it
+
+    def _jobs(self) -> tuple[JobDesk | None, Reuse | None]:
+        if self._intake is None:
+            return None, None
+        store = ResultStore.from_uri(self._intake.results)
+        limits = self._engine.plan.config.limits
+        image_limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+        sources = Sources(self._intake.fetch, self._config.fetch, image_limits, self._config.fetch.concurrent)
+        desk = JobDesk(queue_from_url(self._intake.queue), store, sources)
+        return desk, Reuse(store) if self._intake.reuse_results else None
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Take new tunables; requests under way keep the engine that they began with."""

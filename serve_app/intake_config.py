@@ -115,8 +115,13 @@ class IntakeConfig(BaseModel):
         return self.autoscaling.max_replicas if self.autoscaling is not None else self.num_replicas or 1
 
 
-def read_intake_config(block: str | Path | Mapping[str, Any]) -> IntakeConfig:
+def read_intake_config(block: str | Path | Mapping[str, Any], **given: str | None) -> IntakeConfig:
     """Read the block, or the YAML file that a path names. Relative paths in a file are relative to it.
+
+    Args:
+        block: the block, or the file.
+        given: keys that count instead of those in the block, unless ``None``; relative paths are relative to the
+            current folder.
 
     Raises:
         SetupError: it cannot be read, or has mistakes; the message has a line for each.
@@ -129,20 +134,32 @@ def read_intake_config(block: str | Path | Mapping[str, Any]) -> IntakeConfig:
             raise SetupError(f"the intake's configuration {path} cannot be read: {error}") from error
         if not isinstance(block, Mapping):
             raise SetupError(f"{path}: must be a mapping with at least 'queue' and 'results'")
-        block = with_absolute_paths(block.get("intake", block), path.resolve().parent)
+        block = _with_absolute_paths(block.get("intake", block), path.resolve().parent)
+    said = {key: value for key, value in given.items() if value is not None}
+    if said and isinstance(block, Mapping):
+        block = {**block, **_with_absolute_paths(said, Path.cwd())}
     try:
         return IntakeConfig.model_validate(block)
     except ValidationError as error:
         raise SetupError(in_words(error, "intake", IntakeConfig, _MISSING)) from error
 
 
-def local_intake(folder: Path, **options: Any) -> IntakeConfig:
-    """Jobs on this machine alone, with nothing installed: an SQLite file and a folder of results in ``folder``."""
-    block = {"queue": f"sqlite:///{folder / 'jobs.db'}", "results": str(folder / "results"), **options}
-    return read_intake_config(with_absolute_paths(block, Path.cwd()))
+def local_intake(folder: Path, files: Path | None) -> dict[str, Any]:
+    """A block for jobs on this machine alone, with nothing installed: an SQLite file and a folder of results.
+
+    Args:
+        folder: where they lie; made when it is not there.
+        files: the folder that file:// addresses may lie in, if any. Addresses of the public web may be sent, too.
+    """
+    folder = folder.absolute()
+    return {
+        "queue": f"sqlite:///{folder / 'jobs.db'}",
+        "results": str(folder / "results"),
+        "fetch": {"files": [str(files.absolute())] if files is not None else [], "schemes": ["https", "http"]},
+    }
 
 
-def with_absolute_paths(block: Any, folder: Path) -> Any:
+def _with_absolute_paths(block: Any, folder: Path) -> Any:
     """The block with the paths in it taken from ``folder`` where they are relative."""
     if not isinstance(block, Mapping):
         return block

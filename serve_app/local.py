@@ -17,6 +17,7 @@ from graph.config import INGRESS
 from serve_app.cluster import local_cluster
 from serve_app.fetching import required_models
 from serve_app.gateway_config import GatewayConfig
+from serve_app.intake_config import IntakeConfig
 
 __all__ = ["LocalServer", "serving"]
 
@@ -45,6 +46,7 @@ def serving(
     port: int,
     dashboard_port: int,
     gateway: GatewayConfig | None = None,
+    intake: IntakeConfig | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LocalServer]:
     """Start Ray and Serve, deploy the pipeline, and stop everything when the block ends.
@@ -54,6 +56,7 @@ def serving(
         port: of the HTTP endpoint, on loopback.
         dashboard_port: of the Ray dashboard, on loopback.
         gateway: who may come in, and how much; without it everybody on this machine.
+        intake: where jobs come from, and their results go; without it there are none.
         report: called with the name of each phase when it begins.
 
     Raises:
@@ -67,10 +70,10 @@ def serving(
     _need_models(plan, pipeline)  # before anything is started
     report("starting Ray and Serve on this machine")
     with local_cluster(
-        http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan, gateway), num_gpus=_gpus(plan)
+        http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan, gateway, intake), num_gpus=_gpus(plan)
     ) as ray:
         report("loading the models")
-        _deploy(pipeline, plan.name, gateway)
+        _deploy(pipeline, plan.name, gateway, intake)
         yield LocalServer(ray.http_url, str(ray.dashboard_url), ray.token_file)
 
 
@@ -82,11 +85,12 @@ def _need_models(plan: Plan, pipeline: str) -> None:
         raise SetupError(f"{found}\nget it with: visiongraph models {pipeline} --download")
 
 
-def _cpus(plan: Plan, gateway: GatewayConfig) -> int:
+def _cpus(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> int:
     """Logical CPUs for every replica that the pipeline may have, twice: an update starts new ones beside the old."""
     entry = gateway.shares * (gateway.num_cpus + _reserved(plan, INGRESS))
     steps = sum(_most_replicas(plan[name]) * _reserved(plan, name) for name in plan.hosts)
-    return math.ceil(2 * (1 + entry + steps))
+    workers = 0.0 if intake is None else intake.most_replicas * (intake.num_cpus + _reserved(plan, INGRESS))
+    return math.ceil(2 * (1 + entry + steps + workers))
 
 
 def _reserved(plan: Plan, host: str) -> float:
@@ -103,12 +107,12 @@ def _gpus(plan: Plan) -> int | None:
     return None if any(step.serve.num_gpus for step in plan) else 0
 
 
-def _deploy(pipeline: str, name: str, gateway: GatewayConfig) -> None:
+def _deploy(pipeline: str, name: str, gateway: GatewayConfig, intake: IntakeConfig | None) -> None:
     from ray import serve
 
     from serve_app.app import AppArgs, build
 
-    args = AppArgs(pipeline=pipeline, gateway=gateway)
+    args = AppArgs(pipeline=pipeline, gateway=gateway, intake=intake)
     serve.run_many([serve.RunTarget(build(args), name)], wait_for_applications_running=False)
     while True:
         application = serve.status().applications.get(name)

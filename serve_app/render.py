@@ -10,7 +10,16 @@ import yaml
 
 from graph import load_plan
 from graph.config import structure, tunables
-from serve_app.app import GATEWAY, OPEN_GATEWAY, GatewayConfig, gateway_options, step_options
+from serve_app.app import (
+    GATEWAY,
+    OPEN_GATEWAY,
+    WORKER,
+    GatewayConfig,
+    IntakeConfig,
+    gateway_options,
+    step_options,
+    worker_options,
+)
 
 __all__ = ["render"]
 
@@ -28,6 +37,8 @@ _COMMENTS = {
     "max_ongoing_requests": "Calls that one replica holds: one batch in the model, and the next one gathering.",
     "max_queued_requests": "Calls that may wait at each caller; past it clients get 503. -1: no bound.",
     "backpressure_config": "What they are told then: to try again after so many seconds.",
+    "intake": "Where images come from and results go. A password in the queue's URL stands here as it was given.",
+    "graceful_shutdown_timeout_s": "A worker that is stopped ends what it has in hand, or gives it back.",
     "ray_actor_options": "What a replica reserves on its node; a share of a GPU lets several steps use one.",
 }
 """Written above the first line with the key."""
@@ -39,7 +50,12 @@ _TITLE = """\
 
 
 def render(
-    pipeline: str | Path, *, gateway: GatewayConfig = OPEN_GATEWAY, host: str = "127.0.0.1", port: int = 8000
+    pipeline: str | Path,
+    *,
+    gateway: GatewayConfig = OPEN_GATEWAY,
+    intake: IntakeConfig | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
 ) -> str:
     """The Serve config of a pipeline file, as commented YAML.
 
@@ -49,6 +65,7 @@ def render(
     Args:
         pipeline: the file.
         gateway: who may come in, and how much; without it everybody on this machine.
+        intake: where images come from, and results go; without it there are no workers and no jobs.
         host: address that the HTTP endpoint binds.
         port: of the HTTP endpoint.
 
@@ -68,6 +85,9 @@ def render(
     application["deployments"] = [
         {"name": name, "user_config": changeable, **step_options(plan, name)} for name in plan.hosts
     ] + [{"name": GATEWAY, "user_config": changeable, **gateway_options(plan, gateway)}]
+    if intake is not None:
+        application["args"]["intake"] = intake.model_dump(mode="json", exclude_defaults=True)
+        application["deployments"].append({"name": WORKER, "user_config": changeable, **worker_options(plan, intake)})
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": host, "port": port},

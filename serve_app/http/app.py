@@ -9,25 +9,25 @@ from fastapi.responses import JSONResponse, Response
 
 from classifiers.images import ImageLimits
 from graph import Engine, Frame, Plan, annotate, json_schema
+from serve_app.frames import read_frame
 from serve_app.gateway_config import GatewayConfig
 from serve_app.http.access import SECURITY_SCHEMES, guarded_route
 from serve_app.http.access_log import AccessLog, facts_of
 from serve_app.http.bodies import BODY_OVERHEAD_BYTES, OPENAPI_BODY, read_upload
 from serve_app.http.clients import Clients
 from serve_app.http.deadlines import deadline, unless_gone
+from serve_app.http.desk import JobDesk
 from serve_app.http.fetching import Fetcher
 from serve_app.http.guard import Guard
+from serve_app.http.jobs import add_job_routes
 from serve_app.http.middleware import BodyLimit, RequestIdentity
 from serve_app.http.problems import NotReady, add_problem_handlers, problems
 from serve_app.http.schemas import Health, PipelineView, Result
+from serve_app.results import Reuse
 
 __all__ = ["make_app"]
 
 _READY_TIMEOUT_S = 5.0
-
-# Reading a header takes microseconds, but a hostile file can have a hundred thousand parts.
-_QUICK_BYTES = 64 * 1024
-_QUICK_JPEG_BYTES = 1024 * 1024
 
 # Decoding and drawing take several times the pixels' bytes: large pictures are drawn one after the other.
 _LARGE_PIXELS = 4_000_000
@@ -39,6 +39,8 @@ def make_app(
     *,
     guard: Guard | None = None,
     fetcher: Fetcher | None = None,
+    desk: JobDesk | None = None,
+    reuse: Reuse | None = None,
     set_request_id: bool = True,
 ) -> FastAPI:
     """Make the application.
@@ -48,6 +50,8 @@ def make_app(
         config: the rules of the entry.
         guard: lets requests in; default: by ``config``.
         fetcher: fetches images; default: by ``config``.
+        desk: takes jobs; without one they are switched off.
+        reuse: answers images that were seen before; without one each is run.
         set_request_id: off where the server around the application sets ``X-Request-Id`` on responses.
 
     Raises:
@@ -99,7 +103,8 @@ def make_app(
         ] = None,
     ) -> Response:
         async def work(frame: Frame, metadata: dict[str, Any]) -> Response:
-            result = await engine().run(frame, metadata=metadata, request_id=request.state.request_id)
+            run = Engine.run if reuse is None else reuse.run
+            result = await run(engine(), frame, metadata=metadata, request_id=request.state.request_id)
             request.state.facts.update(facts_of(result))
             if not annotate_:
                 return JSONResponse(result)
@@ -113,14 +118,16 @@ def make_app(
         async def fetch_and_work(uri: str, metadata: dict[str, Any]) -> Response:
             client = request.state.principal
             data = await fetcher.fetch(uri, client.key_id, client.tenant)
-            return await work(await _frame(data, image_limits, uri), metadata)
+            return await work(await read_frame(data, image_limits, uri), metadata)
 
         limit_ms = min(config.timeout_ms, x_request_timeout_ms or config.timeout_ms)
         async with deadline(request, limit_ms):
             upload = await read_upload(request)
             if upload.uri is not None:
                 return await unless_gone(request, fetch_and_work(upload.uri, upload.metadata))
-            return await unless_gone(request, work(await _frame(upload.data, image_limits), upload.metadata))
+            return await unless_gone(request, work(await read_frame(upload.data, image_limits), upload.metadata))
+
+    add_job_routes(app, desk, guard, config.timeout_ms)
 
     @app.get(
         "/v1/pipeline",
@@ -157,13 +164,6 @@ def make_app(
         return JSONResponse({"status": "ready"})
 
     return app
-
-
-async def _frame(data: bytes, limits: ImageLimits, uri: str | None = None) -> Frame:
-    """Read the header; of what may take long, in a thread."""
-    if len(data) <= (_QUICK_JPEG_BYTES if data.startswith(b"\xff\xd8") else _QUICK_BYTES):
-        return Frame.from_bytes(data, limits, uri)
-    return await asyncio.to_thread(Frame.from_bytes, data, limits, uri)
 
 
 def _describe_security(app: FastAPI) -> None:

@@ -24,7 +24,6 @@ from serve_app.results import Outcome, ResultStore
 
 __all__ = ["Consumer", "Pace"]
 
-_WAIT_S = 2.0  # a receive under way is waited for when the worker stops
 _RECEIVE_HANGS_S = 60.0
 _CLOSE_S = 5.0
 _BATCH = 10
@@ -47,6 +46,7 @@ class Pace:
         max_attempts: tries for what may pass.
         retry_after_s: before the second try; twice as long before each further one.
         stop_s: what is in hand when the consumer is stopped may take so long.
+        wait_s: how long to wait at the broker for a message; a worker that stops waits for that, too.
         stuck_after_s: longer than any image takes; without a sign of life for so long the consumer is stuck.
     """
 
@@ -55,6 +55,7 @@ class Pace:
     retry_after_s: float = 1.0
     stop_s: float = 30.0
     stuck_after_s: float = 600.0
+    wait_s: float = 2.0
 
 
 class Consumer:
@@ -146,8 +147,8 @@ class Consumer:
         failures = 0
         while (free := await self._wait_for_room()) > 0:
             try:
-                async with asyncio.timeout(_WAIT_S + _RECEIVE_HANGS_S):
-                    messages = await self._queue.receive(free, _WAIT_S)
+                async with asyncio.timeout(self._pace.wait_s + _RECEIVE_HANGS_S):
+                    messages = await self._queue.receive(free, self._pace.wait_s)
             except (*QUEUE_AWAY, TimeoutError) as error:
                 failures += 1
                 _log.warning("no messages for now: %s", str(error) or "the broker does not answer")
@@ -196,8 +197,11 @@ class Consumer:
             await self._dead_letter(message, (), type(error).__name__, str(error))
             return
         if message.attempts > _CRASHES * self._pace.max_attempts:
-            reason = f"delivered {message.attempts} times without an end"
-            await self._dead_letter(message, tuple(job.id for job in jobs), "TooManyDeliveries", reason)
+            reason = f"delivered {message.attempts} times without an end: its workers die of it"
+            why = {"type": "TooManyDeliveries", "detail": reason}
+            failures = [Outcome(job.id, "failed", error=why) for job in jobs]
+            await self._patience.until_it_works(lambda: asyncio.gather(*map(self._store.finish, failures)), STORE_AWAY)
+            await self._dead_letter(message, tuple(job.id for job in jobs), why["type"], why["detail"])
             return
         is_last = message.attempts >= self._pace.max_attempts
         delivery = Delivery(message.attempts, message.published, is_last)

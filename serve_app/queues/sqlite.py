@@ -163,12 +163,13 @@ class SqliteQueue(Queue):
                 db.execute("BEGIN IMMEDIATE")
                 with db:
                     return work(db)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 raise QueueUnavailable(f"the queue file {self._path} cannot be used: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
 
     def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut

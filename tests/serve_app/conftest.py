@@ -88,9 +88,9 @@ def deploy(cluster: ServeCluster) -> Iterator[Deploy]:
 
     with contextlib.ExitStack() as stack:
 
-        def deploy(pipeline: dict[str, Any], **gateway: Any) -> httpx.Client:
+        def deploy(pipeline: dict[str, Any], *, intake: dict[str, Any] | None = None, **gateway: Any) -> httpx.Client:
             name = pipeline["name"]
-            args = AppArgs(pipeline=pipeline, gateway={"auth": "none", **gateway})
+            args = AppArgs(pipeline=pipeline, gateway={"auth": "none", **gateway}, intake=intake)
             serve.run(build(args), name=name, route_prefix=f"/{name}")
             stack.callback(serve.delete, name, _blocking=False)
             return stack.enter_context(httpx.Client(base_url=f"{cluster.http_url}/{name}", timeout=30))
