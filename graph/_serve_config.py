@@ -38,7 +38,7 @@ class AutoscalingConfig(Closed):
         examples=[8],
     )
     upscale_delay_s: float = Field(
-        5, ge=0, description="Seconds that the load must stay high before replicas are added.", examples=[5]
+        2, ge=0, description="Seconds that the load must stay high before replicas are added.", examples=[2]
     )
     downscale_delay_s: float = Field(
         600, ge=0, description="Seconds that the load must stay low before replicas go away.", examples=[600]

@@ -8,7 +8,7 @@ from typing import Any
 from graph.config import merge
 from graph.messages import StepAnswer, StepInfo, StepRequest
 from graph.plan import Plan
-from serve_app.autoscaling import Heard, Load
+from serve_app.autoscaling import CallerLoad, Heard
 from serve_app.hosting import StepHost
 
 __all__ = ["StepDeployment"]
@@ -35,7 +35,7 @@ class StepDeployment:
         """What the steps say of themselves, by name."""
         return self._host.describe()
 
-    async def __call__(self, step: str, request: StepRequest, load: Load) -> StepAnswer:
+    async def __call__(self, step: str, request: StepRequest, load: CallerLoad) -> StepAnswer:
         """Answer one call of one of the steps; ``load`` is what its caller has under way here."""
         with self._heard.call(load, request):
             return await self._host.call(step, request)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
 from graph.messages import StepRequest
+from serve_app.autoscaling.decisions import WINDOW_S
 from serve_app.queues.protocol import QueueStats
 
-__all__ = ["CROPS", "HEARTBEAT", "CropsUnderWay", "Heard", "Load", "worker_stats"]
+__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "CropsUnderWay", "Heard", "worker_stats"]
 
 HEARTBEAT = "alive"
 """Is always published, so that an absent number can be told from an absent report."""
@@ -21,7 +22,7 @@ CROPS = "crops:"
 
 _HEARD_S = 10.0
 
-Load: TypeAlias = "tuple[str, int]"
+CallerLoad: TypeAlias = "tuple[str, int]"
 """A caller's id, and the crops that it has under way at the step that it calls."""
 
 
@@ -54,7 +55,7 @@ class CropsUnderWay:
         self._crops: Counter[str] = Counter()
 
     @contextmanager
-    def call(self, deployment: str, request: StepRequest) -> Iterator[Load]:
+    def call(self, deployment: str, request: StepRequest) -> Iterator[CallerLoad]:
         """Count a call while it is under way. Gives what goes along with it, so that the deployment hears of it."""
         crops = _crops(request)
         self._crops[deployment] += crops
@@ -65,14 +66,19 @@ class CropsUnderWay:
 
 
 class Heard:
-    """What the callers of a step's replica last said that they have under way; of those that call no more, nothing."""
+    """What a step's replica knows of its load: what its callers last said that they have under way, and what it did.
+
+    Args:
+        clock: seconds.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._callers: dict[str, tuple[int, float]] = {}
+        self._done: deque[tuple[float, int]] = deque()
 
     @contextmanager
-    def call(self, load: Load, request: StepRequest) -> Iterator[None]:
+    def call(self, load: CallerLoad, request: StepRequest) -> Iterator[None]:
         """A call is here, with what its caller has under way, this call included."""
         caller, under_way = load
         crops = _crops(request)
@@ -83,9 +89,18 @@ class Heard:
             # a caller that falls silent has at least this call no more
             under_way, told = self._callers.get(caller, (0, 0.0))
             self._callers[caller] = max(0, under_way - crops), told
+            self._done.append((self._clock(), crops))
+            self._forget()
 
     def stats(self) -> dict[str, float]:
         """What the replica returns from ``record_autoscaling_stats``."""
-        since = self._clock() - _HEARD_S
-        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= since}
-        return {HEARTBEAT: 1.0, **{CROPS + caller: float(crops) for caller, (crops, _) in self._callers.items()}}
+        self._forget()
+        rate = sum(crops for _, crops in self._done) / WINDOW_S
+        callers = {CROPS + caller: float(crops) for caller, (crops, _) in self._callers.items()}
+        return {HEARTBEAT: 1.0, "rate": rate, **callers}
+
+    def _forget(self) -> None:
+        now = self._clock()
+        while self._done and self._done[0][0] < now - WINDOW_S:
+            self._done.popleft()
+        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= now - _HEARD_S}

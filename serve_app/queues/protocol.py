@@ -67,6 +67,9 @@ class Queue(ABC):
     scheme: ClassVar[str]
     """The URL's."""
 
+    stats_are_late: ClassVar[bool] = False
+    """Whether ``stats`` tells how the queue stood minutes ago."""
+
     lease_s: float = 60.0
     """How long a message that was received stays invisible to others."""
 

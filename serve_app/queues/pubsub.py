@@ -51,6 +51,7 @@ class PubsubQueue(Queue):
     """
 
     scheme: ClassVar[str] = "pubsub"
+    stats_are_late: ClassVar[bool] = True
 
     def __init__(
         self,
