@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import yaml
 from toys import draw, encoded
 
 from graph import VisionPipeline
 from graph.plan import load_plan
 from serve_app.app import OPEN_GATEWAY, gateway_options, step_options
+from serve_app.render import render
 
 STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150), ("person", 200, 20, 240, 100))
 PERSONS = draw(("person", 10, 10, 50, 90), ("person", 200, 20, 240, 100))
@@ -47,9 +49,29 @@ def pipeline(name: str) -> dict[str, Any]:
     return {"name": f"with_{name}", "pipeline": steps}
 
 
+Deploy = Callable[[dict[str, Any]], httpx.Client]
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, serve_deploy: Callable[[str], httpx.Client]) -> Iterator[Deploy]:
+    from ray import serve
+
+    folder, names = tmp_path_factory.mktemp("placed"), set()
+
+    def deploy(pipeline: dict[str, Any]) -> httpx.Client:
+        names.add(pipeline["name"])
+        file = folder / f"{pipeline['name']}.yaml"
+        file.write_text(yaml.safe_dump(pipeline))
+        return serve_deploy(render(file))
+
+    yield deploy
+    for name in names:
+        serve.delete(name, _blocking=False)
+
+
 @pytest.fixture(scope="module", params=PLACEMENTS)
-def served(request: pytest.FixtureRequest, deploy: Callable[..., httpx.Client]) -> tuple[str, httpx.Client]:
-    return request.param, deploy(pipeline(request.param))
+def served(request: pytest.FixtureRequest, deployed: Deploy) -> tuple[str, httpx.Client]:
+    return request.param, deployed(pipeline(request.param))
 
 
 def post(client: httpx.Client, image: np.ndarray) -> dict[str, Any]:
@@ -83,7 +105,7 @@ def test_images_that_are_none_are_refused(served: tuple[str, httpx.Client]) -> N
 
 
 def test_tunables_reach_the_steps_of_every_process(
-    served: tuple[str, httpx.Client], deploy: Callable[..., httpx.Client], cluster: Any, poll: Callable[..., Any]
+    served: tuple[str, httpx.Client], deployed: Deploy, cluster: Any, poll: Callable[..., Any]
 ) -> None:
     name, client = served
     before = post(client, STREET)
@@ -93,7 +115,7 @@ def test_tunables_reach_the_steps_of_every_process(
     changed = pipeline(name)
     changed["pipeline"][0]["params"] = {"min_area": 3500}  # the car only
     changed["pipeline"][1]["crops"] = "detection['class_name'] == 'car'"
-    deploy(changed)
+    deployed(changed)
     poll(lambda: post(client, STREET)["context"]["detect"]["detected_classes"] == ["car"])
     poll(lambda: [o["label"] for o in post(client, STREET)["context"].get("colour", {}).get("objects", [])] == ["car"])
     assert post(client, STREET)["pipeline"]["fingerprint"] != before["pipeline"]["fingerprint"]

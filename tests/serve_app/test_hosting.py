@@ -1,0 +1,110 @@
+"""The steps of one process, without a cluster around them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from ray.serve import context
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.config import DeploymentConfig
+from ray.serve.schema import ReplicaRank
+from toys import draw, encoded
+
+from classifiers import SetupError
+from graph import Frame, load_plan
+from graph.messages import CropSpec, StepRequest
+from serve_app.hosting import StepHost
+
+STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150), ("person", 200, 20, 240, 100))
+SPEC = CropSpec((8, 8), "stretch", 0.0)
+
+DETECT = {"name": "detect", "class": "toys.Blobs"}
+COLOUR = {"name": "colour", "class": "toys.MeanColour", "depends_on": "detect"}
+SIZE = {"name": "size", "class": "toys.Size", "depends_on": "detect", "crops": "True"}
+
+
+@pytest.fixture(autouse=True)
+def replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The context in which ``@serve.batch`` works: that of a replica."""
+    monkeypatch.setattr(context, "_INTERNAL_REPLICA_CONTEXT", None)  # and back again after the test
+    context._set_internal_replica_context(
+        replica_id=ReplicaID("r", DeploymentID("d", "a")),
+        servable_object=StepHost,
+        _deployment_config=DeploymentConfig(max_ongoing_requests=64),
+        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
+        world_size=1,
+    )
+
+
+def host(*steps: dict[str, Any], of: str = "detect") -> StepHost:
+    return StepHost(load_plan({"pipeline": list(steps)}), of)
+
+
+def request(image: Any = STREET, **more: Any) -> StepRequest:
+    frame = Frame.from_bytes(encoded(image))
+    return StepRequest(image={"width": 320, "height": 240, "metadata": {}}, context={}, frame=frame, **more)
+
+
+async def test_the_host_answers_its_guest_along_and_keeps_its_crops() -> None:
+    steps = host(DETECT, COLOUR | {"serve": {"colocate_with": "detect"}}, SIZE)
+    assert "colour" in steps
+    assert "size" not in steps
+    answer = await steps.call("detect", request(cut_for={"colour": SPEC, "size": SPEC}))
+    assert set(answer.crops) == {"size"}
+    carried = answer.carried["colour"]
+    assert carried.targets == (0, 1)
+    assert carried.answer.result is not None
+    assert [found["label"] for found in carried.answer.result["objects"]] == ["person", "person"]
+    assert carried.answer.digest == steps.describe()["colour"].digest
+
+
+async def test_a_guest_that_fails_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    failing = {"name": "bad", "class": "toys.Failing", "depends_on": "detect", "crops": "True"}
+    steps = host(DETECT, failing | {"serve": {"colocate_with": "detect"}})
+    answer = await steps.call("detect", request(cut_for={"bad": SPEC}))
+    assert answer.error is None
+    assert answer.carried["bad"].answer.error is not None
+    assert answer.carried["bad"].answer.error.type == "ValueError"
+
+
+async def test_each_step_has_batches_of_its_own() -> None:
+    sleeper = {"class": "toys.Sleeper", "params": {"seconds": 0.02}}
+    sizes = [
+        {"name": name, **sleeper, "serve": {"colocate_with": "ingress", "max_batch_size": size}}
+        for name, size in (("small", 2), ("large", 8))
+    ]
+    steps = host(*sizes, of="ingress")
+    answers = await asyncio.gather(*(steps.call(name, request()) for name in ("small", "large") for _ in range(8)))
+    batches = [answer.result["batch"] for answer in answers if answer.result is not None]
+    assert len(batches) == 16
+    assert max(batches[:8]) == 2
+    assert max(batches[8:]) > 2
+
+
+async def test_the_event_loop_is_free_while_a_model_works() -> None:
+    steps = host(DETECT, {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.3}}, of="slow")
+    task, turns = asyncio.ensure_future(steps.call("slow", request())), 0
+    while not task.done():
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert turns >= 10
+
+
+async def test_a_model_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.hosting._STUCK_AFTER_S", 0.05)
+    steps = host({"name": "hangs", "class": "toys.Sleeper", "params": {"seconds": 0.5}}, of="hangs")
+    steps.check_health()
+    task = asyncio.ensure_future(steps.call("hangs", request()))
+    await asyncio.sleep(0.3)
+    with pytest.raises(RuntimeError, match="step 'hangs': a batch has been in the model"):
+        steps.check_health()
+    await task
+    steps.check_health()
+
+
+def test_a_model_that_cannot_be_loaded_is_named() -> None:
+    step = {"name": "size", "class": "toys.Size", "decode": "reduced"}
+    with pytest.raises(SetupError, match="step 'size'"):
+        host(step, of="size")
