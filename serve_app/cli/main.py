@@ -10,6 +10,8 @@ from classifiers import SetupError, VisionError
 from serve_app.cli.cluster import demo, render, serve
 from serve_app.cli.inspect import explain, graph, models, schema, validate
 from serve_app.cli.keys import keys
+from serve_app.cli.queues import dlq, queue, submit
+from serve_app.cli.results import compact, query
 from serve_app.cli.run import run
 
 __all__ = ["app", "main"]
@@ -26,9 +28,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (run, validate, explain, graph, schema, models, render, serve, demo):
+for _command in (run, validate, explain, graph, schema, models, render, serve, demo, submit, query, compact):
     app.command()(_command)
-app.add_typer(keys)
+for _group in (queue, dlq, keys):
+    app.add_typer(_group)
 
 
 def main() -> None:

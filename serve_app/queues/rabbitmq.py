@@ -23,6 +23,7 @@ from serve_app.queues.urls import QueueUrl
 __all__ = ["RabbitQueue"]
 
 _DELIVERY_LIMIT = 1000
+_NEVER = 2**31 - 1  # dead letters are delivered whenever somebody looks at them, and must not end by that
 _DELAYS_MS = (100, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000)
 """A delay is rounded up to one of these: each has a queue of its own, since messages expire only at a queue's head."""
 _TIMEOUT_S = 30.0
@@ -206,10 +207,10 @@ class RabbitQueue(Queue):
                 self._connection = await aio_pika.connect(self._url, timeout=_TIMEOUT_S)
                 channel = await self._connection.channel(on_return_raises=True)
                 await channel.set_qos(self._prefetch)
-                limits = {"x-delivery-limit": _DELIVERY_LIMIT}
+                limits: dict[str, Any] = {"x-delivery-limit": _NEVER}
                 if not self._queue.endswith(".dead"):
                     await channel.declare_queue(self._dead_name, durable=True, arguments=_quorum(limits))
-                    limits |= _dead_letters_to(self._dead_name)
+                    limits = {"x-delivery-limit": _DELIVERY_LIMIT, **_dead_letters_to(self._dead_name)}
                 await channel.declare_queue(self._queue, durable=True, arguments=_quorum(limits))
                 self._delays.clear()
                 self._channel = channel

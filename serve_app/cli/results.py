@@ -1,0 +1,124 @@
+"""Commands about stored results: ``query`` and ``compact``."""
+
+from __future__ import annotations
+
+import csv
+import enum
+import json
+import sys
+from collections.abc import Iterable
+from datetime import date, datetime
+from itertools import islice
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from serve_app.cli.arguments import stderr, stdout
+from serve_app.results import Objects, objects_from_uri
+from serve_app.results import compact as compact_results
+from serve_app.results import query as run_query
+from serve_app.results.query import Answer
+
+__all__ = ["compact", "query"]
+
+_COUNTED = 10_000
+
+ResultsOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--results",
+        metavar="URI",
+        envvar="VISIONGRAPH_RESULTS",
+        help="Where results are kept, as the intake block says it: s3://bucket/prefix, or a folder.",
+    ),
+]
+
+
+class Form(enum.StrEnum):
+    """How rows are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over the table results; DuckDB's dialect.")],
+    results: ResultsOption,
+    form: Annotated[
+        Form, typer.Option("--format", help="A table to read; a JSON object a row; or CSV with a header.")
+    ] = Form.TABLE,
+) -> None:
+    """Ask the stored results with SQL. The table is called results and has a row an image.
+
+    Its columns: visiongraph query "DESCRIBE results" --results URI
+
+    Example: visiongraph query "SELECT date, count(*) FROM results GROUP BY date" --results s3://bucket/results
+    """
+    objects = objects_from_uri(results)
+    answer = run_query(objects, sql)
+    if not any(True for key in objects.keys("parquet/") if key.endswith(".parquet")):
+        _print_why_empty(objects, results)
+    {Form.TABLE: _print_table, Form.JSON: _print_json, Form.CSV: _print_csv}[form](answer)
+
+
+def compact(
+    results: Annotated[
+        str, typer.Argument(metavar="RESULTS_URI", help="Where results are kept: s3://bucket/prefix, or a folder.")
+    ],
+) -> None:
+    """Move new results to Parquet, where query finds them. Workers do it every few minutes; this does it now.
+
+    Safe at any time, beside workers and others that do the same: no row is there twice.
+
+    Example: visiongraph compact s3://bucket/results
+    """
+    done = compact_results(objects_from_uri(results))
+    stderr.print(f"{done.rows:,} rows into {done.files:,} Parquet files", highlight=False)
+
+
+def _print_why_empty(objects: Objects, results: str) -> None:
+    waiting = sum(1 for _ in islice(objects.keys("journal/"), _COUNTED))
+    if waiting:
+        stderr.print(
+            f"nothing of what is at {escape(results)} is in Parquet yet: visiongraph compact {escape(results)}"
+        )
+    else:
+        stderr.print(f"there are no results at {escape(results)} yet; workers put them there")
+
+
+def _print_table(answer: Answer) -> None:
+    table = Table(*(Column(escape(name), overflow="fold") for name in answer.columns))
+    for row in answer.rows:
+        table.add_row(*(escape(_as_text(value)) for value in row))
+    stdout.print(table)
+
+
+def _print_json(answer: Answer) -> None:
+    for row in answer.rows:
+        line = dict(zip(answer.columns, row, strict=True))
+        sys.stdout.write(json.dumps(line, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _print_csv(answer: Answer) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(answer.columns)
+    writer.writerows([_as_text(value) for value in row] for row in answer.rows)
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    return f"{value:.6g}" if isinstance(value, float) else str(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return list(value)
+    return value if isinstance(value, int | bool) else str(value)
