@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,11 +17,14 @@ from benchmarks.serving.settings import DETECTOR, Settings
 from benchmarks.serving.straight import Detector, Found, load
 from classifiers import SetupError
 from classifiers.images import decode, probe
+from graph import load as load_pipeline
 
 __all__ = ["MIXES", "Workload", "make_workloads"]
 
 MIXES = ("few", "many", "none", "no-op")
 
+_DEMO = Path("configs/demo.yaml")
+_MAKES = "car_make_classification"
 _PHOTOS = 10  # in a mix
 _MANY = 10  # crops in a photo
 _LARGEST_PIXELS = 1_500_000
@@ -77,19 +79,11 @@ def make_workloads(
 
 
 def _real_models(models: Path | None, workers: int) -> Settings:
-    detector: dict[str, Any] = {"class": "classifiers.objects.ObjectClassifier"}
-    if models is None:  # those of configs/demo.yaml
-        detector["params"] = {"model": "ssd_mobilenet_v2_oiv4", "confidence": 0.16, "iou": 0.5}
-        makes: dict[str, Any] = {"model": "vit_s14_car_make20"}
-    else:
+    steps = {s.name: {"class": s.class_path, "params": dict(s.params)} for s in load_pipeline(_DEMO).pipeline}
+    if models is not None:
         folder = models.resolve()
-        detector["params"] = {"model": str(folder / "yolo11n_int8_openvino_model")}
-        makes = {"model": str(folder / "vit_car_make20")}
-    steps = {
-        DETECTOR: detector,
-        "car_make_classification": {"class": "classifiers.makes.StanfordViT", "params": makes},
-        "tshirt_color_classification": {"class": "classifiers.attributes.TShirtColorClassifier", "params": {}},
-    }
+        steps[DETECTOR]["params"] = {"model": str(folder / "yolo11n_int8_openvino_model")}
+        steps[_MAKES]["params"] = {"model": str(folder / "vit_car_make20")}
     crops = {}
     for name in list(steps)[1:]:
         model = load(Settings(steps, {}, workers), name)
@@ -165,7 +159,7 @@ def _crops(photo: Photo) -> int:
 
 
 def _cars(photo: Photo) -> int:
-    return len(photo[1].crops["car_make_classification"])
+    return len(photo[1].crops[_MAKES])
 
 
 def _note(photos: Sequence[Photo]) -> str:
