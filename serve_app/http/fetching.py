@@ -59,7 +59,7 @@ class Fetcher:
         self._backend = _CheckedNetwork(AddressRules(config.private_networks))
         self._ssl_context = ssl_context
         self._pool: httpcore.AsyncConnectionPool | None = None
-        self._s3 = S3Images(config.s3, max_bytes, config.concurrent)
+        self._s3 = S3Images(config.s3, max_bytes)
 
     def check(self, uri: str, key_id: str, tenant: str) -> None:
         """Tell whether a client may have an address fetched, as far as that can be told without asking anybody.

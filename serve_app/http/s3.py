@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import ObjectStore
 
 from classifiers import TooManyBytes
+from serve_app.buckets import BucketUnavailable, s3_bucket
 from serve_app.gateway_config import S3Config
 from serve_app.http.problems import FetchFailed, Forbidden
 
 __all__ = ["S3Images"]
-
-_TIMEOUT_S = 10
-_MAX_THREADS = 32
 
 
 class S3Images:
@@ -23,13 +22,12 @@ class S3Images:
     Args:
         config: which client may read what, and where the store is.
         max_bytes: the longest image.
-        concurrent: images that are read at a time.
     """
 
-    def __init__(self, config: S3Config, max_bytes: int, concurrent: int = 8) -> None:
+    def __init__(self, config: S3Config, max_bytes: int) -> None:
         self._config = config
         self._max_bytes = max_bytes
-        self._concurrent = min(concurrent, _MAX_THREADS)
+        self._buckets: dict[str, ObjectStore] = {}
 
     def check(self, uri: str, key_id: str, tenant: str) -> None:
         """Let a client read only what is listed for its key, its tenant or everybody.
@@ -54,47 +52,30 @@ class S3Images:
             FetchFailed: it cannot be read.
             TooManyBytes: it is over the limit.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, uri)
-
-    def _read(self, uri: str) -> bytes:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         bucket, key = _parts(uri)
+        if key.startswith("/") or "//" in key:
+            raise FetchFailed(
+                "keys that begin with / or have // in them cannot be read; copy the object to another key"
+            )
         try:
-            answer = self._client.get_object(Bucket=bucket, Key=key)
-            with answer["Body"] as body:
-                if answer["ContentLength"] <= self._max_bytes:
-                    data: bytes = body.read(self._max_bytes + 1)
-                    return data
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            why = "there is no such object" if code in ("NoSuchKey", "404") else "the store does not give it"
-            later = status >= 500 or status == 429
-            raise FetchFailed(f"the image could not be read from S3: {why}", retryable=later) from error
-        except (BotoCoreError, OSError) as error:
-            detail = "the image could not be read from S3: the store does not answer"
-            raise FetchFailed(detail, retryable=True) from error
+            answer = await obstore.get_async(await self._bucket(bucket), key)
+            if answer.meta["size"] <= self._max_bytes:
+                return bytes(await answer.bytes_async())
+        except FileNotFoundError as error:
+            raise FetchFailed("the image could not be read from S3: there is no such object") from error
+        except (PermissionDeniedError, UnauthenticatedError, InvalidPathError, ValueError) as error:
+            raise FetchFailed("the image could not be read from S3: the store does not give it") from error
+        except (BaseError, BucketUnavailable, OSError) as error:
+            raise FetchFailed(
+                "the image could not be read from S3: the store does not answer", retryable=True
+            ) from error
         raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
 
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._concurrent, thread_name_prefix="s3")
-
-    @cached_property
-    def _client(self) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        settings = Config(
-            connect_timeout=_TIMEOUT_S,
-            read_timeout=_TIMEOUT_S,
-            retries={"total_max_attempts": 2},
-            max_pool_connections=self._concurrent,
-        )
-        return boto3.client(
-            "s3", endpoint_url=self._config.endpoint_url, region_name=self._config.region, config=settings
-        )
+    async def _bucket(self, name: str) -> ObjectStore:
+        if name not in self._buckets:  # looking for credentials may take a while
+            bucket = await asyncio.to_thread(s3_bucket, name, self._config.region, self._config.endpoint_url)
+            self._buckets[name] = bucket
+        return self._buckets[name]
 
 
 def _parts(uri: str) -> tuple[str, str]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import obstore
+from obstore.store import ObjectStore
 from pyarrow.fs import FileSystem, LocalFileSystem, S3FileSystem
 
 from classifiers import SetupError, VisionError
+from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, s3_bucket
 
-__all__ = ["BadResultsUri", "LocalObjects", "Objects", "S3Objects", "StoreUnavailable", "objects_from_uri"]
+__all__ = ["BadResultsUri", "BucketObjects", "LocalObjects", "Objects", "StoreUnavailable", "objects_from_uri"]
 
-_THREADS = 32
+_OPTIONS = {"s3": ("region", "endpoint_url"), "gs": ("endpoint_url",)}
 
 
 class BadResultsUri(SetupError):
@@ -60,23 +64,30 @@ class Objects(ABC):
 
 
 def objects_from_uri(uri: str) -> Objects:
-    """``s3://bucket/prefix`` (with ``?region=…&endpoint_url=…``), ``file:///folder``, or the path of a folder.
+    """``s3://bucket/prefix`` (with ``?region=…&endpoint_url=…``), ``gs://bucket/prefix`` (with ``?endpoint_url=…`` for
+    an emulator), ``file:///folder``, or the path of a folder.
 
     Raises:
         BadResultsUri: another scheme.
     """
     parts = urlsplit(uri)
-    if parts.scheme == "s3":
+    if parts.scheme in _OPTIONS:
         options = dict(parse_qsl(parts.query))
-        if unknown := sorted(set(options) - {"region", "endpoint_url"}):
-            raise BadResultsUri(f"the results URI has '{unknown[0]}'; s3:// knows region and endpoint_url")
+        known = _OPTIONS[parts.scheme]
+        if unknown := sorted(set(options) - set(known)):
+            raise BadResultsUri(f"the results URI has '{unknown[0]}'; {parts.scheme}:// knows {' and '.join(known)}")
         if not parts.netloc:
-            raise BadResultsUri(f"{uri} names no bucket; it looks like s3://bucket/prefix")
-        return S3Objects(parts.netloc, parts.path.strip("/"), options.get("region"), options.get("endpoint_url"))
+            raise BadResultsUri(f"{uri} names no bucket; it looks like {parts.scheme}://bucket/prefix")
+        prefix, endpoint_url = parts.path.strip("/"), options.get("endpoint_url")
+        if parts.scheme == "gs":
+            return _gcs(parts.netloc, prefix, endpoint_url)
+        return _s3(parts.netloc, prefix, options.get("region"), endpoint_url)
     if parts.scheme == "file":
         return LocalObjects(Path(unquote(parts.path)))
     if parts.scheme and "://" in uri:
-        raise BadResultsUri(f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix or a folder's path")
+        raise BadResultsUri(
+            f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix, gs://bucket/prefix, or a path"
+        )
     return LocalObjects(Path(uri))
 
 
@@ -153,84 +164,108 @@ class LocalObjects(Objects):
         return StoreUnavailable(f"the results folder {self._root} cannot be used: {error.strerror or error}")
 
 
-class S3Objects(Objects):
-    """Objects of a bucket under a prefix. The server must know conditional writes (``If-None-Match``), as S3 does."""
+class BucketObjects(Objects):
+    """Objects of a bucket under a prefix. The server must know conditional writes, as S3 and Google's do.
+
+    Args:
+        address: for messages.
+        make: connects; called when it is needed first.
+        prefix: begins every key.
+        arrow: the same for Arrow, the bucket's name included.
+    """
 
     def __init__(
-        self, bucket: str, prefix: str = "", region: str | None = None, endpoint_url: str | None = None
+        self,
+        address: str,
+        make: Callable[[], ObjectStore],
+        prefix: str,
+        arrow: Callable[[], tuple[FileSystem, str]],
     ) -> None:
-        self._bucket = bucket
+        self._address = address
+        self._make = make
         self._prefix = f"{prefix}/" if prefix else ""
-        self._region = region
-        self._endpoint_url = endpoint_url
-        self._client: Any = None
+        self._arrow = arrow
 
     def get(self, key: str) -> bytes | None:
-        data: bytes | None = self._call("get_object", Key=key, _missing=(404,), _read=True)
-        return data
+        with self._errors():
+            try:
+                return bytes(obstore.get(self._store, self._prefix + key).bytes())
+            except FileNotFoundError as error:
+                if is_missing_bucket(error):
+                    raise
+                return None
 
     def put(self, key: str, data: bytes) -> None:
-        self._call("put_object", Key=key, Body=data)
+        with self._errors():
+            obstore.put(self._store, self._prefix + key, data, use_multipart=False)
 
     def create(self, key: str, data: bytes) -> bool:
-        # 412: there is one. 409: two at once, and the other may have failed: once more tells.
+        # It is there, or two came at once and the other may have failed: once more tells.
         for _ in range(3):
-            answer = self._call("put_object", Key=key, Body=data, IfNoneMatch="*", _missing=(409, 412))
-            if answer is not None:
-                return True
+            with self._errors():
+                try:
+                    obstore.put(self._store, self._prefix + key, data, mode="create", use_multipart=False)
+                    return True
+                except obstore.exceptions.AlreadyExistsError:
+                    pass
             if (there := self.get(key)) is not None:
                 # our own write, where the client repeated a request whose answer was lost
                 return there == data
-        raise StoreUnavailable(f"s3://{self._bucket}: {key} can neither be written nor read")
+        raise StoreUnavailable(f"{self._address}: {key} can neither be written nor read")
 
     def delete(self, key: str) -> None:
-        self._call("delete_object", Key=key)
+        with self._errors(), suppress(FileNotFoundError):
+            obstore.delete(self._store, self._prefix + key)
 
     def keys(self, prefix: str) -> Iterator[str]:
-        token: dict[str, Any] = {}
+        with self._errors():
+            pages = iter(obstore.list(self._store, self._prefix + prefix.rstrip("/")))
         while True:
-            page = self._call("list_objects_v2", Prefix=prefix, **token)
-            yield from (item["Key"][len(self._prefix) :] for item in page.get("Contents", []))
-            if not page.get("IsTruncated"):
+            with self._errors():
+                page = next(pages, None)
+            if page is None:
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            yield from sorted(item["path"][len(self._prefix) :] for item in page)
 
     def filesystem(self) -> tuple[FileSystem, str]:
-        options: dict[str, Any] = {"region": self._region}
-        if self._endpoint_url is not None:
-            parts = urlsplit(self._endpoint_url)
-            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-        return S3FileSystem(**options), f"{self._bucket}/{self._prefix}".rstrip("/")
+        filesystem, bucket = self._arrow()
+        return filesystem, f"{bucket}/{self._prefix}".rstrip("/")
 
-    def _call(self, operation: str, _missing: tuple[int, ...] = (), _read: bool = False, **arguments: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
+    @cached_property
+    def _store(self) -> ObjectStore:
+        return self._make()
 
-        for name in ("Key", "Prefix"):
-            if name in arguments:
-                arguments[name] = self._prefix + arguments[name]
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The client's errors as this project's."""
         try:
-            if self._client is None:
-                self._client = self._connect()
-            answer = getattr(self._client, operation)(Bucket=self._bucket, **arguments)
-            return answer["Body"].read() if _read else answer
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") == "NoSuchBucket":
-                raise BadResultsUri(f"there is no bucket '{self._bucket}' for the results; create it") from error
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _missing:
-                return None
-            raise StoreUnavailable(f"s3://{self._bucket} cannot be used: {error}") from error
-        except (BotoCoreError, OSError) as error:
-            raise StoreUnavailable(f"s3://{self._bucket} cannot be used: {error}") from error
+            yield
+        except (obstore.exceptions.BaseError, BucketUnavailable, OSError, ValueError) as error:
+            if is_missing_bucket(error):
+                raise BadResultsUri(f"there is no bucket for the results at {self._address}; create it") from error
+            words = str(error).split("\n", 1)[0]
+            raise StoreUnavailable(f"{self._address} cannot be used: {words}") from error
 
-    def _connect(self) -> Any:
-        import boto3
-        from botocore.config import Config
 
-        config = Config(
-            max_pool_connections=_THREADS,
-            connect_timeout=5,
-            read_timeout=15,
-            retries={"mode": "standard", "max_attempts": 3},
-        )
-        session = boto3.session.Session()
-        return session.client("s3", region_name=self._region, endpoint_url=self._endpoint_url, config=config)
+def _s3(bucket: str, prefix: str, region: str | None, endpoint_url: str | None) -> BucketObjects:
+    def arrow() -> tuple[FileSystem, str]:
+        options: dict[str, Any] = {"region": region}
+        if endpoint_url is not None:
+            parts = urlsplit(endpoint_url)
+            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        return S3FileSystem(**options), bucket
+
+    return BucketObjects(f"s3://{bucket}", lambda: s3_bucket(bucket, region, endpoint_url), prefix, arrow)
+
+
+def _gcs(bucket: str, prefix: str, endpoint_url: str | None) -> BucketObjects:
+    def arrow() -> tuple[FileSystem, str]:
+        from pyarrow.fs import GcsFileSystem
+
+        options: dict[str, Any] = {}
+        if endpoint_url is not None:
+            parts = urlsplit(endpoint_url)
+            options = {"endpoint_override": parts.netloc, "scheme": parts.scheme, "anonymous": True}
+        return GcsFileSystem(**options), bucket
+
+    return BucketObjects(f"gs://{bucket}", lambda: gcs_bucket(bucket, endpoint_url), prefix, arrow)

@@ -54,7 +54,7 @@ def test_a_uri_that_means_nothing_is_refused(uri: str) -> None:
 
 def test_a_bucket_that_is_not_there_is_said(moto: str) -> None:
     objects = objects_from_uri(f"s3://nowhere/x?region=eu-west-1&endpoint_url={moto}")
-    with pytest.raises(BadResultsUri, match="no bucket 'nowhere'"):
+    with pytest.raises(BadResultsUri, match="no bucket for the results at s3://nowhere"):
         objects.put("a", b"")
 
 
