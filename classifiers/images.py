@@ -34,7 +34,7 @@ from classifiers._signatures import served_format, unserved_format
 from classifiers.base import Image
 from classifiers.errors import BadImage, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
 
-__all__ = ["DEFAULT_LIMITS", "ImageHeader", "ImageLimits", "decode", "probe"]
+__all__ = ["DEFAULT_LIMITS", "ImageHeader", "ImageLimits", "OpenedImage", "decode", "probe"]
 
 
 class ImageLimits(BaseModel):
@@ -66,8 +66,11 @@ class ImageHeader:
     height: int
 
 
-def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
-    """Check an image against the limits and tell its size, from its header alone.
+class OpenedImage:
+    """An image whose header was read and checked against the limits, its pixels not decoded yet.
+
+    Attributes:
+        header: what it is.
 
     Raises:
         TooManyBytes: more bytes than ``limits.max_bytes``.
@@ -75,7 +78,34 @@ def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
         TooManyPixels: more pixels or frames than the limits.
         BadImage: not an image, or its header is damaged.
     """
-    return _open(data, limits)[0]
+
+    def __init__(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+        self.header, self._orientation, self._encoded = _open(data, limits)
+        self._limits = limits
+
+    def decode(self, at_least: tuple[int, int] | None = None) -> Image:
+        """Decode it to upright pixels, once: Pillow can read it no second time.
+
+        See :func:`decode`.
+        """
+        with _translated(self.header.format, self._limits):
+            if at_least is not None and self.header.format == "JPEG":
+                height, width = at_least if self._orientation < 5 else at_least[::-1]
+                self._encoded.draft(None, (width, height))
+            self._encoded.load()
+            turn = TO_UPRIGHT.get(self._orientation)
+            pixels = _rgb(self._encoded if turn is None else self._encoded.transpose(turn))
+        pixels.setflags(write=False)
+        return pixels
+
+
+def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+    """Check an image against the limits and tell its size, from its header alone.
+
+    Raises:
+        InputError: as :class:`OpenedImage`.
+    """
+    return OpenedImage(data, limits).header
 
 
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[int, int] | None = None) -> Image:
@@ -95,19 +125,10 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[in
         rounded up.
 
     Raises:
-        TooManyBytes, UnsupportedImage, TooManyPixels: as :func:`probe`, before any pixel is decoded.
+        TooManyBytes, UnsupportedImage, TooManyPixels: as :class:`OpenedImage`, before any pixel is decoded.
         BadImage: not an image, truncated or damaged.
     """
-    header, orientation, encoded = _open(data, limits)
-    with _translated(header.format, limits):
-        if at_least is not None and header.format == "JPEG":
-            height, width = at_least if orientation < 5 else at_least[::-1]
-            encoded.draft(None, (width, height))
-        encoded.load()
-        upright = encoded.transpose(TO_UPRIGHT[orientation]) if orientation in TO_UPRIGHT else encoded
-        pixels = _rgb(upright)
-    pixels.setflags(write=False)
-    return pixels
+    return OpenedImage(data, limits).decode(at_least)
 
 
 # The plugins' classes and not Image.open: ultralytics replaces that by a function that pip-installs a HEIF reader.

@@ -15,7 +15,7 @@ import PIL.ImageOps
 
 from classifiers import Image
 from classifiers.errors import BadImage, TooManyPixels
-from classifiers.images import ImageLimits, decode, probe
+from classifiers.images import ImageLimits, OpenedImage
 
 __all__ = ["Frame"]
 
@@ -34,6 +34,7 @@ class Frame:
         self._data = data
         self._limits = limits
         self._pixels: Image | None = None
+        self._opened: OpenedImage | None = None
         self._lock = threading.Lock()
         self.width = width
         self.height = height
@@ -47,8 +48,10 @@ class Frame:
             InputError: too many bytes or pixels, a type that is not served, or not an image.
         """
         limits = limits or ImageLimits()
-        header = probe(data, limits)
-        return cls(data, header.width, header.height, limits, uri)
+        opened = OpenedImage(data, limits)
+        frame = cls(data, opened.header.width, opened.header.height, limits, uri)
+        frame._opened = opened  # whoever decodes it in this process need not read the header again
+        return frame
 
     @classmethod
     def from_array(cls, array: npt.NDArray[Any], limits: ImageLimits | None = None) -> Frame:
@@ -102,7 +105,7 @@ class Frame:
         """
         with self._lock:
             if self._pixels is None:
-                self._pixels = decode(self._data, self._limits)
+                self._pixels = self._take_opened().decode()
             return self._pixels
 
     def reduced_pixels(self, at_least: tuple[int, int]) -> tuple[Image, int]:
@@ -117,8 +120,15 @@ class Frame:
         if not self._data or min(self.height // at_least[0], self.width // at_least[1]) < 2:
             return self.pixels(), 1
         # Not kept, nor taken from what is kept: the result must not depend on who has decoded the image before.
-        pixels = decode(self._data, self._limits, at_least)
+        with self._lock:
+            opened = self._take_opened()
+        pixels = opened.decode(at_least)
         return pixels, round(max(self.height / pixels.shape[0], self.width / pixels.shape[1]))
+
+    def _take_opened(self) -> OpenedImage:
+        """The image with its header read; for one decoding."""
+        opened, self._opened = self._opened, None
+        return opened or OpenedImage(self._data, self._limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Decoded pixels are 20 times the size of the JPEG: what travels is the JPEG, or the array where there is no

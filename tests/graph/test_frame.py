@@ -11,15 +11,15 @@ import pytest
 from toys import draw, encoded
 
 from classifiers import BadImage, TooManyPixels
-from classifiers.images import ImageLimits
+from classifiers.images import ImageLimits, OpenedImage
 from graph import Frame
 
 PHOTO = draw(("car", 10, 20, 60, 70), size=(100, 200))
 
 
 def test_from_bytes_reads_the_header_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[bytes] = []
-    monkeypatch.setattr("graph.frame.decode", lambda data, limits: decoded.append(data))
+    decoded: list[object] = []
+    monkeypatch.setattr("classifiers.images.OpenedImage.decode", lambda *arguments: decoded.append(arguments))
     frame = Frame.from_bytes(encoded(PHOTO, "JPEG", quality=95), uri="here.jpg")
     assert (frame.width, frame.height, frame.uri) == (200, 100, "here.jpg")
     assert decoded == []
@@ -34,6 +34,17 @@ def test_pixels_are_decoded_once_and_read_only() -> None:
     assert np.abs(arrays[0].astype(int) - PHOTO).mean() < 3
     with pytest.raises(ValueError, match="read-only"):
         arrays[0][0, 0] = 0
+
+
+def test_the_header_is_read_once_and_an_image_decoded_at_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    init = OpenedImage.__init__
+    monkeypatch.setattr(OpenedImage, "__init__", lambda self, *a: (opened.append(self), init(self, *a))[1])
+    frame = Frame.from_bytes(encoded(PHOTO, "JPEG"))
+    assert frame.pixels().shape == (100, 200, 3)
+    assert len(opened) == 1
+    assert frame.reduced_pixels((50, 50))[0].shape == (50, 100, 3)
+    assert pickle.loads(pickle.dumps(Frame.from_bytes(encoded(PHOTO, "JPEG")))).pixels().shape == (100, 200, 3)
 
 
 def test_exif_orientation_turns_size_and_pixels() -> None:
