@@ -7,13 +7,13 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
   $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# In a process of their own: Ray does not start in one that has loaded everything else that the tests load.
-RAY_TESTS := $(wildcard tests/serve_app/test_*.py)
+# Two processes: one drives the Ray cluster, the other runs everything else.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadgroup
 
-.PHONY: help install demo serve test bench wheel clean
+.PHONY: help install demo serve test test-slow bench wheel clean
 
 help: ## Say what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## Create .venv and install everything into it
 
@@ -40,8 +40,10 @@ test: install ## Linters, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --cov --cov-report= $(RAY_TESTS:%=--ignore=%)
-	$(BIN)/python -m pytest --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 $(RAY_TESTS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-slow: install ## The tests that take long: whole clusters, memory, many more generated cases
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 bench: install ## Measurements; see benchmarks/README.md
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -469,7 +469,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.sampled_from(SEEDS),
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
@@ -495,7 +495,7 @@ def test_mutated_files_end_as_pixels_or_as_our_errors(
     assert pixels.dtype == np.uint8
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_random_bytes(data: bytes) -> None:
     with pytest.raises(InputError):

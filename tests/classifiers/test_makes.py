@@ -587,6 +587,7 @@ def test_an_export_from_the_hub(hub: Callable[..., FakeHub], export: Callable[..
     assert fake.online == 1
 
 
+@pytest.mark.slow
 def test_pickled_weights_where_there_are_no_others(
     hub: Callable[..., FakeHub], checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
@@ -681,6 +682,7 @@ def test_an_export_needs_neither_torch_nor_transformers(export: Callable[..., Pa
     assert list((tmp_path / "home").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_transformers_is_silent_and_stays_as_it_was(checkpoints: Checkpoints, tmp_path: Path) -> None:
     code = f"""
         from transformers.utils import logging
@@ -702,6 +704,7 @@ def test_transformers_is_silent_and_stays_as_it_was(checkpoints: Checkpoints, tm
 # a real model ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_model_on_real_cars(shared_data: Path) -> None:
     with (shared_data / "cars" / "labels.csv").open(newline="") as stream:
         rows = random.Random(0).sample(list(csv.DictReader(stream)), 40)

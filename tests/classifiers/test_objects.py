@@ -512,6 +512,7 @@ def test_checkpoint_has_the_size_it_was_trained_at(checkpoints: Callable[[str], 
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:Converting a tensor")
+@pytest.mark.slow
 def test_an_export_that_ultralytics_runs(checkpoints: Callable[[str], Path], photos: list[np.ndarray]) -> None:
     path = checkpoints("yolo11n")
     exported = sys.modules["ultralytics"].YOLO(path).export(format="torchscript", imgsz=320, verbose=False)
@@ -526,6 +527,7 @@ def test_an_export_that_ultralytics_runs(checkpoints: Callable[[str], Path], pho
         ObjectClassifier(exported, image_size=640, device="cpu")
 
 
+@pytest.mark.slow
 def test_tasks_without_upright_boxes(checkpoints: Callable[[str], Path]) -> None:
     with pytest.raises(SetupError, match="is a model for 'obb', which has no upright boxes; use one for detect"):
         ObjectClassifier(str(checkpoints("yolo11n-obb")), device="cpu")
@@ -654,6 +656,7 @@ def test_openvino_comes_without_torch_and_ultralytics(build: Build, tmp_path: Pa
     assert list((tmp_path / "home").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ultralytics_leaves_the_process_and_the_home_folder_alone(
     checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:

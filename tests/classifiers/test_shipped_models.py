@@ -26,6 +26,7 @@ DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 # drawn by hand: x1, y1, x2, y2
 BUS_PERSONS = [(222, 406, 344, 860), (48, 398, 246, 903), (669, 392, 810, 877), (0, 550, 63, 873)]
+ZIDANE_PERSONS = [(744, 40, 1150, 720), (120, 195, 1120, 720)]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,12 @@ def test_the_detector_finds_three_of_the_four_persons_at_the_bus(detector: Objec
     assert sum(any(_iou(box, person) > 0.5 for box in persons) for person in BUS_PERSONS) >= 3
 
 
+def test_the_detector_finds_both_persons_where_neither_is_whole(detector: ObjectClassifier) -> None:
+    persons = _boxes(detector.process(_asset("zidane.jpg"), {}), "person")
+
+    assert [sum(_iou(box, person) > 0.5 for box in persons) for person in ZIDANE_PERSONS] == [1, 1]
+
+
 def test_the_detector_agrees_with_a_larger_one_on_large_objects(detector: ObjectClassifier, shared_data: Path) -> None:
     hits = found_objects = right = labelled = 0
     for file in sorted((shared_data / "detect" / "val" / "images").iterdir())[:100]:
@@ -101,7 +108,7 @@ def test_the_detector_agrees_with_a_larger_one_on_large_objects(detector: Object
 
     assert labelled > 50
     assert hits / labelled >= 0.85
-    assert right / found_objects >= 0.5
+    assert right / found_objects >= 0.55
 
 
 def test_the_detector_uses_cocos_names(detector: ObjectClassifier) -> None:

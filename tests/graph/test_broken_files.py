@@ -452,7 +452,7 @@ def only_pipeline_errors(text: str, path: Path) -> None:
         check_form(error, path, re.sub("[\r\x85\u2028\u2029]", "\n", text))
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(EDITS, min_size=1, max_size=6))
 def test_edited_text_is_a_pipeline_or_a_pipeline_error(tmp_path: Path, edits: list[tuple[int, int, str]]) -> None:
     text = GOOD
@@ -461,7 +461,7 @@ def test_edited_text_is_a_pipeline_or_a_pipeline_error(tmp_path: Path, edits: li
     only_pipeline_errors(text, tmp_path / "edited.yaml")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=200))
 def test_any_text_is_a_pipeline_error(tmp_path: Path, text: str) -> None:
     only_pipeline_errors(text, tmp_path / "any.yaml")
@@ -474,7 +474,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*BAD_VALUES, *REQUIRED]), VALUES), min_size=1, max_size=4))
 def test_any_values_are_a_pipeline_or_a_pipeline_error(changes: list[tuple[Path_, Any]]) -> None:
     data = yaml.safe_load(GOOD)

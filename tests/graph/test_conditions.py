@@ -801,7 +801,7 @@ def test_threads_share_a_rule() -> None:
     )
     context = {"det": list(range(50))}
     with ThreadPoolExecutor(8) as pool:
-        decided = pool.map(lambda n: rule(context=context, image=IMAGE, detection={"n": n}), range(400))
+        decided = pool.map(lambda n: rule(context=context, image=IMAGE, detection={"n": n}), range(100))
         assert all(decided)
 
 

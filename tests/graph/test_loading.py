@@ -542,7 +542,7 @@ YAML_MISTAKES = {
     "control character": ("name: a\npipeline: \x01\n", 2, "the character '\\x01' cannot stand in YAML; remove it"),
     "escape": ('name: "\\UFFFFFFFF"\n', None, "not YAML"),
     "directive": ("%x\n", 2, "not YAML: expected '<document start>'"),
-    "deep": ("a: " + "[" * 3000, None, "nested too deeply"),
+    "deep": ("a: " + "[" * 1000, None, "nested too deeply"),
 }
 
 
