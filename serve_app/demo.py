@@ -35,7 +35,7 @@ class Found(NamedTuple):
     picture: Path
 
 
-def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int, dashboard_port: int) -> None:
+def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int) -> None:
     """Serve, post, show, shut down. Without ``photos``: a street, two people and, where they can be had, two cars.
 
     Raises:
@@ -45,8 +45,8 @@ def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int, das
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with phases(stderr) as begin:
-            server = stack.enter_context(serving(pipeline, port=port, dashboard_port=dashboard_port, report=begin))
-        stderr.print(f"  it answers at {server.http_url}/docs, its dashboard is {server.dashboard_url}", soft_wrap=True)
+            server = stack.enter_context(serving(pipeline, port=port, dashboard_port=None, report=begin))
+        stderr.print(f"  it answers at {server.http_url}", highlight=False)
         # not before the pipeline and its models have turned out to be good
         photos = photos or [*packaged, *_car_photos(stderr)]
         with phases(stderr) as begin:

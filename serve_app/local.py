@@ -14,6 +14,7 @@ from classifiers import SetupError
 from classifiers.catalogue import CATALOGUE
 from graph import Plan, PlannedStep, load_plan
 from graph.config import INGRESS
+from serve_app._states import application_states
 from serve_app.cluster import local_cluster
 from serve_app.fetching import required_models
 from serve_app.gateway_config import GatewayConfig
@@ -30,12 +31,12 @@ class LocalServer:
 
     Attributes:
         http_url: base of the routes, for example ``http://127.0.0.1:8000``.
-        dashboard_url: the Ray dashboard.
+        dashboard_url: the Ray dashboard; ``None``: there is none.
         token_file: has the token that the dashboard asks for; ``None``: it asks for none, or the environment has it.
     """
 
     http_url: str
-    dashboard_url: str
+    dashboard_url: str | None
     token_file: Path | None
 
 
@@ -44,7 +45,7 @@ def serving(
     pipeline: str,
     *,
     port: int,
-    dashboard_port: int,
+    dashboard_port: int | None,
     gateway: GatewayConfig | None = None,
     intake: IntakeConfig | None = None,
     report: Callable[[str], None] = lambda _: None,
@@ -54,7 +55,7 @@ def serving(
     Args:
         pipeline: the file.
         port: of the HTTP endpoint, on loopback.
-        dashboard_port: of the Ray dashboard, on loopback.
+        dashboard_port: of the Ray dashboard, on loopback; ``None``: none, which starts sooner.
         gateway: who may come in, and how much; without it everybody on this machine.
         intake: where jobs come from, and their results go; without it there are none.
         report: called with the name of each phase when it begins.
@@ -74,7 +75,7 @@ def serving(
     ) as ray:
         report("loading the models")
         _deploy(pipeline, plan.name, gateway, intake)
-        yield LocalServer(ray.http_url, str(ray.dashboard_url), ray.token_file)
+        yield LocalServer(ray.http_url, ray.dashboard_url, ray.token_file)
 
 
 def _need_models(plan: Plan, pipeline: str) -> None:
@@ -115,11 +116,11 @@ def _deploy(pipeline: str, name: str, gateway: GatewayConfig, intake: IntakeConf
     args = AppArgs(pipeline=pipeline, gateway=gateway, intake=intake)
     serve.run_many([serve.RunTarget(build(args), name)], wait_for_applications_running=False)
     while True:
-        application = serve.status().applications.get(name)
-        if application is not None and application.status == "RUNNING":
+        state = application_states().get(name)
+        if state == "RUNNING":
             return
-        if application is not None and application.status == "DEPLOY_FAILED":
-            raise SetupError(_why(application))
+        if state == "DEPLOY_FAILED":
+            raise SetupError(_why(serve.status().applications[name]))
         time.sleep(_POLL_S)
 
 

@@ -133,9 +133,8 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the annotated pictures go.")] = Path("demo-output"),
     port: PortOption = 8000,
-    dashboard_port: DashboardPortOption = 8265,
 ) -> None:
     """Serve a pipeline on this machine, post real photos over HTTP, show what was found, and shut down."""
     from serve_app.demo import run_demo
 
-    run_demo(pipeline, photos or [], out, port=port, dashboard_port=dashboard_port)
+    run_demo(pipeline, photos or [], out, port=port)

@@ -47,10 +47,10 @@ def serving(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     @contextmanager
     def serving(
-        pipeline: str, *, port: int, dashboard_port: int, report: Callable[[str], None]
+        pipeline: str, *, port: int, dashboard_port: None, report: Callable[[str], None]
     ) -> Iterator[LocalServer]:
         report("starting")
-        yield LocalServer(served.rstrip("/"), "http://127.0.0.1:8265", None)
+        yield LocalServer(served.rstrip("/"), None, None)
 
     monkeypatch.setattr(demo, "serving", serving)
 
@@ -80,7 +80,7 @@ def _detected(*names: str) -> dict[str, Any]:
 def test_photos_go_through_the_server_and_come_back_annotated(
     photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_demo("any.yaml", [photo], tmp_path / "out", port=1, dashboard_port=2)
+    run_demo("any.yaml", [photo], tmp_path / "out", port=1)
 
     picture = tmp_path / "out" / "1-street.jpg"
     assert PIL.Image.open(picture).size == (320, 240)
@@ -98,7 +98,7 @@ def test_a_photo_that_is_refused_is_named(tmp_path: Path) -> None:
     text.write_text("not a photo")
 
     with pytest.raises(SetupError, match=r"notes\.jpg was answered with 4\d\d: "):
-        run_demo("any.yaml", [text], tmp_path / "out", port=1, dashboard_port=2)
+        run_demo("any.yaml", [text], tmp_path / "out", port=1)
 
 
 @pytest.mark.usefixtures("serving")
@@ -111,7 +111,7 @@ def test_without_photos_of_cars_the_others_are_shown_and_it_says_why(
     monkeypatch.setattr(demo, "fetch_car_photos", unreachable)
     monkeypatch.setattr(demo, "demo_photos", lambda: [photo])
 
-    run_demo("any.yaml", [], tmp_path / "out", port=1, dashboard_port=2)
+    run_demo("any.yaml", [], tmp_path / "out", port=1)
 
     out, err = capsys.readouterr()
     assert "street.png" in out
