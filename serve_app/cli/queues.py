@@ -33,6 +33,7 @@ __all__ = ["dlq", "queue", "submit"]
 
 _CHUNK = 500
 _AT_A_TIME = 10_000  # letters that are held at a time
+_QUIET_S = 1.0  # a queue of dead letters from which nothing comes for so long has been read to its end
 _EVERY_S = 2.0
 _MOST_UNANSWERED = 3
 
@@ -307,7 +308,7 @@ def _print_lines(letters: Iterable[dict[str, Any]]) -> None:
 
 
 async def _letters(queue_url: str, ids: Sequence[str]) -> list[dict[str, Any]]:
-    async with _both(queue_url) as (_, dead), hold(dead, _AT_A_TIME) as held:
+    async with _both(queue_url) as (_, dead), hold(dead, _AT_A_TIME, _QUIET_S) as held:
         return [each.letter.as_dict() for each in _picked(held, ids)]
 
 
@@ -342,7 +343,7 @@ async def _for_each(dead: Queue, ids: Sequence[str], done: str, act: Callable[[H
     with _progress() as progress:
         bar = progress.add_task(done, total=None)
         while True:
-            async with hold(dead, _AT_A_TIME if ids else _CHUNK) as held:
+            async with hold(dead, _AT_A_TIME if ids else _CHUNK, _QUIET_S) as held:
                 new = [each for each in _picked(held, ids) if each.letter.id not in seen]
                 progress.update(bar, total=len(seen) + len(new))
                 for each in new:

@@ -71,6 +71,7 @@ class PubsubQueue(Queue):
         self._topic: str | None = None
         self._pulling: asyncio.Task[list[Any]] | None = None
         self._pulled: list[Any] = []
+        self._waiting_for_pull = 0
         self._seen: OrderedDict[str, int] = OrderedDict()
 
     @classmethod
@@ -112,7 +113,11 @@ class PubsubQueue(Queue):
                 # A pull that is given up may still be answered, and what it leased be lost for a while: it goes on.
                 if self._pulling is None:
                     self._pulling = asyncio.create_task(self._pull(clients, limit))
-                done, _ = await asyncio.wait([self._pulling], timeout=max(_MIN_WAIT_S, wait_s))
+                self._waiting_for_pull += 1
+                try:
+                    done, _ = await asyncio.wait([self._pulling], timeout=max(_MIN_WAIT_S, wait_s))
+                finally:
+                    self._waiting_for_pull -= 1
                 if not done:
                     return []
                 pulling, self._pulling = self._pulling, None
@@ -141,6 +146,10 @@ class PubsubQueue(Queue):
 
     async def nack(self, message: Message, delay_s: float = 0.0) -> None:
         async with self._using() as clients:
+            if self._pulling is not None and not self._waiting_for_pull:
+                # nobody receives any more: what a pull that goes on gets would be lost for as long as a lease
+                self._pulling.cancel()
+                self._pulling = None
             await self._set_deadline(clients, [message.receipt[0]], min(_MAX_LEASE_S, -int(-delay_s // 1)))
 
     async def extend(self, messages: Sequence[Message]) -> None:
