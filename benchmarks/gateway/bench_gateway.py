@@ -1,7 +1,7 @@
 # ruff: noqa: E402 - the toys of the tests are found first
 """CPU time that the gateway's rules cost a request: the same application with them and without, turn by turn.
 
-    python benchmarks/gateway/bench_gateway.py [--requests 1500] [--rounds 4] [--redis redis://127.0.0.1:6379/9]
+    python benchmarks/gateway/bench_gateway.py [--requests 1500] [--rounds 4] [--together 16] [--redis redis://127.0.0.1:6379/9]
 
 The application is called in this process, without sockets; the classifiers are toys, so that the rest weighs. What
 counts is the difference to ``slice``: the application without rules, log, and watch over its client.
@@ -74,13 +74,17 @@ async def call(app: Any, key: str) -> int:
     return status
 
 
-async def measure(app: Any, key: str, requests: int) -> float:
-    """CPU-ms a request of this process."""
+async def measure(app: Any, key: str, requests: int, together: int) -> float:
+    """CPU-ms a request of this process, with so many under way at a time."""
     gc.collect()
     started = time.process_time()
-    for _ in range(requests):
-        assert await call(app, key) == 200
-    return (time.process_time() - started) / requests * 1000
+
+    async def client() -> None:
+        for _ in range(requests // together):
+            assert await call(app, key) == 200
+
+    await asyncio.gather(*(client() for _ in range(together)))
+    return (time.process_time() - started) / (requests // together * together) * 1000
 
 
 async def _work(_request: Any, work: Any) -> Any:
@@ -109,7 +113,7 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> None:
     log.propagate = False
     key = create_key(folder / "keys.json", "acme", ["infer"])
     auth = {"keys_file": str(folder / "keys.json")}
-    limits = {"requests_per_second": 1e6, "burst": 1_000_000, "images_per_day": 10**9, "concurrent": 100}
+    limits = {"requests_per_second": 1e6, "burst": 1_000_000, "images_per_day": 10**9, "concurrent": 1000}
     plan = load_plan({"pipeline": [{"name": "says", "class": "toys.Says", "params": {"answer": {"x": 1}}}]})
     backend = LocalBackend(plan)
     engine = Engine(plan, backend)
@@ -131,11 +135,11 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> None:
         applications["log, key, limits in Redis"] = application(auth=auth, rate_limits=redis)
     found: dict[str, list[float]] = {name: [] for name in applications}
     for app in applications.values():
-        await measure(app, key, 200)
+        await measure(app, key, 200, arguments.together)
     for _ in range(arguments.rounds):
         for name, app in applications.items():
             with only_the_slice(name):
-                found[name].append(await measure(app, key, arguments.requests))
+                found[name].append(await measure(app, key, arguments.requests, arguments.together))
     bare = statistics.median(found["slice"])
     print(f"{'application':28} {'CPU-ms':>8} {'more':>8}   rounds")
     for name, rounds in found.items():
@@ -148,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--together", type=int, default=16, help="requests under way at a time")
     parser.add_argument("--redis", default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

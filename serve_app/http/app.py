@@ -8,7 +8,7 @@ from fastapi import FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from classifiers.images import ImageLimits
-from graph import Engine, Frame, Plan, annotate, json_schema
+from graph import Engine, Frame, Plan, json_schema
 from serve_app.frames import read_frame
 from serve_app.gateway_config import GatewayConfig
 from serve_app.http.access import SECURITY_SCHEMES, guarded_route
@@ -17,10 +17,11 @@ from serve_app.http.bodies import BODY_OVERHEAD_BYTES, OPENAPI_BODY, read_upload
 from serve_app.http.clients import Clients
 from serve_app.http.deadlines import deadline, unless_gone
 from serve_app.http.desk import JobDesk
+from serve_app.http.drawing import Drawings
 from serve_app.http.fetching import Fetcher
 from serve_app.http.guard import Guard
 from serve_app.http.jobs import add_job_routes
-from serve_app.http.middleware import BodyLimit, RequestIdentity
+from serve_app.http.middleware import BodyLimit, RequestIdentity, Room
 from serve_app.http.problems import NotReady, add_problem_handlers, problems
 from serve_app.http.schemas import Health, PipelineView, Result
 from serve_app.results import Reuse
@@ -28,9 +29,6 @@ from serve_app.results import Reuse
 __all__ = ["make_app"]
 
 _READY_TIMEOUT_S = 5.0
-
-# Decoding and drawing take several times the pixels' bytes: large pictures are drawn one after the other.
-_LARGE_PIXELS = 4_000_000
 
 
 def make_app(
@@ -67,11 +65,12 @@ def make_app(
     image_limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
     guard = guard or Guard(config)
     fetcher = fetcher or Fetcher(config.fetch, limits.max_bytes)
-    drawing = asyncio.Lock()
     app.router.route_class = guarded_route(guard)
     # base64 makes 4 characters of 3 bytes
     max_body_bytes = limits.max_bytes * 4 // 3 + BODY_OVERHEAD_BYTES
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, max_bytes_together=config.max_bodies_mb * 2**20)
+    room = Room(max(max_body_bytes, config.max_bodies_mb * 2**20))
+    drawings = Drawings(room)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, room=room)
     if config.access_log:
         app.add_middleware(AccessLog)
     app.add_middleware(RequestIdentity, clients=Clients(config.trusted_proxies), set_header=set_request_id)
@@ -103,17 +102,14 @@ def make_app(
         ] = None,
     ) -> Response:
         async def work(frame: Frame, metadata: dict[str, Any]) -> Response:
+            if annotate_:
+                drawings.check(frame)
             run = Engine.run if reuse is None else reuse.run
             result = await run(engine(), frame, metadata=metadata, request_id=request.state.request_id)
             request.state.facts.update(facts_of(result))
-            if not annotate_:
-                return JSONResponse(result)
-            if frame.width * frame.height <= _LARGE_PIXELS:
-                picture = await asyncio.to_thread(annotate, frame, result)
-            else:
-                async with drawing:
-                    picture = await asyncio.to_thread(annotate, frame, result)
-            return Response(picture, media_type="image/jpeg")
+            if annotate_:
+                return Response(await drawings.draw(frame, result), media_type="image/jpeg")
+            return JSONResponse(result)
 
         async def fetch_and_work(uri: str, metadata: dict[str, Any]) -> Response:
             client = request.state.principal

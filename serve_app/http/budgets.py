@@ -1,28 +1,32 @@
-"""What each key has left: its rate with burst, its images of the day, its requests under way; decided in one go.
+"""What each key has left: its rate with burst, its images of the day, its requests under way.
 
-The rate is a token bucket in the form of the generic cell rate algorithm (GCRA, ITU-T I.371): one number a key, the
-time at which its bucket is full again. Unlike windows that are counted it lets through neither twice the burst at a
-border nor less than the rate.
-
-Here are the decision in this process, and the words that it shares with the one in Redis.
+The counting is throttled-py's: the rate is its GCRA (ITU-T I.371), which lets through neither twice the burst at a
+border nor less than the rate, and tells what is left in the same go; the images are its fixed window, from midnight to
+midnight UTC. It knows nothing of requests under way, and no kept library does that refuses at once instead of waiting,
+so these are counted here: a set of names a key.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
+from fractions import Fraction
 from typing import Literal, Protocol
+
+from throttled.asyncio import BaseStore, MemoryStore, RateLimiterType, Throttled, per_day, per_duration
+from throttled.asyncio.rate_limiter import Quota
 
 from serve_app.gateway_config import Limits
 
-__all__ = ["DAY_S", "Budgets", "LocalBudgets", "Refusal", "Verdict", "verdict"]
+__all__ = ["DAY_S", "Budgets", "CountedBudgets", "LocalLeases", "Refusal", "Verdict", "local_budgets"]
 
 DAY_S = 86_400
 
-# Idle entries are swept out when there are so many; with `auth: none` each client address makes one.
-_SWEEP_AT = 10_000
+# Keys of which this process remembers something, the last used first: with `auth: none` each client address is one.
+_MAX_KEYS = 100_000
+
+# throttled-py takes a rate as a whole number in whole seconds.
+_MAX_PERIOD_S = 1_000_000
 
 Refusal = Literal["rate", "day", "concurrent"]
 
@@ -35,7 +39,7 @@ class Verdict:
         refused: which of the limits said no; ``None``: the request may pass.
         remaining: requests that may come at once after this one; ``None`` where the rate is not limited.
         reset_s: seconds until the burst is there again in full.
-        images_left: of the day; ``None`` where they are not limited.
+        images_left: of the day; ``None`` where they are not limited, or were not asked for.
         retry_after_s: seconds after which the same request may pass; 0 where it did.
     """
 
@@ -50,11 +54,11 @@ class Budgets(Protocol):
     """Decides, and counts what has passed."""
 
     async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:
-        """Let a request pass or not. What is refused takes nothing.
+        """Let a request pass or not. What is refused for one limit takes nothing of those after it.
 
         Args:
             key: whose budget.
-            limits: the budget.
+            limits: the budget, asked in this order: rate, requests under way, images.
             images: that the request wants to run.
             lease: names the request until it is given back.
             lease_s: after that time it counts as ended in any case.
@@ -64,80 +68,105 @@ class Budgets(Protocol):
         """The request has ended."""
 
 
-@dataclass(slots=True)
-class _Account:
-    full_at: float = 0.0
-    day: int = 0
-    images: int = 0
-    leases: dict[str, float] = field(default_factory=dict)
+class Leases(Protocol):
+    """Requests under way, by key."""
 
-    def is_idle(self, now: float) -> bool:
-        return self.full_at <= now and self.day != int(now // DAY_S) and not self.leases
+    async def take(self, key: str, limit: int, lease: str, lease_s: float) -> bool:
+        """Count a request, if there are not ``limit`` already."""
+
+    async def give_back(self, key: str, lease: str) -> None:
+        """It has ended."""
 
 
-class LocalBudgets:
-    """Counts in this process. Use it from one event loop.
+class CountedBudgets:
+    """Counts in a store of throttled-py. Use it from one event loop.
 
     Args:
-        clock: seconds since the epoch.
+        store: where rates and images are counted.
+        leases: where requests under way are.
+        prefix: begins the names of all entries.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._accounts: dict[str, _Account] = {}
-        self._sweep_at = _SWEEP_AT
+    def __init__(self, store: BaseStore, leases: Leases, prefix: str) -> None:
+        self._store = store
+        self._leases = leases
+        self._prefix = prefix
+        self._limiters: dict[tuple[str, float, int], Throttled] = {}
 
     async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:
         """See :class:`Budgets`."""
-        now = self._clock()
-        account = self._account(key, now)
-        interval = 1 / limits.requests_per_second if limits.requests_per_second else 0.0
-        depth = limits.burst_size * interval
-        full_at = max(account.full_at, now) + interval
-        day = int(now // DAY_S)
-        used = account.images if account.day == day else 0
-        if account.leases and min(account.leases.values()) <= now:
-            account.leases = {name: ends for name, ends in account.leases.items() if ends > now}
-
-        refused: Refusal | None = None
-        retry_after = 0.0
-        if interval and full_at - now > depth + _ROUNDING_S:
-            refused, retry_after = "rate", full_at - now - depth
-        elif limits.images_per_day is not None and used + images > limits.images_per_day:
-            refused, retry_after = "day", (day + 1) * DAY_S - now
-        elif limits.concurrent is not None and len(account.leases) >= limits.concurrent:
-            refused, retry_after = "concurrent", 1.0
-        if refused is None:
-            if interval:
-                account.full_at = full_at
-            if limits.images_per_day is not None:
-                account.day, account.images = day, used + images
-                used += images
-            if limits.concurrent is not None:
-                account.leases[lease] = now + lease_s
-        return verdict(limits, refused, max(0.0, account.full_at - now), used, retry_after)
+        remaining, reset_s, left = None, 0.0, None
+        if limits.requests_per_second is not None:
+            answer = await self._rate(limits.requests_per_second, limits.burst_size).limit(key)
+            remaining, reset_s = answer.state.remaining, answer.state.reset_after
+            if answer.limited:
+                return Verdict("rate", remaining, reset_s, None, answer.state.retry_after)
+        if limits.concurrent is not None and not await self._leases.take(key, limits.concurrent, lease, lease_s):
+            return Verdict("concurrent", remaining, reset_s, None, 1.0)
+        if limits.images_per_day is not None and images:
+            left, retry_s = await self._images(key, limits.images_per_day, images)
+            if retry_s:
+                if limits.concurrent is not None:
+                    await self._leases.give_back(key, lease)
+                return Verdict("day", remaining, reset_s, left, retry_s)
+        return Verdict(None, remaining, reset_s, left, 0.0)
 
     async def give_back(self, key: str, lease: str) -> None:
         """See :class:`Budgets`."""
-        account = self._accounts.get(key)
-        if account is not None:
-            account.leases.pop(lease, None)
+        await self._leases.give_back(key, lease)
 
-    def _account(self, key: str, now: float) -> _Account:
-        if key not in self._accounts and len(self._accounts) >= self._sweep_at:
-            self._accounts = {name: account for name, account in self._accounts.items() if not account.is_idle(now)}
-            self._sweep_at = max(_SWEEP_AT, 2 * len(self._accounts))
-        return self._accounts.setdefault(key, _Account())
+    async def _images(self, key: str, per_day: int, images: int) -> tuple[int, float]:
+        """Take images: how many are left, and 0 or the seconds until there are new ones."""
+        day = self._day(per_day)
+        if images > 1:
+            # The window counts what it refuses too, and many that do not fit must not take those that are left.
+            there = await day.peek(key)
+            if there.remaining < images:
+                return there.remaining, there.reset_after
+        answer = await day.limit(key, images)
+        return answer.state.remaining, answer.state.reset_after if answer.limited else 0.0
+
+    def _rate(self, per_second: float, burst: int) -> Throttled:
+        limiter = self._limiters.get(("rate", per_second, burst))
+        return limiter or self._new("rate", per_second, burst, RateLimiterType.GCRA, _quota(per_second, burst))
+
+    def _day(self, images: int) -> Throttled:
+        limiter = self._limiters.get(("day", images, 0))
+        return limiter or self._new("day", images, 0, RateLimiterType.FIXED_WINDOW, per_day(images))
+
+    def _new(self, kind: str, amount: float, burst: int, algorithm: RateLimiterType, quota: Quota) -> Throttled:
+        limiter = Throttled(using=algorithm.value, quota=quota, store=self._store, key_prefix=self._prefix)
+        self._limiters[kind, amount, burst] = limiter
+        return limiter
 
 
-# Times are doubles since the epoch: below this they cannot be told apart.
-_ROUNDING_S = 1e-6
+class LocalLeases:
+    """Requests under way in this process."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, set[str]] = {}
+
+    async def take(self, key: str, limit: int, lease: str, lease_s: float) -> bool:  # noqa: ARG002 - none is left behind
+        """See :class:`Leases`."""
+        under_way = self._by_key.setdefault(key, set())
+        if len(under_way) >= limit:
+            return False
+        under_way.add(lease)
+        return True
+
+    async def give_back(self, key: str, lease: str) -> None:
+        """See :class:`Leases`; of one that was taken elsewhere nothing happens."""
+        under_way = self._by_key.get(key, set())
+        under_way.discard(lease)
+        if not under_way:
+            self._by_key.pop(key, None)
 
 
-def verdict(limits: Limits, refused: Refusal | None, reset_s: float, images_used: int, retry_after_s: float) -> Verdict:
-    """Put what was counted into words."""
-    remaining = None
-    if limits.requests_per_second is not None:
-        remaining = max(0, math.floor(limits.burst_size - reset_s * limits.requests_per_second + 1e-3))
-    left = None if limits.images_per_day is None else max(0, limits.images_per_day - images_used)
-    return Verdict(refused, remaining, reset_s, left, retry_after_s)
+def local_budgets() -> CountedBudgets:
+    """Budgets that are counted in this process."""
+    return CountedBudgets(MemoryStore(options={"MAX_SIZE": _MAX_KEYS}), LocalLeases(), "local")
+
+
+def _quota(per_second: float, burst: int) -> Quota:
+    rate = max(Fraction(per_second).limit_denominator(_MAX_PERIOD_S), Fraction(1, _MAX_PERIOD_S))
+    return per_duration(timedelta(seconds=rate.denominator), rate.numerator, burst)

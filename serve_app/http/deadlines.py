@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -36,7 +37,7 @@ async def deadline(request: Request, limit_ms: int) -> AsyncIterator[None]:
         ) from None
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """Do the work, and cancel it when the client hangs up. The request's body must have been read.
 
     Serve cancels too, but a client can switch that off with the header ``x-request-disconnect-disabled``.
@@ -44,19 +45,23 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientDisconnect: the client has gone.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    worker = cast("asyncio.Task[object]", asyncio.current_task())
+    before, gone = worker.cancelling(), False
+
+    async def watch() -> None:
+        nonlocal gone
+        with contextlib.suppress(Exception):  # a server that cannot tell any more has lost the client
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+        gone = True
+        worker.cancel()
+
+    watcher = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone and worker.uncancel() == before:  # else something else wants it to end too
+            raise ClientDisconnect from None
+        raise
     finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watcher.cancel()

@@ -11,8 +11,9 @@ from functools import lru_cache
 
 from fastapi import Request
 
+from classifiers import SetupError
 from serve_app.gateway_config import GatewayConfig, Limits
-from serve_app.http.budgets import DAY_S, Budgets, LocalBudgets, Verdict
+from serve_app.http.budgets import DAY_S, Budgets, Verdict, local_budgets
 from serve_app.http.clients import budget_key
 from serve_app.http.credentials import Authenticator
 from serve_app.http.principal import Principal
@@ -107,8 +108,11 @@ class Guard:
 def _budgets(config: GatewayConfig) -> Budgets:
     limits = config.rate_limits
     if limits.redis_url is None:
-        return LocalBudgets()
-    from serve_app.http.redis_budgets import RedisBudgets
+        return local_budgets()
+    try:
+        from serve_app.http.redis_budgets import RedisBudgets
+    except ImportError as error:
+        raise SetupError("gateway.rate_limits.redis_url: needs redis; pip install 'visiongraph[redis]'") from error
 
     return RedisBudgets(limits.redis_url, limits.redis_prefix, config.shares)
 
@@ -121,12 +125,13 @@ def _limit(limits: Limits, refused: str) -> float | int | None:
 def _headers(limits: Limits, verdict: Verdict) -> dict[str, str]:
     """What the key has left, in the names of draft-ietf-httpapi-ratelimit-headers-06: of the rate, else of the day."""
     if limits.requests_per_second is None or verdict.refused == "day":
-        if limits.images_per_day is None:
+        if limits.images_per_day is None or verdict.images_left is None:
             return {}
-        size, left, reset_s, window_s = limits.images_per_day, verdict.images_left, -time.time() % DAY_S, DAY_S
+        size, window_s = limits.images_per_day, DAY_S
+        left, reset_s = verdict.images_left, -time.time() % DAY_S
     else:
-        window_s = max(1, math.ceil(limits.burst_size / limits.requests_per_second))
-        size, left, reset_s = limits.burst_size, verdict.remaining, verdict.reset_s
+        size, window_s = limits.burst_size, max(1, math.ceil(limits.burst_size / limits.requests_per_second))
+        left, reset_s = verdict.remaining or 0, verdict.reset_s
     return {
         "RateLimit-Limit": str(size),
         "RateLimit-Remaining": str(left),

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from classifiers import TooManyBytes
 from serve_app.http.deadlines import deadline
 from serve_app.http.desk import JobDesk, JobItem
 from serve_app.http.guard import Guard
@@ -20,6 +21,8 @@ from serve_app.results import JobStatus
 __all__ = ["add_job_routes"]
 
 _MAX_JOBS = 1000
+# Objects made from JSON can take twenty times its bytes.
+_MAX_BODY_BYTES = 4 * 2**20
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _OFF = (
     "jobs are switched off here; the operator switches them on with the block 'intake' (a queue, and a place for "
@@ -152,9 +155,8 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
         """The job, where the client may see it: a tenant sees its own, an administrator those that no tenant sent."""
         status = await the_desk().status(job_id)
         client = request.state.principal
-        if status is not None and (
-            "admin" in client.scopes if status.marker is None else status.marker.owner in (None, client.tenant)
-        ):
+        owner = None if status is None or status.marker is None else status.marker.owner
+        if status is not None and ("admin" in client.scopes if owner is None else owner == client.tenant):
             return status
         raise NotFound("there is no such job; it may have been another tenant's, or too old")
 
@@ -163,7 +165,12 @@ async def _read(request: Request) -> list[JobItem]:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
         raise UnsupportedBody("send JSON: Content-Type: application/json")
-    return await asyncio.to_thread(_parse, await request.body())
+    raw = await request.body()
+    if len(raw) > _MAX_BODY_BYTES:
+        raise TooManyBytes(
+            f"the list of jobs has more than {_MAX_BODY_BYTES:,} bytes; send it in parts", limit=_MAX_BODY_BYTES
+        )
+    return await asyncio.to_thread(_parse, raw)
 
 
 def _parse(raw: bytes) -> list[JobItem]:

@@ -13,7 +13,7 @@ from classifiers import TooManyBytes
 from graph import Overloaded
 from serve_app.http.clients import Clients
 
-__all__ = ["BodyLimit", "RequestIdentity"]
+__all__ = ["BodyLimit", "RequestIdentity", "Room"]
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -60,6 +60,27 @@ class RequestIdentity:
         await self._app(scope, receive, send_with_headers)
 
 
+class Room:
+    """Bytes that all requests of this process may hold together."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, size: int) -> None:
+        """Take some; they must be given back even where this raises.
+
+        Raises:
+            Overloaded: there are not so many left.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise Overloaded("too many large images are under way; try again", retry_after_s=1)
+
+    def give_back(self, size: int) -> None:
+        """Give back what was taken."""
+        self._left += size
+
+
 class BodyLimit:
     """Counts bodies while they stream, and holds the bytes of all of them to what this process has memory for.
 
@@ -67,10 +88,10 @@ class BodyLimit:
     for which there is no room beside the others is refused with "overloaded".
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_bytes_together: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, room: Room) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._room = max(max_bytes, max_bytes_together)
+        self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -88,17 +109,16 @@ class BodyLimit:
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 seen += size
-                self._room -= size
                 if seen > self._max_bytes:
+                    self._room.give_back(-size)
                     raise self._too_many()
-                if self._room < 0:
-                    raise Overloaded("too many large images are under way; try again", retry_after_s=1)
+                self._room.take(size)
             return message
 
         try:
             await self._app(scope, counted, send)
         finally:
-            self._room += seen
+            self._room.give_back(seen)
             scope["state"]["facts"]["bytes"] = seen
 
     def _too_many(self) -> TooManyBytes:

@@ -1,72 +1,109 @@
-"""One budget a key for all replicas, counted in Redis; a local share of it while Redis is away.
-
-One script decides on the rate, the images of the day and the requests under way together, by Redis's own clock. The
-library ``limits`` needs a round trip for each and another to say what is left, at 0.12 CPU-ms each, knows no requests
-under way, and goes by the clocks of the replicas.
-"""
+"""One budget a key for all replicas, counted in Redis; a local share of it while Redis is away."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from throttled.asyncio import BaseAtomicAction, BaseStore, RedisStore, RedisStoreBackend
+from throttled.constants import StoreType
+from throttled.exceptions import StoreUnavailableError
 
 from serve_app.gateway_config import Limits
-from serve_app.http.budgets import LocalBudgets, Refusal, Verdict, verdict
+from serve_app.http.budgets import CountedBudgets, Verdict, local_budgets
+from serve_app.http.redis_pipelining import PipeliningRedis
 
-__all__ = ["RedisBudgets"]
+__all__ = ["RedisBudgets", "RedisLeases"]
 
 _log = logging.getLogger(__name__)
 
-# Redis answers within a millisecond; more is its absence, or a machine so busy that this process had no turn.
+# For all that a request asks of Redis.
 _TIMEOUT_S = 1.0
 
 # After a failure the local share counts for so long before Redis is asked again.
 _AWAY_S = 1.0
 
-# KEYS: the account (hash: full_at in us, day, images), the leases (sorted set by their end in us).
-# ARGV: interval in us, burst, images per day, images wanted, concurrent, lease, lease in us. 0 is no limit.
-# Answers: which limit refused (0: none), us until full, images used, us until another try.
-_TAKE = """
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
-local interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
-local per_day, images, concurrent = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local account = redis.call('HMGET', KEYS[1], 'full_at', 'day', 'images')
-local full_at = math.max(tonumber(account[1] or 0), now)
-local day = math.floor(clock[1] / 86400)
-local used = tonumber(account[2] or -1) == day and tonumber(account[3]) or 0
-local refused, retry = 0, 0
-if interval > 0 and full_at + interval - now > burst * interval + 1 then
-  refused, retry = 1, full_at + interval - now - burst * interval
-elseif per_day > 0 and used + images > per_day then
-  refused, retry = 2, (day + 1) * 86400000000 - now
-elseif concurrent > 0 then
-  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-  if redis.call('ZCARD', KEYS[2]) >= concurrent then refused, retry = 3, 1000000 end
-end
-if refused == 0 then
-  if interval > 0 then full_at = full_at + interval end
-  if per_day > 0 then used = used + images end
-  if interval > 0 or per_day > 0 then
-    redis.call('HSET', KEYS[1], 'full_at', string.format('%.0f', full_at), 'day', day, 'images', used)
-    redis.call('EXPIRE', KEYS[1], 2 * 86400 + math.ceil((full_at - now) / 1000000))
-  end
-  if concurrent > 0 then
-    redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[7]), ARGV[6])
-    redis.call('PEXPIRE', KEYS[2], math.ceil(ARGV[7] / 1000) + 1000)
-  end
-end
-return {refused, math.ceil(full_at - now), used, math.ceil(retry)}
-"""
+_OPTIONS = {
+    "REDIS_CLIENT_CLASS": f"{PipeliningRedis.__module__}.{PipeliningRedis.__qualname__}",
+    "SOCKET_CONNECT_TIMEOUT": _TIMEOUT_S,
+    # The protocol that throttled-py is tested with; it is also the one that costs less.
+    "CONNECTION_POOL_KWARGS": {"protocol": 2, "retry": Retry(NoBackoff(), 1)},
+}
 
-_REFUSALS: tuple[Refusal | None, ...] = (None, "rate", "day", "concurrent")
+
+class _TakeLease(BaseAtomicAction):
+    """KEYS: the requests under way (sorted set, by the end of their lease in us). ARGV: limit, lease, its length in us.
+
+    By Redis's own clock: those of the replicas may differ.
+    """
+
+    TYPE = "take-lease"
+    STORE_TYPE = StoreType.REDIS.value
+    _SCRIPT = """
+    local clock = redis.call('TIME')
+    local now = clock[1] * 1000000 + clock[2]
+    redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+    if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+    redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[3]), ARGV[2])
+    redis.call('PEXPIRE', KEYS[1], math.ceil(ARGV[3] / 1000) + 1000)
+    return 1
+    """
+
+    def __init__(self, backend: RedisStoreBackend) -> None:
+        super().__init__(backend)
+        self._script = backend.get_client().register_script(self._SCRIPT)
+
+    async def do(self, keys: Sequence[str], args: Sequence[Any] | None) -> tuple[int]:
+        """1 where it was taken, else 0."""
+        return (await self._script(keys, args),)
+
+
+class _EndLease(BaseAtomicAction):
+    """KEYS: the requests under way. ARGV: the lease."""
+
+    TYPE = "end-lease"
+    STORE_TYPE = StoreType.REDIS.value
+
+    def __init__(self, backend: RedisStoreBackend) -> None:
+        super().__init__(backend)
+        self._client: Any = backend.get_client()
+
+    async def do(self, keys: Sequence[str], args: Sequence[Any] | None) -> tuple[int]:
+        """How many leases that ended."""
+        return (await self._client.zrem(keys[0], *(args or ())),)
+
+
+class RedisLeases:
+    """Requests under way in all replicas. One whose replica died ends with its lease.
+
+    Args:
+        store: that has the connection.
+        prefix: begins the names of all entries.
+    """
+
+    def __init__(self, store: BaseStore, prefix: str) -> None:
+        self._take = store.make_atomic(_TakeLease)
+        self._end = store.make_atomic(_EndLease)
+        self._prefix = prefix
+
+    async def take(self, key: str, limit: int, lease: str, lease_s: float) -> bool:
+        """See :class:`serve_app.http.budgets.Leases`."""
+        arguments: list[Any] = [limit, lease, round(lease_s * 1e6)]
+        (taken,) = await self._take.do([self._name(key)], arguments)
+        return bool(taken)
+
+    async def give_back(self, key: str, lease: str) -> None:
+        """See :class:`serve_app.http.budgets.Leases`."""
+        arguments: list[Any] = [lease]
+        await self._end.do([self._name(key)], arguments)
+
+    def _name(self, key: str) -> str:
+        return f"{self._prefix}:under-way:{key}"
 
 
 class RedisBudgets:
@@ -79,12 +116,10 @@ class RedisBudgets:
     """
 
     def __init__(self, url: str, prefix: str, shares: int) -> None:
-        # No socket_timeout: each call has a limit around it, and a second one inside would cost as much as the call.
-        self._redis: Redis = Redis.from_url(url, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 1))
-        self._script = self._redis.register_script(_TAKE)
-        self._prefix = prefix
+        store = RedisStore(url, _OPTIONS)
+        self._common = CountedBudgets(store, RedisLeases(store, prefix), prefix)
         self._shares = shares
-        self._local = LocalBudgets()
+        self._local = local_budgets()
         self._away = False
         self._ask_at = float("-inf")
 
@@ -95,10 +130,10 @@ class RedisBudgets:
                 self._ask_at = time.monotonic() + _AWAY_S
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
-                    answer = await self._decide(self._names(key), _arguments(limits, images, lease, lease_s))
+                    verdict = await self._common.take(key, limits, images, lease, lease_s)
                 self._is_back()
-                return _verdict(limits, answer)
-            except (RedisError, OSError) as error:  # the timeout too
+                return verdict
+            except (StoreUnavailableError, OSError) as error:  # the timeout too
                 self._is_away(error)
         return await self._local.take(key, limits.share(self._shares), images, lease, lease_s)
 
@@ -109,29 +144,16 @@ class RedisBudgets:
             return
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await self._redis.zrem(self._names(key)[1], lease)
-        except (RedisError, OSError) as error:
+                await self._common.give_back(key, lease)
+        except (StoreUnavailableError, OSError) as error:
             self._is_away(error)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
-
-    async def _decide(self, names: list[str], arguments: list[str | int | float]) -> Any:
-        try:
-            return await self._redis.evalsha(self._script.sha, len(names), *names, *arguments)
-        except NoScriptError:  # a server that has just started
-            return await self._script(keys=names, args=arguments)
-
-    def _names(self, key: str) -> list[str]:
-        # The braces keep both entries of a key on one node of a Redis cluster.
-        return [f"{self._prefix}:{{{key}}}:account", f"{self._prefix}:{{{key}}}:leases"]
 
     def _is_away(self, error: Exception) -> None:
         self._ask_at = time.monotonic() + _AWAY_S
         if not self._away:
             self._away = True
-            what = str(error) or type(error).__name__
+            cause = error.__cause__ or error
+            what = str(cause) or type(cause).__name__
             _log.error(
                 "Redis is away (%s): this replica counts 1/%d of each budget until it is back", what, self._shares
             )
@@ -141,21 +163,3 @@ class RedisBudgets:
             self._away = False
             self._ask_at = float("-inf")
             _log.warning("Redis is back: budgets are counted together again")
-
-
-def _arguments(limits: Limits, images: int, lease: str, lease_s: float) -> list[str | int | float]:
-    interval_us = 1e6 / limits.requests_per_second if limits.requests_per_second else 0
-    return [
-        repr(float(interval_us)),
-        limits.burst_size,
-        limits.images_per_day or 0,
-        images,
-        limits.concurrent or 0,
-        lease,
-        round(lease_s * 1e6),
-    ]
-
-
-def _verdict(limits: Limits, answer: Any) -> Verdict:
-    refused, full_us, used, retry_us = answer
-    return verdict(limits, _REFUSALS[refused], full_us / 1e6, used, retry_us / 1e6)

@@ -65,6 +65,17 @@ class TestImages:
         assert picture.size == (320, 240)
         assert np.abs(np.asarray(picture).astype(int) - STREET).max() > 100
 
+    async def test_a_picture_that_is_too_large_to_draw_is_refused_before_it_costs_anything(
+        self, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def never(self: object, *args: object, **kwargs: object) -> None:
+            raise AssertionError("the pipeline ran")
+
+        monkeypatch.setattr("serve_app.http.drawing._MAX_PIXELS", 320 * 240 - 1)
+        monkeypatch.setattr(Engine, "run", never)
+        body = problem(await post(client, params={"annotate": "true"}), 422, "too-many-pixels")
+        assert body["limit"] == 320 * 240 - 1
+
     async def test_a_uri_is_refused(self, client: httpx.AsyncClient) -> None:
         body = problem(await client.post("/v1/images", json={"uri": "https://example.com/a.jpg"}), 403, "forbidden")
         assert "send the image's bytes" in body["detail"]
