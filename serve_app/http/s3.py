@@ -28,6 +28,7 @@ class S3Images:
         self._config = config
         self._max_bytes = max_bytes
         self._buckets: dict[str, ObjectStore] = {}
+        self._connecting = asyncio.Lock()
 
     def check(self, uri: str, key_id: str, tenant: str) -> None:
         """Let a client read only what is listed for its key, its tenant or everybody.
@@ -72,9 +73,10 @@ class S3Images:
         raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
 
     async def _bucket(self, name: str) -> ObjectStore:
-        if name not in self._buckets:  # looking for credentials may take a while
-            bucket = await asyncio.to_thread(s3_bucket, name, self._config.region, self._config.endpoint_url)
-            self._buckets[name] = bucket
+        async with self._connecting:
+            if name not in self._buckets:  # looking for credentials may take a while
+                bucket = await asyncio.to_thread(s3_bucket, name, self._config.region, self._config.endpoint_url)
+                self._buckets[name] = bucket
         return self._buckets[name]
 
 

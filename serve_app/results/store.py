@@ -80,7 +80,9 @@ class Outcome:
 
     def encode(self) -> bytes:
         """One line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
+        # not asdict, which copies the whole result
+        value = {name: getattr(self, name) for name in ("id", "status", "result", "error", "finished")}
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True, slots=True)
