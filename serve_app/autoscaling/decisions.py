@@ -101,28 +101,28 @@ class Scaler:
     def decide(self, load: Load) -> int:
         """The number of replicas that there should be; bounds are the caller's."""
         need = self._need(load)
-        if load.waiting is None:
-            need = max(1.0, need)  # without replicas nobody would ever know of work
+        if load.waiting is None or load.waiting + load.held > 0:  # without replicas nobody would know, or do it
+            need = max(1.0, need)
         return self._steadied.follow(load.now, load.target, need)
 
     def _need(self, load: Load) -> float:
         waiting = load.waiting or 0.0
         hands = load.in_hand / load.room if load.room else 1.0
         growth = self._growth(load.now, waiting + load.held)
-        busy = waiting > max(1.0, load.rate) and hands > 0.5  # more than a second's work
+        much = waiting > max(1.0, load.rate)  # more than a second's work
         full = load.waiting is None and load.room > 0 and hands >= _FULL
-        self._learn(load, busy or full)
+        self._learn(load, full or (much and hands > 0.5))
         if full:  # nobody says how much there is to do
             return _GROWTH_BLIND * load.replicas
-        each = self._learnt or (self._guess if busy or not load.replicas else None)
+        each = self._learnt or (self._guess if much or not load.replicas else None)
         if each is None and not load.room:
             return float(load.target)
-        if each is None and busy:
+        if each is None and much:
             return min(_GROWTH_BLIND, (waiting + load.in_hand) / load.room) * load.replicas
         if each is None:  # hands are to be half full; one less at a time, since it may be one too few
             return max(2 * load.replicas * hands, load.target - 1.0)
         need = (max(0.0, load.rate + growth) / _UTILISATION + waiting / self._drain_s) / each
-        if busy and load.oldest_age_s is not None and load.oldest_age_s > self._drain_s:
+        if much and load.oldest_age_s is not None and load.oldest_age_s > self._drain_s:
             # it takes too long, whatever the rates say
             need = max(need, load.replicas * min(_GROWTH, load.oldest_age_s / self._drain_s))
         return need

@@ -77,6 +77,15 @@ class TestScaler:
     def test_an_old_message_that_is_put_off_again_and_again_is_no_load(self) -> None:
         assert follow(Scaler(60, 10, 0, 300), QUIET, 400, waiting=1, rate=1, in_hand=1, oldest_age_s=90_000) == 1
 
+    def test_workers_that_take_nothing_yet_stay_while_much_waits(self) -> None:
+        started = dataclasses.replace(QUIET, replicas=1, target=2, waiting=200)
+        assert follow(Scaler(10, 10, 0, 1), started, 20) == 2
+
+    def test_the_last_message_keeps_a_worker(self) -> None:
+        assert follow(Scaler(10, 10, 0, 1), QUIET, 20, waiting=1) == 1
+        assert follow(Scaler(10, 10, 0, 1), QUIET, 20, held=1) == 1
+        assert follow(Scaler(10, 10, 0, 1), QUIET, 20) == 0
+
     def test_a_queue_that_tells_nothing(self) -> None:
         blind = dataclasses.replace(QUIET, waiting=None, oldest_age_s=None)
         assert follow(Scaler(60, 10, 0, 60), dataclasses.replace(blind, replicas=0, target=0, room=0), 5) == 1
