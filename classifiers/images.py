@@ -267,7 +267,7 @@ def _rgb(image: PillowImage.Image) -> Image:
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         return _grey_rgb(image)
     if image.has_transparency_data:
-        with_alpha = image.convert("RGBA")
+        with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")  # which would copy it
         image = PillowImage.new("RGB", image.size, "white")
         image.paste(with_alpha, mask=with_alpha)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -11,8 +11,8 @@ from serve_app.http.middleware import Room
 
 __all__ = ["Drawings"]
 
-# A phone's 12 MP. Decoding and drawing take up to 24 bytes a pixel (WebP; 16 and less in other formats).
-_MAX_PIXELS = 12_200_000
+# A phone's 12 MP. Decoding and drawing take up to 21 bytes a pixel (WebP with transparency; 16 in other formats).
+_MAX_PIXELS = 13_000_000
 
 # A body takes up to three times the bytes that it counts for.
 _COUNTED_BYTES_A_PIXEL = 14 / 3

@@ -21,6 +21,8 @@ from serve_app.results import JobStatus
 __all__ = ["add_job_routes"]
 
 _MAX_JOBS = 1000
+# Longer ones are no name of a file or an object.
+_MAX_ID_BYTES = 200
 # Objects made from JSON can take twenty times its bytes.
 _MAX_BODY_BYTES = 4 * 2**20
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -153,7 +155,8 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
 
     async def seen(request: Request, job_id: str) -> JobStatus:
         """The job, where the client may see it: a tenant sees its own, an administrator those that no tenant sent."""
-        status = await the_desk().status(job_id)
+        desk = the_desk()
+        status = await desk.status(job_id) if len(job_id.encode()) <= _MAX_ID_BYTES else None
         client = request.state.principal
         owner = None if status is None or status.marker is None else status.marker.owner
         if status is not None and ("admin" in client.scopes if owner is None else owner == client.tenant):

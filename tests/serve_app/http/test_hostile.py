@@ -9,6 +9,7 @@ import random
 import struct
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -16,8 +17,13 @@ import PIL.Image
 import pytest
 import pytest_asyncio
 from gateways import PNG, STREET, app_over, client_of, config, encoded, post, problem
+from intakes import LIMITS, place
 
 from graph import LocalBackend
+from serve_app.http.desk import JobDesk
+from serve_app.http.sources import Sources
+from serve_app.intake_config import SourcesConfig
+from serve_app.queues import queue_from_url
 
 # name, body, content type, statuses that are right
 Case = tuple[str, bytes, str, set[int]]
@@ -353,6 +359,69 @@ async def test_each_is_refused_and_the_next_is_answered(client: httpx.AsyncClien
         assert (await client.get("/healthz")).status_code == 200
     assert wrong == []
     assert (await post(client)).status_code == 200
+
+
+def jobs() -> Iterator[tuple[str, bytes, str, int]]:
+    """Lists of jobs: name, body, content type, the status that is right."""
+    kind, good = "application/json", '{"uri": "https://images.example/a.png"}'
+    texts = [
+        *("", "null", "true", "1", '"x"', "[]", "{}", "{", "[{}]", "[[]]", "[null]", f"[{good},]", f"{good}{good}"),
+        *('{"uri": null}', '{"uri": ""}', '{"uri": 1}', '{"uri": ["x"]}', '{"uri": "' + "x" * 3000 + '"}'),
+        '{"uri": "https://images.example/a.png", "id": "mine"}',
+        '{"uri": "https://images.example/a.png", "owner": "other"}',
+        '{"uri": "https://images.example/a.png", "metadata": []}',
+        '{"uri": "https://images.example/a.png", "metadata": {"x": NaN}}',
+        '{"uri": "https://images.example/a.png", "metadata": {"x": 1e999}}',
+        '{"uri": "https://images.example/a.png", "metadata": {"x": ' + "[" * 40 + "]" * 40 + "}}",
+        '{"uri": "https://images.example/a.png", "metadata": {"x": ' + "9" * 100 + "}}",
+        '{"uri": "https://images.example/a.png", "metadata": {"\\udfff": 1}}',
+        '{"uri": "https://images.example/a.png", "metadata": {"x": "' + "y" * 70_000 + '"}}',
+        '{"uri": "https://images.example/a.png", "annotate": "yes please"}',
+        '{"uri": "https://images.example/\\ud800.png"}',
+        "[" * 60_000,
+        "[" + ",".join([good] * 1001) + "]",
+        "[" + "[]," * 60_000 + "[]]",
+    ]
+    for number, text in enumerate(texts):
+        yield f"job-{number}", text.encode(), kind, 400
+    for number, uri in enumerate(
+        [
+            *("file:///etc/passwd", "FILE:///etc/passwd", "file:/etc/passwd", "/etc/passwd", "ftp://images.example/a"),
+            *("http://images.example/a.png", "https://127.0.0.1/a.png", "https://[::1]/a.png", "https://2130706433/"),
+            *("https://user@images.example/a.png", "https://images.example:22/", "https://images.example\\@127.0.0.1/"),
+            *("https://images.example.evil.test/", "https://", "data:image/png;base64,AAAA", "gs://b/a", "s3://b/a"),
+            *(" https://images.example/a.png", "https://images.example/a.png\r\nx: y", "https://images.example/a b"),
+            *("sqlite:///etc/passwd", "unix:///var/run/docker.sock", "s3://b/../a"),
+        ]
+    ):
+        yield f"job-uri-{number}", json.dumps([{"uri": uri}]).encode(), kind, 403
+    for number, other in enumerate(
+        ["", "text/plain", "image/png", "multipart/form-data; boundary=b", "application/xml"]
+    ):
+        yield f"job-kind-{number}", good.encode(), other, 415
+
+
+async def test_jobs(backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = config()
+    allowed = SourcesConfig(schemes=("https",), hosts=("images.example",))
+    async with place(tmp_path) as at:
+        desk = JobDesk(queue_from_url(at.url), at.store, Sources(allowed, rules.fetch, LIMITS, 4))
+        async with client_of(app_over(backend, rules, desk=desk)) as client:
+            for name, data, kind, right in jobs():
+                headers = [(b"content-type", kind.encode())]
+                response = await client.post("/v1/jobs", content=data, headers=headers)
+                assert response.status_code == right, (name, response.text[:300])
+                problem(response, right)
+            for job in ("x", "../../etc/passwd", "%2e%2e%2fetc", "a" * 5000, "%00", "*", "job-%ff"):
+                assert (await client.get(f"/v1/jobs/{job}")).status_code in (404, 400), job
+            monkeypatch.setattr("serve_app.http.jobs._MAX_BODY_BYTES", 1000)
+            problem(await post_jobs(client, "[" + "[]," * 500 + "[]]"), 413, "too-many-bytes")
+            assert await at.is_empty()
+            assert (await post_jobs(client, '{"uri": "https://images.example/a.png"}')).status_code == 202
+
+
+async def post_jobs(client: httpx.AsyncClient, text: str) -> httpx.Response:
+    return await client.post("/v1/jobs", content=text, headers={"content-type": "application/json"})
 
 
 HEADERS: list[tuple[bytes, bytes]] = [
