@@ -94,7 +94,20 @@ BAD_VALUES: dict[Path_, tuple[Any, ...]] = {
     ("limits", "max_pixels"): (*NOT_NUMBER, None, 0),
     ("pipeline",): (*NOT_LIST, None, []),
     ("pipeline", 0): ("det", 3, None, ["name"], True),
-    ("pipeline", 0, "name"): (*NOT_TEXT, None, "", "a b", "1a", "-a", "é", "detection", "gateway", "make", "a" * 101),
+    ("pipeline", 0, "name"): (
+        *NOT_TEXT,
+        None,
+        "",
+        "a b",
+        "1a",
+        "-a",
+        "é",
+        "detection",
+        "gateway",
+        "worker",
+        "make",
+        "a" * 101,
+    ),
     ("pipeline", 0, "class"): (
         *(*NOT_TEXT, None, "", "Detector", "zoo.", ".zoo", "zoo..Detector", "zoo:Detector", "../zoo.Detector"),
         *(

@@ -18,9 +18,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from classifiers.images import ImageLimits
 from graph import Engine, LocalBackend, load_plan
 from serve_app.http import make_app
+from serve_app.http.desk import JobDesk
+from serve_app.http.sources import Sources
+from serve_app.intake_config import SourcesConfig
 from serve_app.keys import create_key
+from serve_app.queues import queue_from_url
+from serve_app.results import ResultStore
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -36,7 +42,8 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    file: Path = tmp_path_factory.mktemp("keys") / "keys.json"
+    folder: Path = tmp_path_factory.mktemp("keys")
+    file = folder / "keys.json"
     key = create_key(file, "acme", ["infer", "jobs", "admin"])
     rules = config(
         auth={"keys_file": str(file)},
@@ -46,11 +53,17 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
     plan = load_plan(PIPELINE)
     backend = LocalBackend(plan)
     engine = Engine(plan, backend)
-    yield make_app(lambda: engine, rules), key
+    sources = Sources(SourcesConfig(), rules.fetch, ImageLimits(), 4)
+    store = ResultStore.from_uri(str(folder / "results"))
+    desk = JobDesk(queue_from_url(f"sqlite:///{folder}/jobs.db"), store, sources)
+    yield make_app(lambda: engine, rules, desk=desk), key
     backend.close()
 
 
 OPERATIONS = [
+    "POST /v1/jobs",
+    "GET /v1/jobs/{job_id}",
+    "GET /v1/jobs/{job_id}/picture",
     "POST /v1/images",
     "GET /v1/pipeline",
     "GET /v1/schema",

@@ -1,0 +1,112 @@
+"""Results that are used again: when, and when not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import draw, encoded
+
+from graph import Engine, Frame, LocalBackend, Plan, load_plan
+from graph.messages import StepAnswer, StepRequest
+from serve_app.results import ResultStore, Reuse, StoreUnavailable
+
+STREET = encoded(draw(("person", 10, 10, 50, 90)))
+
+
+class Counted(LocalBackend):
+    """Counts its calls; ``digest`` stands for tunables that change while an image is under way."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.calls = 0
+        self.changed = False
+
+    async def call(self, step: str, request: StepRequest) -> StepAnswer:
+        self.calls += 1
+        answer = await super().call(step, request)
+        return StepAnswer("another", answer.result) if self.changed else answer
+
+
+@pytest.fixture
+async def engines(tmp_path: Path) -> AsyncIterator[Callable[..., tuple[Engine, Counted]]]:
+    made: list[Counted] = []
+
+    def make(**step: Any) -> tuple[Engine, Counted]:
+        plan = load_plan({"name": "toy", "pipeline": [{"name": "detect", "class": "toys.Blobs", **step}]})
+        made.append(Counted(plan))
+        return Engine(plan, made[-1]), made[-1]
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[ResultStore]:
+    store = ResultStore.from_uri(str(tmp_path / "results"))
+    yield store
+    await store.close()
+
+
+async def run(reuse: Reuse, engine: Engine, data: bytes = STREET, **metadata: Any) -> dict[str, Any]:
+    return await reuse.run(engine, Frame.from_bytes(data), metadata=metadata, request_id="r")
+
+
+async def test_the_same_bytes_are_run_once(store: ResultStore, engines: Callable[..., Any]) -> None:
+    engine, backend = engines()
+    reuse = Reuse(store)
+    first = await run(reuse, engine, n=1)
+    assert await run(reuse, engine, n=2) == {**first, "metadata": {"n": 2}}  # no rule reads it
+    assert backend.calls == 1
+    await run(reuse, engine, encoded(draw(("car", 10, 10, 50, 90))))
+    assert backend.calls == 2
+
+
+async def test_metadata_that_rules_read_is_part_of_the_question(
+    store: ResultStore, engines: Callable[..., Any]
+) -> None:
+    engine, backend = engines(condition="image['metadata']['n'] > 1", on_error="skip")
+    reuse = Reuse(store)
+    assert [(await run(reuse, engine, n=n))["steps"][0]["status"] for n in (1, 2, 1, 2)] == ["skipped", "ok"] * 2
+    assert backend.calls == 1
+
+
+async def test_another_pipeline_has_results_of_its_own(store: ResultStore, engines: Callable[..., Any]) -> None:
+    reuse = Reuse(store)
+    (one, first), (two, second) = engines(), engines(params={"min_area": 100_000})
+    assert (await run(reuse, one))["context"] != (await run(reuse, two))["context"]
+    assert (first.calls, second.calls) == (1, 1)
+
+
+async def test_a_result_of_two_configurations_is_not_kept(store: ResultStore, engines: Callable[..., Any]) -> None:
+    engine, backend = engines()
+    reuse = Reuse(store)
+    backend.changed = True
+    await run(reuse, engine)
+    assert not list(store.objects.keys("content/"))
+    backend.changed = False
+    await run(reuse, engine)
+    await run(reuse, engine)
+    assert backend.calls == 2
+
+
+async def test_a_result_with_a_failure_is_not_kept(store: ResultStore, engines: Callable[..., Any]) -> None:
+    engine, _ = engines(**{"class": "toys.Failing"}, on_error="skip")
+    await run(Reuse(store), engine)
+    assert not list(store.objects.keys("content/"))
+
+
+async def test_a_store_that_is_away_costs_no_result(
+    store: ResultStore, engines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _ = engines()
+
+    def away(*_: Any) -> None:
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr(store.objects, "get", away)
+    monkeypatch.setattr(store.objects, "create", away)
+    assert (await run(Reuse(store), engine))["steps"][0]["status"] == "ok"
