@@ -12,6 +12,15 @@ from benchmarks.autoscaling.simulation import BROKERS, Demand, Fleet, Trace, jud
 
 _SEEDS = range(1, 6)
 _HERE = Path(__file__).parent
+_OTHERS = {
+    "a worker does 100 images/s": Fleet(images_per_worker_s=100, room=128),
+    "thought to do 100, does 20": Fleet(guess=100),
+    "thought to do 2, does 20": Fleet(guess=2),
+    "20 to 30 s to start": Fleet(worker_start_s=(20, 30), step_start_s=(20, 30)),
+    "at most 8 replicas of the step": Fleet(max_steps=8),
+    "a worker holds 16 images": Fleet(room=16),
+}
+"""Other fleets, with Redis."""
 
 
 def main() -> None:
@@ -22,15 +31,21 @@ def main() -> None:
     demand, fleet = Demand(), Fleet()
     traces = {broker.name: [simulate(demand, fleet, broker, seed) for seed in _SEEDS] for broker in BROKERS}
     verdicts = {name: [_judged(trace, demand) for trace in found] for name, found in traces.items()}
+    others = {
+        name: [_judged(simulate(demand, other, BROKERS[1], seed), demand) for seed in _SEEDS]
+        for name, other in _OTHERS.items()
+    }
     report = {
         "demand": asdict(demand) | {"ends_s": None},
         "fleet": asdict(fleet),
         "seeds": list(_SEEDS),
         "runs": verdicts,
+        "others": others,
     }
     (out / "autoscaling.json").write_text(json.dumps(report, indent=1) + "\n")
     _draw({name: found[0] for name, found in traces.items() if name in ("redis", "sqs", "pubsub")}, out)
     _print(verdicts)
+    _print(others)
 
 
 def _judged(trace: Trace, demand: Demand) -> dict[str, Any]:

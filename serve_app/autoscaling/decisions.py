@@ -19,7 +19,7 @@ _GROWTH_S = 6.0  # over which the growth of what waits is measured: less is nois
 _TOLERANCE = 0.1  # a need that is so little above what there is adds no replica
 _UTILISATION = 0.8  # of what replicas can do; the rest is for what comes unevenly
 _FASTER_S, _SLOWER_S = 5.0, 30.0  # time constants of what one replica can do: slower it may be for others' sake
-_FULL = 0.7  # hands that are so full mean that more waits; messages are taken by the batch, so that it may be less
+_FULL = 0.6  # hands that are so full mean that more waits; messages are taken by the batch, so that it may be less
 _GROWTH = 2.0  # where it is known that there are too few, and not by how much
 _GROWTH_BLIND = 4.0  # where that, too, is only known by full hands
 

@@ -98,7 +98,7 @@ class TestScaler:
 
 
 @pytest.mark.parametrize(
-    "broker", [broker for broker in BROKERS if broker.name in ("redis", "sqs")], ids=lambda b: b.name
+    "broker", [broker for broker in BROKERS if broker.name in ("redis", "pubsub")], ids=lambda b: b.name
 )
 def test_an_hour_with_a_burst(broker: object) -> None:
     """Reacts within 30 s, is not below the need for longer, does not flap; benchmarks/autoscaling has the picture."""
