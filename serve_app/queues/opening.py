@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 from typing import TYPE_CHECKING
 
-from serve_app.queues.protocol import MissingExtra, Queue
+from serve_app.queues.protocol import BadQueueUrl, MissingExtra, Queue
 from serve_app.queues.urls import QueueUrl
 
 if TYPE_CHECKING:
@@ -24,15 +26,20 @@ _QUEUES = {
     "sqlite": ("sqlite", "SqliteQueue", None),
 }
 
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
 
 def queue_from_url(url: str) -> Queue:
     """Make the queue that a URL names; nothing is connected before ``open``.
 
+    ``${NAME}`` in it stands for an environment variable of the process that opens the queue, so that no password need
+    stand in configurations and logs.
+
     Raises:
-        BadQueueUrl: the URL is not one of the known forms.
+        BadQueueUrl: the URL is not one of the known forms, or names a variable that is not set.
         MissingExtra: the broker's client is not installed.
     """
-    parts = QueueUrl.parse(url)
+    parts = QueueUrl.parse(_VARIABLE.sub(_value, url))
     module, class_name, extra = _QUEUES[parts.scheme]
     try:
         loaded = importlib.import_module(f"serve_app.queues.{module}")
@@ -44,3 +51,12 @@ def queue_from_url(url: str) -> Queue:
         ) from error
     make: Callable[[QueueUrl], Queue] = getattr(loaded, class_name).from_url
     return make(parts)
+
+
+def _value(variable: re.Match[str]) -> str:
+    try:
+        return os.environ[variable[1]]
+    except KeyError:
+        raise BadQueueUrl(
+            f"the queue URL names the environment variable {variable[1]}, which is not set in this process"
+        ) from None
