@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from classifiers._devices import Half, choose_device, choose_half, compiled, to_device
+from classifiers._devices import Half, choose_device, choose_half, to_device
 from classifiers._openvino import OpenVinoModel, input_size, read_model
 from classifiers._ultralytics import load_network
 from classifiers.errors import SetupError
@@ -110,7 +110,7 @@ class Detector:
         return Candidates(boxes, scores.max(axis=1, initial=0), scores.argmax(axis=1))
 
 
-def load_detector(path: Path, image_size: int | None, device: str, half: Half, torch_compile: bool = False) -> Detector:
+def load_detector(path: Path, image_size: int | None, device: str, half: Half) -> Detector:
     """Load a detector from a file or folder.
 
     Args:
@@ -118,19 +118,14 @@ def load_detector(path: Path, image_size: int | None, device: str, half: Half, t
         image_size: side of the square canvas; ``None``: what the model was trained or exported for.
         device: ``"auto"`` or the name of a torch device.
         half: half precision.
-        torch_compile: by ``torch.compile``; for a .pt only.
 
     Raises:
         SetupError: the file is not a detector, or does not work on this machine or with these arguments.
     """
-    if torch_compile and path.suffix != ".pt":
-        raise SetupError(f"torch_compile: true is for .pt models, and {path.name} is compiled already; remove it")
     openvino_file = _openvino_file(path, device)
     if openvino_file is None:
         torch_device = choose_device(device)
-        return Detector(
-            _UltralyticsNetwork(path, image_size, torch_device, choose_half(half, torch_device), torch_compile)
-        )
+        return Detector(_UltralyticsNetwork(path, image_size, torch_device, choose_half(half, torch_device)))
     if device not in ("auto", "cpu"):
         raise SetupError(f"{path} runs in OpenVINO on the CPU, not on {device!r}; use device: auto, or a .pt model")
     return Detector(_OpenVinoNetwork(openvino_file, image_size, half))
@@ -155,7 +150,7 @@ class _OpenVinoNetwork:
 
 
 class _UltralyticsNetwork:
-    def __init__(self, path: Path, image_size: int | None, device: Any, half: bool, torch_compile: bool) -> None:
+    def __init__(self, path: Path, image_size: int | None, device: Any, half: bool) -> None:
         self._network = network = load_network(path, device, half)
         self._native = path.suffix == ".pt"
         model = network.model
@@ -173,8 +168,6 @@ class _UltralyticsNetwork:
             raise SetupError(
                 f"image_size must be a multiple of {network.stride} for {path.name}, but is {self.size[0]}"
             )
-        owner = getattr(network, "backend", network)  # newer versions have an object for each format
-        owner.model = compiled(owner.model, torch_compile)
 
     def forward(self, canvases: Canvases) -> Any:
         import torch

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from classifiers._boxes import suppress
-from classifiers._devices import Half, batch_sizes_to_warm_up
+from classifiers._devices import Half
 from classifiers._letterbox import Fit, letterbox
 from classifiers._tunables import Tunables, check
 from classifiers._ultralytics import download
@@ -50,7 +50,6 @@ class ObjectClassifier(BaseClassifier):
         image_size: side of the canvas in pixels; by default the one that the model was trained or exported for.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. OpenVINO is for the CPU.
         half: half precision; ``"auto"``: on a GPU only.
-        torch_compile: by ``torch.compile``, for a .pt; a replica then takes a minute longer to start.
 
     Raises:
         ModelNotFound: the model is not on this machine, and cannot be fetched.
@@ -69,13 +68,11 @@ class ObjectClassifier(BaseClassifier):
         image_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] | None = None,
         device: str = "auto",
         half: Half = "auto",
-        torch_compile: bool = False,
     ) -> None:
         tunables = {"confidence": confidence, "iou": iou, "max_detections": max_detections, "classes": classes}
         self._tunables = check(_Tunables, "ObjectClassifier", tunables)
         path = find_model(model) or download(model)
-        self._detector = load_detector(path, image_size, device, half, torch_compile)
-        self._is_compiled = torch_compile
+        self._detector = load_detector(path, image_size, device, half)
         self._class_ids = self._ids_of(self._tunables.classes)
         self.frame_size = self._detector.size
         self.weights_digest = digest_weights(path)
@@ -105,8 +102,7 @@ class ObjectClassifier(BaseClassifier):
 
     def warm_up(self, batch_size: int) -> None:
         grey = np.full((*self._detector.size, 3), 128, np.uint8)
-        for size in batch_sizes_to_warm_up(batch_size, self._is_compiled):
-            self.process_batch([grey] * size, [{}] * size)
+        self.process_batch([grey] * batch_size, [{}] * batch_size)
 
     def _result(self, candidates: Candidates, fit: Fit) -> dict[str, Any]:
         boxes, scores, class_ids = candidates.boxes, candidates.scores, candidates.class_ids

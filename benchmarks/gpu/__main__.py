@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--cars", type=int, default=2, help="in an image that has some")
     parser.add_argument("--every", type=int, default=1, help="one image in so many has some")
-    parser.add_argument("--compile", action="store_true", help="by torch.compile")
+    parser.add_argument("--compile", action="store_true", help="the ViT by torch.compile")
     parser.add_argument("--images", type=int, default=512, help="of a round")
     parser.add_argument("--tiny", action="store_true", help="small models, to try this without a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
@@ -51,21 +51,20 @@ def main() -> None:
 
 
 def _pipeline(options: argparse.Namespace) -> dict[str, Any]:
-    batch = {"max_batch_size": options.batch}
-    common = {"device": options.device, "torch_compile": options.compile}
+    batch, device = {"max_batch_size": options.batch}, {"device": options.device}
     return {
         "name": "gpu",
         "pipeline": [
             {
                 "name": "detect",
                 "class": "benchmarks.gpu.planted.PlantedDetector",
-                "params": {"model": str(_yolo(options)), "cars": options.cars, "every": options.every, **common},
+                "params": {"model": str(_yolo(options)), "cars": options.cars, "every": options.every, **device},
                 "serve": batch,
             },
             {
                 "name": "make",
                 "class": "classifiers.makes.StanfordViT",
-                "params": {"model": str(_vit(options)), "runtime": "torch", **common},
+                "params": {"model": str(_vit(options)), "runtime": "torch", "torch_compile": options.compile, **device},
                 "depends_on": "detect",
                 "condition": "'car' in context['detect']['detected_classes']",
                 "serve": batch,

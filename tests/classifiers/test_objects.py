@@ -303,7 +303,6 @@ def test_digest_is_that_of_the_weights(build: Build) -> None:
     ("arguments", "message"),
     [
         ({"device": "cuda"}, "runs in OpenVINO on the CPU, not on 'cuda'"),
-        ({"torch_compile": True}, "torch_compile: true is for .pt models"),
         ({"image_size": 96}, r"exported for 64x64 \(HxW\).*imgsz=96"),
     ],
 )
