@@ -61,11 +61,15 @@ def s3_bucket(name: str, region: str | None = None, endpoint_url: str | None = N
 def gcs_bucket(name: str, endpoint_url: str | None = None) -> GCSStore:
     """A bucket of Google Cloud Storage; credentials as Google's libraries find them.
 
-    With ``endpoint_url``, of an emulator, requests are not signed.
+    An emulator at ``endpoint_url`` is asked without any.
     """
     options: dict[str, Any] = {}
     if endpoint_url is not None:
-        options = {"base_url": endpoint_url.rstrip("/"), "skip_signature": True}
+        # skip_signature alone does not keep it from asking the machine's metadata service for a token
+        options = {
+            "base_url": endpoint_url.rstrip("/"),
+            "credential_provider": lambda: {"token": "none", "expires_at": None},
+        }
     return GCSStore(name, client_options=_client(endpoint_url), retry_config=_RETRIES, **options)
 
 

@@ -65,11 +65,14 @@ def _redis_url(text: str) -> str:
     return text
 
 
-def _s3_prefix(text: str) -> str:
-    bucket, _, prefix = text.removeprefix("s3://").partition("/")
-    if not text.startswith("s3://") or not bucket:
-        raise ValueError(f"'{text}' is not s3://BUCKET or s3://BUCKET/FOLDER")
-    return f"s3://{bucket}/{prefix.strip('/')}".rstrip("/")
+def _folder_at(scheme: str) -> AfterValidator:
+    def check(text: str) -> str:
+        bucket, _, prefix = text.removeprefix(scheme).partition("/")
+        if not text.startswith(scheme) or not bucket:
+            raise ValueError(f"'{text}' is not {scheme}BUCKET or {scheme}BUCKET/FOLDER")
+        return f"{scheme}{bucket}/{prefix.strip('/')}".rstrip("/")
+
+    return AfterValidator(check)
 
 
 # Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
@@ -77,7 +80,8 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
-S3Prefix = Annotated[str, AfterValidator(_s3_prefix)]
+S3Prefix = Annotated[str, _folder_at("s3://")]
+GcsPrefix = Annotated[str, _folder_at("gs://")]
 
 
 class _Closed(BaseModel):
@@ -217,6 +221,16 @@ class S3Config(_Closed):
     region: str | None = Field(None, description="The region; default: as the machine is configured")
 
 
+class GcsConfig(_Closed):
+    """Images in Google Cloud Storage."""
+
+    allow: dict[str, tuple[GcsPrefix, ...]] = Field(
+        default_factory=dict,
+        description="Buckets and folders (gs://BUCKET/FOLDER) by key id or tenant; '*' counts for everybody",
+    )
+    endpoint_url: str | None = Field(None, description="Of an emulator, which is asked without credentials")
+
+
 class FetchConfig(_Closed):
     """What is fetched for a client that sends a ``uri``. Nothing, by default."""
 
@@ -235,6 +249,7 @@ class FetchConfig(_Closed):
     timeout_s: float = Field(10, gt=0, description="For all of it; the request's own deadline counts too")
     concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")
     s3: S3Config = Field(default_factory=S3Config, description="s3:// addresses")
+    gs: GcsConfig = Field(default_factory=GcsConfig, description="gs:// addresses")
 
 
 class GatewayConfig(_Closed):

@@ -16,10 +16,11 @@ import httpx
 
 from classifiers import TooManyBytes, UnsupportedImage
 from graph import Overloaded
+from serve_app.buckets import gcs_bucket, s3_bucket
 from serve_app.gateway_config import FetchConfig
 from serve_app.http.addresses import AddressRules
+from serve_app.http.bucket_images import BucketImages
 from serve_app.http.problems import FetchFailed, Forbidden
-from serve_app.http.s3 import S3Images
 
 __all__ = ["Fetcher", "resolve"]
 
@@ -59,7 +60,11 @@ class Fetcher:
         self._backend = _CheckedNetwork(AddressRules(config.private_networks))
         self._ssl_context = ssl_context
         self._pool: httpcore.AsyncConnectionPool | None = None
-        self._s3 = S3Images(config.s3, max_bytes)
+        s3, gs = config.s3, config.gs
+        self._buckets = {
+            "s3": BucketImages("s3", s3.allow, lambda name: s3_bucket(name, s3.region, s3.endpoint_url), max_bytes),
+            "gs": BucketImages("gs", gs.allow, lambda name: gcs_bucket(name, gs.endpoint_url), max_bytes),
+        }
 
     def check(self, uri: str, key_id: str, tenant: str) -> None:
         """Tell whether a client may have an address fetched, as far as that can be told without asking anybody.
@@ -68,12 +73,13 @@ class Fetcher:
             Forbidden: it may not.
         """
         scheme = uri.partition(":")[0].lower()
-        if scheme == "s3":
-            self._s3.check(uri, key_id, tenant)
+        if scheme in self._buckets:
+            self._buckets[scheme].check(uri, key_id, tenant)
         elif scheme in self._config.schemes:
             self._checked(uri)
         else:
-            served = [*self._config.schemes, *(["s3"] if self._config.s3.allow else [])]
+            listed = {"s3": self._config.s3.allow, "gs": self._config.gs.allow}
+            served = [*self._config.schemes, *(name for name, allow in listed.items() if allow)]
             fix = f"send {' or '.join(f'{s}://...' for s in served)}, or the image's bytes" if served else _BYTES
             raise Forbidden(f"addresses of this kind are not fetched here; {fix}")
 
@@ -88,8 +94,9 @@ class Fetcher:
             Overloaded: as many images are being fetched as may be.
         """
         self.check(uri, key_id, tenant)
+        bucket = self._buckets.get(uri.partition(":")[0].lower())
         async with self._in_time():
-            return await (self._s3.read(uri) if uri[:3].lower() == "s3:" else self._get(uri))
+            return await (self._get(uri) if bucket is None else bucket.read(uri))
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:

@@ -14,9 +14,10 @@ from moto.server import ThreadedMotoServer
 
 from classifiers import VisionError
 from graph import LocalBackend
+from serve_app.buckets import s3_bucket
 from serve_app.gateway_config import S3Config
+from serve_app.http.bucket_images import BucketImages
 from serve_app.http.problems import Forbidden
-from serve_app.http.s3 import S3Images
 from serve_app.keys import create_key
 
 
@@ -99,7 +100,7 @@ async def test_a_store_that_is_away(backend: LocalBackend) -> None:
 )
 def test_what_is_listed(uri: str, allowed: bool) -> None:
     rows: Any = {"key": ("s3://b/f/",), "tenant": ("s3://whole",), "*": ("s3://everybody",), "x": ("s3://others",)}
-    images = S3Images(S3Config(allow=rows), 1000)
+    images = BucketImages("s3", S3Config(allow=rows).allow, s3_bucket, 1000)
     if allowed:
         images.check(uri, "key", "tenant")
     else:

@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from gateways import PNG
+from gcs_server import gcs_server
 from intakes import LIMITS
 
 from classifiers import BadImage, TooManyBytes
 from graph import DeadlineExceeded, StepFailed
+from serve_app.buckets import gcs_bucket
 from serve_app.gateway_config import FetchConfig
 from serve_app.http.problems import FetchFailed, Forbidden
 from serve_app.http.sources import Sources, is_final
@@ -70,6 +73,18 @@ async def test_a_key_has_what_the_key_may_have_and_no_files(folder: Path) -> Non
     for uri, policy in refused:
         with pytest.raises(Forbidden):
             sources.check(uri, policy)
+
+
+async def test_an_image_in_google_cloud_storage() -> None:
+    with gcs_server() as url:
+        obstore.put(gcs_bucket("photos", url), "acme/a b.png", PNG)
+        own = SourcesConfig.model_validate({"gs": {"allow": {"*": ["gs://photos/acme"]}, "endpoint_url": url}})
+        sources = Sources(own, FetchConfig(), LIMITS, 4)
+        assert (await sources.frame("gs://photos/acme/a b.png", None)).width == 320
+        for uri, kind in [("gs://photos/acme/none.png", FetchFailed), ("gs://photos/other.png", Forbidden)]:
+            with pytest.raises(kind) as error:
+                await sources.frame(uri, None)
+            assert is_final(error.value)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gcs_server import gcs_server
 
 from serve_app.results import BadResultsUri, Objects, StoreUnavailable, objects_from_uri
 
@@ -46,7 +47,14 @@ def test_what_a_killed_writer_leaves_is_never_seen(tmp_path: Path) -> None:
     assert list(objects.keys("outcomes/")) == ["outcomes/x.json"]
 
 
-@pytest.mark.parametrize("uri", ["gopher://x/y", "s3:///prefix", "s3://bucket/x?colour=red"])
+def test_in_google_cloud_storage() -> None:
+    with gcs_server() as url:
+        objects = objects_from_uri(f"gs://bucket/some/prefix?endpoint_url={url}")
+        test_written_read_listed_deleted(objects)
+        test_of_many_who_create_one_wins(objects)
+
+
+@pytest.mark.parametrize("uri", ["gopher://x/y", "s3:///prefix", "s3://bucket/x?colour=red", "gs://bucket/x?region=eu"])
 def test_a_uri_that_means_nothing_is_refused(uri: str) -> None:
     with pytest.raises(BadResultsUri):
         objects_from_uri(uri)

@@ -1,34 +1,45 @@
-"""Reads images from S3, from the buckets and folders that are listed for a client."""
+"""Reads images from object stores, from the buckets and folders that are listed for a client."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 
 import obstore
 from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import ObjectStore
 
 from classifiers import TooManyBytes
-from serve_app.buckets import BucketUnavailable, s3_bucket
-from serve_app.gateway_config import S3Config
+from serve_app.buckets import BucketUnavailable
 from serve_app.http.problems import FetchFailed, Forbidden
 
-__all__ = ["S3Images"]
+__all__ = ["BucketImages"]
 
 
-class S3Images:
-    """The store behind ``s3://``. Connects with the first image.
+class BucketImages:
+    """The store behind one scheme. Connects with the first image.
 
     Args:
-        config: which client may read what, and where the store is.
+        scheme: ``s3`` or ``gs``.
+        allow: buckets and folders by key id or tenant; ``*`` counts for everybody.
+        connect: gives a bucket by its name.
         max_bytes: the longest image.
     """
 
-    def __init__(self, config: S3Config, max_bytes: int) -> None:
-        self._config = config
+    def __init__(
+        self,
+        scheme: str,
+        allow: Mapping[str, Sequence[str]],
+        connect: Callable[[str], ObjectStore],
+        max_bytes: int,
+    ) -> None:
+        self._scheme = scheme
+        self._allow = allow
+        self._connect = connect
         self._max_bytes = max_bytes
         self._buckets: dict[str, ObjectStore] = {}
         self._connecting = asyncio.Lock()
+        self._failed = f"the image could not be read from {scheme}://"
 
     def check(self, uri: str, key_id: str, tenant: str) -> None:
         """Let a client read only what is listed for its key, its tenant or everybody.
@@ -37,12 +48,12 @@ class S3Images:
             Forbidden: it is not listed.
         """
         bucket, key = _parts(uri)
-        allow = self._config.allow
+        allow = self._allow
         prefixes = [*allow.get(key_id, ()), *allow.get(tenant, ()), *allow.get("*", ())]
         # Some stores resolve dots in keys as in paths.
         climbs = any(part in (".", "..") for part in key.split("/"))
         # The slash: s3://photos must not open s3://photos-private.
-        listed = any(f"s3://{bucket}/{key}".startswith(f"{prefix}/") for prefix in prefixes)
+        listed = any(f"{self._scheme}://{bucket}/{key}".startswith(f"{prefix}/") for prefix in prefixes)
         if not key or key.endswith("/") or climbs or not key.isprintable() or not listed:
             raise Forbidden("this object is in none of the buckets and folders that this key may read")
 
@@ -63,20 +74,17 @@ class S3Images:
             if answer.meta["size"] <= self._max_bytes:
                 return bytes(await answer.bytes_async())
         except FileNotFoundError as error:
-            raise FetchFailed("the image could not be read from S3: there is no such object") from error
+            raise FetchFailed(f"{self._failed}: there is no such object") from error
         except (PermissionDeniedError, UnauthenticatedError, InvalidPathError, ValueError) as error:
-            raise FetchFailed("the image could not be read from S3: the store does not give it") from error
+            raise FetchFailed(f"{self._failed}: the store does not give it") from error
         except (BaseError, BucketUnavailable, OSError) as error:
-            raise FetchFailed(
-                "the image could not be read from S3: the store does not answer", retryable=True
-            ) from error
+            raise FetchFailed(f"{self._failed}: the store does not answer", retryable=True) from error
         raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
 
     async def _bucket(self, name: str) -> ObjectStore:
         async with self._connecting:
             if name not in self._buckets:  # looking for credentials may take a while
-                bucket = await asyncio.to_thread(s3_bucket, name, self._config.region, self._config.endpoint_url)
-                self._buckets[name] = bucket
+                self._buckets[name] = await asyncio.to_thread(self._connect, name)
         return self._buckets[name]
 
 
