@@ -25,7 +25,7 @@ from serve_app.queues import Queue, QueueStats, QueueUnavailable, queue_from_url
 from serve_app.queues.letters import Held, hold
 from serve_app.queues.letters import purge as throw_away
 from serve_app.queues.letters import retry as put_back
-from serve_app.queues.urls import FORMS, with_prefetch
+from serve_app.queues.urls import FORMS, QueueUrl, with_prefetch
 from serve_app.results import ResultStore
 from serve_app.sources import expand
 
@@ -214,10 +214,18 @@ def _print_stats(live: Queue, now: QueueStats, letters: QueueStats, form: Form) 
     stdout.print(table)
 
 
+def _existing(queue_url: str) -> Queue:
+    """The queue; who looks makes no file of it."""
+    parts = QueueUrl.parse(queue_url)
+    if parts.scheme == "sqlite" and "$" not in parts.path and not Path(parts.path).exists():
+        raise SetupError(f"there is no queue in the file {parts.path}: no such file")
+    return queue_from_url(with_prefetch(queue_url, _AT_A_TIME))
+
+
 @contextlib.asynccontextmanager
 async def _both(queue_url: str) -> AsyncIterator[tuple[Queue, Queue]]:
     """The queue, and that of its dead letters."""
-    live = queue_from_url(with_prefetch(queue_url, _AT_A_TIME))
+    live = _existing(queue_url)
     async with live, live.dead() as dead:
         yield live, dead
 

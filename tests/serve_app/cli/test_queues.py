@@ -227,6 +227,7 @@ class TestStats:
     def test_watch_goes_on_until_the_broker_stays_away(
         self, visiongraph: Run, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        visiongraph("submit", url, "s3://b/1.jpg")
         stats, calls = SqliteQueue.stats, []
 
         async def some(self: SqliteQueue) -> Any:
@@ -239,7 +240,14 @@ class TestStats:
         monkeypatch.setattr("serve_app.cli.queues._EVERY_S", 0.0)
         code, out, _ = visiongraph("queue", "stats", url, "--watch", "--format", "json")
         assert code == 1
-        assert [line["waiting"] for line in lines(out)] == [0, 0]
+        assert [line["waiting"] for line in lines(out)] == [1, 1]
+
+    def test_looking_makes_no_file(self, visiongraph: Run, tmp_path: Path) -> None:
+        for command in (["queue", "stats"], ["dlq", "list"]):
+            code, out, err = visiongraph(*command, f"sqlite:////{tmp_path}/typo.db")
+            assert (code, out) == (2, "")
+            assert f"{tmp_path}/typo.db: no such file" in err
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
