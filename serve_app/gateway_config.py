@@ -28,6 +28,7 @@ from graph.config import AutoscalingConfig
 from serve_app.blocks import in_words
 
 __all__ = [
+    "AbsolutePath",
     "AuthConfig",
     "FetchConfig",
     "GatewayConfig",

@@ -164,7 +164,7 @@ async def test_serves_own_header_does_not_raise_the_deadline(backend: LocalBacke
     started = time.monotonic()
     await connection.app(connection.scope, connection.receive, connection.send)
     assert connection.status == 408
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 1  # a header would have made it 1000 s, or none
 
 
 async def test_a_client_that_hangs_up_while_it_sends(backend: LocalBackend, caplog: pytest.LogCaptureFixture) -> None:

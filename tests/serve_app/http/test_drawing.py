@@ -83,6 +83,7 @@ print(round(status("VmHWM:") - rest))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
 def test_the_largest_picture_fits_into_the_memory_that_is_allowed() -> None:
     """A WebP, which takes the most."""
