@@ -162,6 +162,11 @@ def test_num_replicas_beside_a_broken_autoscaling_is_told_too() -> None:
         ({"min_replicas": 2, "max_replicas": 4, "initial_replicas": 1}, "initial_replicas"),
         ({"min_replicas": 2, "max_replicas": 4, "initial_replicas": 5}, "initial_replicas"),
         ({"max_replicas": 4, "target_ongoing_requests": 0}, "target_ongoing_requests"),
+        ({"max_replicas": 4, "target_ongoing_crops": 0}, "target_ongoing_crops"),
+        (
+            {"max_replicas": 4, "target_ongoing_crops": 8.0, "target_ongoing_requests": 8.0},
+            "target_ongoing_requests",
+        ),
         ({"max_replicas": 4, "upscale_delay_s": -1}, "upscale_delay_s"),
         ({"max_replicas": 4, "downscale_delay_s": "1"}, "downscale_delay_s"),
         ({"max_replicas": 4, "min": 3}, "min"),

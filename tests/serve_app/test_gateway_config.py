@@ -71,6 +71,7 @@ def test_every_mistake_at_once() -> None:
         ({"auth": "none", "rate_limits": {"default": {"burst": 3}}}, "requests_per_second"),
         ({"auth": "none", "rate_limits": {"default": {"requests_per_second": 0}}}, "greater than 0"),
         ({"auth": "none", "num_replicas": 2, "autoscaling": {"max_replicas": 3}}, "not both"),
+        ({"auth": "none", "autoscaling": {"max_replicas": 3, "target_ongoing_crops": 8.0}}, "is for steps"),
         ({"auth": "none", "fetch": {"schemes": ["file"]}}, "https"),
         ({"auth": "none", "fetch": {"private_networks": ["localhost"]}}, "10.0.0.0/8"),
     ],
