@@ -7,6 +7,7 @@ the controller; what it imports must be installed there.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import weakref
 from collections.abc import Mapping
@@ -37,13 +38,13 @@ class _Policy:
 
     def __init__(self) -> None:
         self._decided: int | None = None
-        self._next = 0.0
+        self._next = -math.inf
         self._failed = False
 
     def __call__(self, ctx: AutoscalingContext) -> Decision:
         """The number of replicas, and no state for Serve to keep."""
         now = time.monotonic()
-        if self._decided is None or now >= self._next:
+        if now >= self._next:
             self._next = now + _EVERY_S
             try:
                 self._decided = self._decide(ctx, now)

@@ -130,9 +130,17 @@ class TestStepPolicy:
 
     def test_never_raises(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         policy = StepPolicy(crops_per_replica=8, upscale_delay_s=0, downscale_delay_s=0)
-        broken = context(3, {"alive": 1})  # no rate
-        broken._raw_metrics_value = lambda: 1 / 0
+        broken, asked = context(3, {"alive": 1}), []
+
+        def fail() -> None:
+            asked.append(1)
+            raise ZeroDivisionError
+
+        broken._raw_metrics_value = fail
         assert decided(policy, lambda: broken, monkeypatch, 3) == 3
+        for _ in range(10):
+            assert policy(broken) == (3, {})
+        assert len(asked) == 3  # once a second, and not at every call
 
 
 class TestBacklogPolicy:
