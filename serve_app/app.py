@@ -157,6 +157,7 @@ def worker_options(plan: Plan, config: IntakeConfig) -> dict[str, Any]:
         "ray_actor_options": _reserved(plan.hosted_by(INGRESS), config.num_cpus),
         "max_surge_percent": _SURGE_PERCENT,
         "graceful_shutdown_timeout_s": config.stop_s + _STOP_EXTRA_S,
+        "graceful_shutdown_wait_loop_s": 0.1,  # it has no requests to wait for
         **worker_replicas(config.num_replicas, config.autoscaling, config.queue),
     }
 
