@@ -6,10 +6,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
 import psutil
+
+from serve_app._states import application_states
 
 __all__ = ["MARK", "stop"]
 
@@ -20,6 +22,8 @@ MARK = "VISIONGRAPH_CLUSTER"
 
 _APPLICATIONS_S = 10.0
 _CONTROLLER_S = 5.0
+_RAY_S = 10.0
+_DEAD_RAY_S = 2.0
 _KILLED_S = 5.0
 _POLL_S = 0.1
 
@@ -27,16 +31,33 @@ _POLL_S = 0.1
 def stop(mark: str, hurry: threading.Event) -> None:
     """Stop Serve and Ray in this process, and every process that has this ``MARK``.
 
-    Requests that are under way may finish, for some seconds or until there is a hurry.
+    Requests that are under way may finish, for some seconds or until there is a hurry. Where Ray has died, or dies
+    meanwhile, nothing waits for it.
     """
     import ray
 
     processes = _processes(mark)
-    # Where Ray has died, each call to it would wait a minute for its return.
     if ray.is_initialized() and _is_alive(processes):
-        _stop_serve(hurry)
-    ray.shutdown(wait_for_processes=True)
+        _call(lambda: _stop_serve(hurry), _APPLICATIONS_S + _CONTROLLER_S + _RAY_S, lambda: _is_alive(processes))
     processes |= _processes(mark)
+    alive = _is_alive(processes)
+    if not alive:
+        _kill(processes)
+    _call(lambda: ray.shutdown(wait_for_processes=True), _RAY_S if alive else _DEAD_RAY_S, lambda: True)
+    _kill(processes | _processes(mark))
+
+
+def _call(call: Callable[[], object], timeout_s: float, makes_sense: Callable[[], bool]) -> None:
+    """Wait for a call to Ray no longer than this, and no longer than it makes sense: where Ray has died, some of its
+    calls return after a minute."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    end = time.monotonic() + timeout_s
+    while thread.is_alive() and time.monotonic() < end and makes_sense():
+        thread.join(_POLL_S)
+
+
+def _kill(processes: Collection[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -58,9 +79,9 @@ def _stop_serve(hurry: threading.Event) -> None:
 
     try:
         # The applications first: HAProxy still carries the requests that are under way.
-        for name in serve.status().applications:
+        for name in application_states():
             serve.delete(name, _blocking=False)
-        _wait(lambda: not serve.status().applications, _APPLICATIONS_S, hurry)
+        _wait(lambda: not application_states(), _APPLICATIONS_S, hurry)
         # As serve.shutdown() does, but that waits in a call to the controller, and when it goes Ray prints a failure.
         ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE).graceful_shutdown.remote(wait=False)
         _wait(controller_is_gone, _CONTROLLER_S, hurry)

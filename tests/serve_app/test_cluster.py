@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +23,7 @@ import pytest
 from classifiers import SetupError
 from serve_app._haproxy import find_haproxy, haproxy_environment
 from serve_app._ports import free_port, require_port
-from serve_app._shutdown import MARK
+from serve_app._shutdown import MARK, _call
 from serve_app._signals import StopRequests
 from serve_app.cluster import FAST_ENVIRONMENT, local_cluster
 
@@ -208,6 +210,19 @@ def test_ctrl_c_while_ray_starts(start: Start, poll: Callable[..., object]) -> N
     assert program.returncode == 130
     assert "Traceback" not in errors
     assert _running(processes) == []
+
+
+@pytest.mark.parametrize(("timeout_s", "looks"), [(60, [True, False]), (0.2, [True] * 100)], ids=["died", "silent"])
+def test_stopping_does_not_wait_for_a_ray_that_does_not_answer(timeout_s: float, looks: list[bool]) -> None:
+    answered = threading.Event()
+    alive = iter(looks)
+    began = time.monotonic()
+    try:
+        _call(answered.wait, timeout_s, lambda: next(alive))
+        assert time.monotonic() - began < 30
+        assert not answered.is_set()
+    finally:
+        answered.set()
 
 
 @pytest.mark.parametrize(("option", "argument"), [("--port", "http_port"), ("--dashboard-port", "dashboard_port")])
