@@ -37,7 +37,7 @@ _COMMENTS = {
     "max_ongoing_requests": "Calls that one replica holds: one batch in the model, and the next one gathering.",
     "max_queued_requests": "Calls that may wait at each caller; past it clients get 503. -1: no bound.",
     "backpressure_config": "What they are told then: to try again after so many seconds.",
-    "intake": "Where images come from and results go. A password in the queue's URL: write ${NAME}, from the environment.",
+    "intake": "Where images come from and results go. Write ${NAME} for a password, from the environment.",
     "graceful_shutdown_timeout_s": "A worker that is stopped ends what it has in hand, or gives it back.",
     "ray_actor_options": "What a replica reserves on its node; a share of a GPU lets several steps use one.",
 }
