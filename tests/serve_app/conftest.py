@@ -48,9 +48,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeCluster]:
         environment.setenv("PYTHONPATH", os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")]))
         # else Ray asks for a token where this user happens to have one
         environment.setenv("RAY_AUTH_MODE", "disabled")
-        # autoscaling looks more often than every 10 s
-        for source in ("HANDLE", "REPLICA"):
-            environment.setenv(f"RAY_SERVE_{source}_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
         yield from _run_cluster(http_port, dashboard_port)
 
 

@@ -54,6 +54,7 @@ async def take_all(url: str) -> None:
 
 def test_a_step_follows_its_crops(deploy: Callable[..., httpx.Client], cluster: Any, poll: Callable[..., Any]) -> None:
     """One image at a time, which would never be too much for a replica that takes four: its twelve crops are."""
+    scaling = {"max_replicas": 2, "upscale_delay_s": 0, "downscale_delay_s": 1}
     client = deploy(
         {
             "name": "crops",
@@ -65,7 +66,7 @@ def test_a_step_follows_its_crops(deploy: Callable[..., httpx.Client], cluster: 
                     "params": {"seconds": 0.2},
                     "depends_on": "detect",
                     "crops": "True",
-                    "serve": {"max_batch_size": 4, "autoscaling": {"max_replicas": 2, "upscale_delay_s": 0}},
+                    "serve": {"max_batch_size": 4, "autoscaling": scaling},
                 },
             ],
         }
@@ -94,3 +95,4 @@ def test_a_step_follows_its_crops(deploy: Callable[..., httpx.Client], cluster: 
         finally:
             is_over = True
         assert statuses.result() == {200}
+    poll(lambda: len(cluster.replicas("crops", "sleep")) == 1, 60)

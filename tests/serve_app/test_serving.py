@@ -239,37 +239,3 @@ def test_steps_share_a_gpu(deploy: Deploy, cluster: Any) -> None:
 def _actors(cluster: Any, application: str) -> list[dict[str, Any]]:
     deployments = cluster.applications()[application]["deployments"].values()
     return [replica for deployment in deployments for replica in deployment["replicas"]]
-
-
-def test_load_changes_the_number_of_replicas(deploy: Deploy, cluster: Any, poll: Callable[..., Any]) -> None:
-    autoscaling = {
-        "min_replicas": 1,
-        "max_replicas": 3,
-        "target_ongoing_requests": 1,
-        "upscale_delay_s": 0.5,
-        "downscale_delay_s": 0.5,
-    }
-    step = {
-        "name": "sleep",
-        "class": "toys.Sleeper",
-        "params": {"seconds": 0.2},
-        "serve": {"max_batch_size": 1, "max_ongoing_requests": 4, "autoscaling": autoscaling},
-    }
-    client = deploy({"name": "scaling", "pipeline": [step]})
-    assert len(cluster.replicas("scaling", "sleep")) == 1
-    with ThreadPoolExecutor(8) as pool:
-        stop = time.monotonic() + 60
-
-        def load() -> set[int]:
-            statuses = set()
-            while time.monotonic() < stop:
-                statuses.add(post(client).status_code)
-            return statuses
-
-        workers = [pool.submit(load) for _ in range(8)]
-        try:
-            poll(lambda: len(cluster.replicas("scaling", "sleep")) >= 2, 60)
-        finally:
-            stop = 0.0
-        assert set().union(*(worker.result() for worker in workers)) == {200}
-    poll(lambda: len(cluster.replicas("scaling", "sleep")) == 1, 60)
