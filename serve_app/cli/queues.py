@@ -60,7 +60,7 @@ def submit(
     uris: Annotated[
         list[str],
         typer.Argument(
-            metavar="URI...",
+            metavar="URI",
             help="s3:// objects or prefixes (with / at the end), gs://, https://; files, "
             "folders and globs for a queue in a file.",
         ),
@@ -78,7 +78,7 @@ def submit(
 
     One line a job on stdout, once the broker has accepted it: {"id": ..., "uri": ...}.
 
-    Example: visiongraph submit sqs://photos?region=eu-west-1 s3://bucket/2026/11/ --metadata site=3
+    Example: visiongraph submit 'sqs://photos?region=eu-west-1' s3://bucket/2026/11/ --metadata site=3
     """
     to = queue_from_url(queue_url)
     known = dict(map(_pair, metadata or ()))
@@ -163,7 +163,7 @@ def stats(
 ) -> None:
     """Say how many messages wait, how many are in work, how old the oldest is, and how many dead letters there are.
 
-    Example: visiongraph queue stats redis://localhost:6379/0?stream=photos --watch
+    Example: visiongraph queue stats 'redis://localhost:6379/0?stream=photos' --watch
     """
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_stats(queue_url, watch, form))
@@ -239,7 +239,7 @@ dlq = typer.Typer(
 )
 
 IdsArgument: TypeAlias = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID...]", help="Ids as dlq list shows them; the first characters do.")
+    list[str] | None, typer.Argument(metavar="ID", help="Ids as dlq list shows them; the first characters do.")
 ]
 
 
@@ -247,7 +247,7 @@ IdsArgument: TypeAlias = Annotated[
 def list_letters(queue_url: QueueArgument, form: FormOption = Form.TABLE) -> None:
     """List the dead letters of a queue: when, how many tries, and why.
 
-    Example: visiongraph dlq list sqs://photos?region=eu-west-1
+    Example: visiongraph dlq list 'sqs://photos?region=eu-west-1'
     """
     letters = asyncio.run(_letters(queue_url, ()))
     if form is Form.JSON:
@@ -269,7 +269,7 @@ def list_letters(queue_url: QueueArgument, form: FormOption = Form.TABLE) -> Non
 def show(queue_url: QueueArgument, ids: IdsArgument = None) -> None:
     """Print dead letters whole, as JSON, with the original message; without an ID all of them.
 
-    Example: visiongraph dlq show sqs://photos?region=eu-west-1 3f2a
+    Example: visiongraph dlq show 'sqs://photos?region=eu-west-1' 3f2a
     """
     _print_lines(asyncio.run(_letters(queue_url, ids or ())))
 
@@ -287,7 +287,7 @@ def retry(
 ) -> None:
     """Put the original messages of dead letters back on their queue; without an ID all of them.
 
-    Example, after the cause has been mended: visiongraph dlq retry sqs://photos?region=eu-west-1 --results s3://results
+    Example, after the cause has been mended: visiongraph dlq retry 'sqs://photos?region=eu-west-1' --results s3://results
     """
     count = asyncio.run(_retry(queue_url, ids or (), results))
     stderr.print(f"{_count(count, 'dead letter')} put back on the queue")
@@ -301,7 +301,7 @@ def purge(
 ) -> None:
     """Throw dead letters away, for good; without an ID all of them.
 
-    Example: visiongraph dlq purge sqs://photos?region=eu-west-1 3f2a --yes
+    Example: visiongraph dlq purge 'sqs://photos?region=eu-west-1' 3f2a --yes
     """
     if not yes:
         what = f"{_count(len(ids), 'dead letter')}" if ids else "all dead letters"
