@@ -115,13 +115,13 @@ def photo(seed: int) -> bytes:
     return file.getvalue()
 
 
-async def publish(queue_url: str, images: int) -> None:
+async def publish(queue_url: str, images: int, prefix: str = "i") -> None:
     """Put all on the queue."""
     async with queue_from_url(queue_url) as queue:
         for start in range(0, images, 1000):
             numbers = range(start, min(start + 1000, images))
             await queue.publish(
-                [json.dumps({"id": f"i{n}", "uri": f"s3://photos/{n % _PHOTOS}.jpg"}).encode() for n in numbers]
+                [json.dumps({"id": f"{prefix}{n}", "uri": f"s3://photos/{n % _PHOTOS}.jpg"}).encode() for n in numbers]
             )
 
 
