@@ -198,6 +198,17 @@ def test_a_full_queue_is_answered_at_once(deploy: Deploy) -> None:
     assert {r.json()["step"] for r in refused} == {"sleep"}
 
 
+def test_who_finds_no_room_at_the_entry_is_told_when_to_try_again(deploy: Deploy) -> None:
+    sleep = {"name": "sleep", "class": "toys.Sleeper", "params": {"seconds": 0.5}}
+    client = deploy({"name": "entry", "pipeline": [sleep]}, max_ongoing_requests=1, max_queued_requests=1)
+    with ThreadPoolExecutor(10) as pool:
+        responses = list(pool.map(lambda _: post(client), range(10)))
+    refused = [r for r in responses if r.status_code == 503]
+    assert refused
+    assert {r.status_code for r in responses} == {200, 503}
+    assert {r.headers["retry-after"] for r in refused} == {"1"}
+
+
 def test_a_replica_that_dies_loses_no_request(deploy: Deploy, cluster: Any, poll: Callable[..., Any]) -> None:
     import ray
 
