@@ -8,9 +8,15 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Two processes: one drives the Ray cluster, the other runs everything else.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadgroup
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo serve test test-slow bench wheel clean
+# make chaos: what runs, and how much
+SEEDS ?= 1 2 3 4 5
+BROKERS ?= sqlite redis amqp sqs
+IMAGES ?= 2000
+FAULTS ?= 8
+
+.PHONY: help install demo serve test test-slow chaos bench wheel clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -44,6 +50,9 @@ test: install ## Linters, types, tests
 
 test-slow: install ## The tests that take long: whole clusters, memory, many more generated cases
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
+
+chaos: install ## Images through the queues while replicas, brokers and stores die; SEEDS, BROKERS, IMAGES, FAULTS choose
+	PYTHONPATH=tests/plugins $(BIN)/python -m chaos --seeds $(SEEDS) --brokers $(BROKERS) --images $(IMAGES) --faults $(FAULTS)
 
 bench: install ## Measurements; see benchmarks/README.md
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+_ON_RAY = Path(__file__).parent / "serve_app"
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on the Ray cluster come first and share a process: it is the longest part, and where other tests have
-    loaded OpenVINO before, Ray cannot start any more."""
-    on_ray = [item for item in items if "cluster" in getattr(item, "fixturenames", ())]
-    for item in on_ray:
-        item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: item not in on_ray)
+    """Tests that may start Ray, those right in ``tests/serve_app``, come first: they take longest, and Ray does not
+    start in a process in which other tests have loaded OpenVINO."""
+    items.sort(key=lambda item: item.path.parent != _ON_RAY)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side, one process has all tests on the Ray cluster, so that there is one cluster."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class RayInOneProcess(LoadFileScheduling):  # its own marks for that (xdist_group) do nothing with pytest 9.2
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "ray" if config.rootpath / Path(file).parent == _ON_RAY else file
+
+    return RayInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import aio_pika
+import httpx
 import pytest
 import redis
 from moto.server import ThreadedMotoServer
@@ -48,6 +49,8 @@ def moto_server() -> Iterator[str]:
     try:
         yield f"http://{host}:{port}"
     finally:
+        # What all servers of a process hold is one: the next one would find the buckets of this one.
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
         server.stop()
 
 

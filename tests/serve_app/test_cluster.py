@@ -167,7 +167,7 @@ def test_a_cluster_from_start_to_end(
 
 
 def _assert_fast(processes: list[psutil.Process]) -> None:
-    replicas = [process for process in processes if process.name().startswith("ray::ServeReplica")]
+    replicas = [process for process in processes if "".join(_running([process])).startswith("ray::ServeReplica")]
     assert replicas
     for replica in replicas:
         assert FAST_ENVIRONMENT.items() <= replica.environ().items()

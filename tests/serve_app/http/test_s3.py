@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import httpx
 import pytest
+from brokers import moto_server
 from gateways import PNG, app_over, client_of, config, problem
-from moto.server import ThreadedMotoServer
 
 from classifiers import VisionError
 from graph import LocalBackend
@@ -23,12 +22,8 @@ from serve_app.keys import create_key
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="module", autouse=True)
