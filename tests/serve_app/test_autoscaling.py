@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from toys import draw, encoded
 
 from serve_app.autoscaling import BacklogAutoscaling, worker_replicas, worker_stats
@@ -22,6 +23,7 @@ class Idle:
         return worker_stats(None, rate=0.0, in_hand=0, room=8)
 
 
+@pytest.mark.slow
 def test_workers_follow_the_backlog(cluster: Any, poll: Callable[..., Any], tmp_path: Path) -> None:
     from ray import serve
 
@@ -52,6 +54,7 @@ async def take_all(url: str) -> None:
             await queue.ack(messages)
 
 
+@pytest.mark.slow
 def test_a_step_follows_its_crops(deploy: Callable[..., httpx.Client], cluster: Any, poll: Callable[..., Any]) -> None:
     """One image at a time, which would never be too much for a replica that takes four: its twelve crops are."""
     scaling = {"max_replicas": 2, "upscale_delay_s": 0, "downscale_delay_s": 1}

@@ -82,6 +82,7 @@ def same_objects(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_every_photo_of_the_corpus(shared_data: Path, deploy: Callable[..., httpx.Client]) -> None:
     config = pipeline(shared_data)
     client = deploy(config, timeout_ms=60_000)

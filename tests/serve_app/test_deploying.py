@@ -55,6 +55,7 @@ DETECT = {"name": "detect", "class": "toys.Blobs"}
 COLOUR = {"name": "colour", "class": "toys.MeanColour", "depends_on": "detect"}
 
 
+@pytest.mark.slow
 def test_tunables_change_in_place_and_a_new_step_rolls_in_without_a_lost_request(
     deployed: Deployed, poll: Callable[..., Any]
 ) -> None:

@@ -154,33 +154,6 @@ def test_crops_of_different_images_share_batches(deploy: Deploy, tmp_path: Path)
     assert len(sizes) < 12
 
 
-def test_past_the_deadline_the_work_behind_it_is_cancelled(deploy: Deploy, tmp_path: Path) -> None:
-    log = tmp_path / "calls"
-    client = deploy(
-        {
-            "name": "deadline",
-            "pipeline": [
-                {
-                    "name": "sleep",
-                    "class": "toys.Sleeper",
-                    "params": {"seconds": 0.5, "log": str(log)},
-                    "serve": {"max_batch_size": 1, "max_ongoing_requests": 16},
-                }
-            ],
-        }
-    )
-    post(client)
-    log.write_text("")
-    with ThreadPoolExecutor(8) as pool:
-        statuses = [
-            r.status_code for r in pool.map(lambda _: post(client, **{"X-Request-Timeout-Ms": "400"}), range(8))
-        ]
-    assert set(statuses) == {408}
-    assert post(client).status_code == 200
-    # one was in the model when the deadline passed; the others never got there; the last is the one just now
-    assert len(log.read_text().split()) <= 3
-
-
 def test_a_full_queue_is_answered_at_once(deploy: Deploy) -> None:
     options = {"max_batch_size": 1, "max_ongoing_requests": 1, "max_queued_requests": 1}
     client = deploy(
