@@ -19,10 +19,16 @@ need_redis_server = pytest.mark.skipif(
 
 
 class RedisServer:
-    """On a free port of loopback; it keeps nothing when it is stopped."""
+    """On a free port of loopback.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where it may write.
+        keeps: it has what it accepted when it is started again; else it keeps nothing.
+    """
+
+    def __init__(self, folder: Path, *, keeps: bool = False) -> None:
         self._folder = folder
+        self._durability = {"--appendonly": "yes", "--appendfsync": "always"} if keeps else {}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -31,6 +37,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         options = {"--port": str(self.port), "--bind": "127.0.0.1", "--save": "", "--dir": str(self._folder)}
+        options |= self._durability
         command = ["redis-server", *(word for option in options.items() for word in option)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         until = time.monotonic() + 10

@@ -1,0 +1,115 @@
+"""Those who hand in images: over HTTP, and right at the broker. Neither gives up where it may work in a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+import httpx
+
+from chaos.ledger import Ledger
+from chaos.places import Place
+from chaos.plan import Image
+from serve_app.queues import Queue, QueueUnavailable, queue_from_url
+
+__all__ = ["Clients", "NotAccepted"]
+
+_AT_A_TIME = 20
+_PATIENCE_S = 120.0
+_AGAIN_S = 0.3
+_EVERY = 4  # one request of so many is sent once more although it was accepted
+
+
+class NotAccepted(Exception):
+    """A client was refused, was told something else than before, or has waited too long."""
+
+
+class Clients:
+    """They hand in images, and write down what was accepted.
+
+    Args:
+        place: of the queue and the images.
+        jobs_url: of POST /v1/jobs.
+        name: begins ids and idempotency keys.
+        ledger: gets what was accepted.
+    """
+
+    def __init__(self, place: Place, jobs_url: str, name: str, ledger: Ledger) -> None:
+        self._place = place
+        self._url = jobs_url
+        self._name = name
+        self._ledger = ledger
+        self.tried_again: Counter[str] = Counter()
+        """What went wrong on the way, and how often."""
+
+    async def hand_in(self, images: Sequence[Image], room: Callable[[], Awaitable[object]]) -> None:
+        """Hand in all, in their order, in parts; ``room`` returns when there is room for one.
+
+        Raises:
+            NotAccepted: it is over for a client.
+        """
+        async with queue_from_url(self._place.queue) as queue, httpx.AsyncClient(timeout=30) as http:
+            for start in range(0, len(images), _AT_A_TIME):
+                await room()
+                part = images[start : start + _AT_A_TIME]
+                await asyncio.gather(
+                    self._over_http(http, start // _AT_A_TIME, [image for image in part if image.way == "http"]),
+                    self._at_the_broker(queue, [image for image in part if image.way == "raw"]),
+                )
+
+    async def _over_http(self, http: httpx.AsyncClient, number: int, images: Sequence[Image]) -> None:
+        if not images:
+            return
+        jobs = [{"uri": self._place.uri(image), "metadata": {"image": image.name}} for image in images]
+        ids = await self._post(http, f"{self._name}-{number}", jobs)
+        self._ledger.jobs.update(zip(ids, images, strict=True))
+        if number % _EVERY == 0 and (again := await self._post(http, f"{self._name}-{number}", jobs)) != ids:
+            raise NotAccepted(f"the same Idempotency-Key gave other jobs: first {ids}, then {again}")
+
+    async def _post(self, http: httpx.AsyncClient, key: str, jobs: Sequence[dict[str, object]]) -> list[str]:
+        until = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < until:
+            try:
+                answer = await http.post(self._url, json=jobs, headers={"Idempotency-Key": key})
+            except httpx.TransportError as error:
+                self.tried_again[type(error).__name__] += 1
+            else:
+                if answer.status_code == 202:
+                    return [job["id"] for job in answer.json()["jobs"]]
+                is_ours = answer.headers.get("content-type") == "application/problem+json"
+                if answer.status_code < 500 and is_ours:
+                    raise NotAccepted(f"POST /v1/jobs: {answer.text}")
+                self.tried_again[f"{answer.status_code}{'' if is_ours else ' of the proxy'}"] += 1
+            await asyncio.sleep(_AGAIN_S)
+        raise NotAccepted(f"POST /v1/jobs did not work for {_PATIENCE_S:.0f} s: {dict(self.tried_again)}")
+
+    async def _at_the_broker(self, queue: Queue, images: Sequence[Image]) -> None:
+        bodies = [self._message(image) for image in images]
+        messages = [body for image, body in zip(images, bodies, strict=True) for _ in range(image.messages)]
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                await queue.publish(messages)
+                break
+            except QueueUnavailable as error:
+                if time.monotonic() > until:
+                    raise NotAccepted(f"the broker took nothing for {_PATIENCE_S:.0f} s: {error}") from error
+                self.tried_again["broker away"] += 1
+                await asyncio.sleep(_AGAIN_S)
+        for image, body in zip(images, bodies, strict=True):
+            if image.is_job:
+                self._ledger.jobs[self._id(image)] = image
+            else:
+                self._ledger.messages[body] = image
+
+    def _id(self, image: Image) -> str:
+        return f"{self._name}-{image.name}"
+
+    def _message(self, image: Image) -> bytes:
+        if image.kind == "no json":
+            return f"image {image.name}".encode()
+        job = {"id": self._id(image), "metadata": {"image": image.name}}
+        return json.dumps(job if image.kind == "no uri" else {**job, "uri": self._place.uri(image)}).encode()

@@ -1,0 +1,111 @@
+"""What a run does, from its seed: the images, and the faults."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["BROKERS", "Fault", "Image", "Plan"]
+
+_KILLS = ("kill worker", "kill step", "kill gateway")
+_STORE = ("store answers 500", "store hangs")
+_FAULTS = {
+    "sqlite": _KILLS,
+    "redis": (*_KILLS, "restart broker", *_STORE),
+    "amqp": (*_KILLS, "restart broker", *_STORE),
+    "sqs": (*_KILLS, *_STORE),
+}
+BROKERS = tuple(_FAULTS)
+
+_LONGEST_S = {"restart broker": 4.0, "store answers 500": 8.0, "store hangs": 10.0}
+
+Kind = Literal["good", "missing", "text", "cut", "huge", "forbidden", "no json", "no uri"]
+_BAD_IMAGES: tuple[Kind, ...] = ("missing", "text", "cut", "huge")
+_BAD_MESSAGES: tuple[Kind, ...] = ("forbidden", "no json", "no uri")  # the gateway would refuse them
+
+_POISON = 0.05
+_TWICE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that dies.
+
+    Attributes:
+        at: when: the share of the images that have ended.
+        kind: what.
+        seconds: for how long; 0 for replicas, which Serve replaces.
+        which: of several replicas, counted round.
+    """
+
+    at: float
+    kind: str
+    seconds: float = 0.0
+    which: int = 0
+
+    def __str__(self) -> str:
+        return f"at {self.at:4.0%} {self.kind}" + (f" for {self.seconds:.1f} s" if self.seconds else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that is handed in.
+
+    Attributes:
+        way: over HTTP, or by a message that is put on the queue.
+        kind: what it is; all but ``good`` is poison. ``missing`` ones appear in the end.
+        messages: how many say the same.
+    """
+
+    name: str
+    way: Literal["http", "raw"]
+    kind: Kind
+    messages: int = 1
+
+    @property
+    def is_job(self) -> bool:
+        """Whether it can be read from the message what is wanted."""
+        return self.kind not in ("no json", "no uri")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run."""
+
+    seed: int
+    broker: str
+    images: tuple[Image, ...]
+    faults: tuple[Fault, ...]
+
+    @classmethod
+    def of(cls, seed: int, broker: str, images: int, faults: int) -> Plan:
+        """The plan of a seed: each kind of fault that the broker has once, before any comes twice."""
+        chance = random.Random(f"{seed} {broker}")
+        kinds = list(_FAULTS[broker])
+        chance.shuffle(kinds)
+        times = sorted(chance.uniform(0.03, 0.85) for _ in range(faults))
+        struck = [
+            Fault(
+                round(at, 3),
+                kind,
+                round(chance.uniform(1.0, _LONGEST_S[kind]), 1) if kind in _LONGEST_S else 0.0,
+                chance.randrange(8),
+            )
+            for at, kind in zip(times, itertools.cycle(kinds), strict=False)
+        ]
+        poison = iter(chance.sample(range(images), round(_POISON * images)))
+        bad = dict(zip(poison, itertools.cycle(_BAD_IMAGES + _BAD_MESSAGES), strict=False))
+        load = tuple(_image(chance, f"{index:05d}", bad.get(index, "good")) for index in range(images))
+        return cls(seed, broker, load, tuple(struck))
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}, {self.broker}, {len(self.images)} images:", *map(str, self.faults)]
+        return "\n  ".join(lines)
+
+
+def _image(chance: random.Random, name: str, kind: Kind) -> Image:
+    way: Literal["http", "raw"] = "raw" if kind in _BAD_MESSAGES or chance.random() < 0.5 else "http"
+    is_doubled = way == "raw" and kind == "good" and chance.random() < 2 * _TWICE
+    return Image(name, way, kind, 2 if is_doubled else 1)
