@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -28,6 +29,8 @@ def main() -> int:
     from serve_app.cluster import local_cluster
 
     os.environ |= AWS | {"PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])}
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # else a traceback for each connection that dies
+    logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
     failed = []
     with local_cluster(http_port=free_port(), dashboard_port=None, min_cpus=8) as cluster:
         from chaos.running import run
