@@ -74,6 +74,7 @@ def test_every_shape_that_is_compiled_apart_is_warmed_up(
     assert batch_sizes_to_warm_up(largest, is_compiled) == sizes
 
 
+@pytest.mark.slow
 def test_a_model_is_compiled_only_where_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(2, 2)
     assert compiled(model, False) is model

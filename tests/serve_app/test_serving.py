@@ -182,6 +182,7 @@ def test_who_finds_no_room_at_the_entry_is_told_when_to_try_again(deploy: Deploy
     assert {r.headers["retry-after"] for r in refused} == {"1"}
 
 
+@pytest.mark.slow
 def test_a_replica_that_dies_loses_no_request(deploy: Deploy, cluster: Any, poll: Callable[..., Any]) -> None:
     import ray
 
@@ -207,6 +208,7 @@ def test_a_replica_that_dies_loses_no_request(deploy: Deploy, cluster: Any, poll
     poll(lambda: len(cluster.replicas("death", "sleep")) == 2)
 
 
+@pytest.mark.slow
 def test_steps_share_a_gpu(deploy: Deploy, cluster: Any) -> None:
     import ray
 

@@ -94,6 +94,7 @@ def test_the_gateway_answers_what_a_worker_has_seen(client: httpx.Client, place:
     assert answers[0]["id"] != answers[1]["id"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_nothing(
     cluster: Any, client: httpx.Client, place: Path, poll: Callable[..., Any]
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_worker_that_is_killed_loses_nothing(
     poll(lambda: query(objects, counts).rows == [(25, 25)], 30)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_gives_back_what_it_has(
     deploy: Callable[..., httpx.Client], tmp_path: Path, poll: Callable[..., Any]
 ) -> None:

@@ -98,7 +98,12 @@ class TestScaler:
 
 
 @pytest.mark.parametrize(
-    "broker", [broker for broker in BROKERS if broker.name in ("redis", "pubsub")], ids=lambda b: b.name
+    "broker",
+    [
+        pytest.param(broker, id=broker.name, marks=[] if broker.name == "pubsub" else pytest.mark.slow)
+        for broker in BROKERS
+        if broker.name in ("redis", "pubsub")
+    ],
 )
 def test_an_hour_with_a_burst(broker: object) -> None:
     """Reacts within 30 s, is not below the need for longer, does not flap; benchmarks/autoscaling has the picture."""

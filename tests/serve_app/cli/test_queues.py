@@ -106,6 +106,7 @@ def test_from_submission_to_the_last_dead_letter(visiongraph: Run, brokers: dict
     assert visiongraph("dlq", "list", url)[1].strip() == "no dead letters"
 
 
+@pytest.mark.slow
 def test_more_letters_than_rabbitmq_sends_ahead(visiongraph: Run, brokers: dict[str, Broker]) -> None:
     brokers["amqp"].need()
     url = brokers["amqp"].new_url()

@@ -190,6 +190,7 @@ class TestRedis:
                 assert statuses.count(200) == 3
                 assert statuses.count(429) == 3
 
+    @pytest.mark.slow
     async def test_killed_and_restarted_under_load(
         self, backend: LocalBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

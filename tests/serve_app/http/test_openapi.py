@@ -78,7 +78,7 @@ def test_generated_requests(application: Any, label: str, with_key: bool) -> Non
     app, key = application
     method, path = label.split()
     operation = schemathesis.openapi.from_asgi("/openapi.json", app)[path][method]
-    examples = 150 if method == "POST" and with_key else 15
+    examples = 80 if method == "POST" and with_key else 15
 
     # not schemathesis's own marks, which want another pytest
     @given(case=st.data())

@@ -207,6 +207,7 @@ class Memory:
         self._thread.join()
 
 
+@pytest.mark.slow
 async def test_memory_is_bounded(server: Server) -> None:
     """Two GB that are announced or not, 24 large bodies at once, and JSON that would blow up: 300 MB at most."""
     address = f"http://127.0.0.1:{server.port}"
