@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,7 +24,7 @@ from pydantic import (
 
 from classifiers import SetupError
 from graph.config import AutoscalingConfig
-from serve_app.blocks import in_words
+from serve_app.blocks import in_words, read_block
 
 __all__ = [
     "AbsolutePath",
@@ -313,14 +312,8 @@ def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:
         SetupError: it cannot be read, or has mistakes; the message has a line for each.
     """
     if not isinstance(block, Mapping):
-        path = Path(block)
-        try:
-            block = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SetupError(f"the gateway's configuration {path} cannot be read: {error}") from error
-        if not isinstance(block, Mapping):
-            raise SetupError(f"{path}: must be a mapping with at least 'auth'; {_WHO}")
-        block = _with_paths_beside(block.get("gateway", block), path.resolve().parent)
+        block, folder = read_block(block, "gateway", f"'auth'; {_WHO}")
+        block = _with_paths_beside(block, folder)
     try:
         return GatewayConfig.model_validate(block)
     except ValidationError as error:

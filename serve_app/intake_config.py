@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from classifiers import SetupError
 from serve_app.autoscaling import BacklogAutoscaling
-from serve_app.blocks import in_words
+from serve_app.blocks import in_words, read_block
 from serve_app.gateway_config import AbsolutePath, FetchConfig
 from serve_app.queues.urls import FORMS, QueueUrl
 from serve_app.results import objects_from_uri
@@ -127,14 +126,8 @@ def read_intake_config(block: str | Path | Mapping[str, Any], **given: str | Non
         SetupError: it cannot be read, or has mistakes; the message has a line for each.
     """
     if not isinstance(block, Mapping):
-        path = Path(block)
-        try:
-            block = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SetupError(f"the intake's configuration {path} cannot be read: {error}") from error
-        if not isinstance(block, Mapping):
-            raise SetupError(f"{path}: must be a mapping with at least 'queue' and 'results'")
-        block = _with_absolute_paths(block.get("intake", block), path.resolve().parent)
+        block, folder = read_block(block, "intake", "'queue' and 'results'")
+        block = _with_absolute_paths(block, folder)
     said = {key: value for key, value in given.items() if value is not None}
     if said and isinstance(block, Mapping):
         block = {**block, **_with_absolute_paths(said, Path.cwd())}
