@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from brokers import AWS, Broker, all_brokers, moto_server, pubsub_server
 
 _ROOT = Path(__file__).parents[2]
 
@@ -38,6 +39,23 @@ class ServeCluster:
         """Ids of the replicas in a state."""
         replicas = self.applications()[application]["deployments"][deployment]["replicas"]
         return sorted(replica["replica_id"] for replica in replicas if replica["state"] == state)
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """S3 and SQS at a URL."""
+    with pytest.MonkeyPatch.context() as patch, moto_server() as url:
+        for name, value in AWS.items():
+            patch.setenv(name, value)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory: pytest.TempPathFactory, moto: str) -> Iterator[dict[str, Broker]]:
+    """Every kind of queue, by its scheme."""
+    folder = str(tmp_path_factory.mktemp("queues"))
+    with pubsub_server() as pubsub, all_brokers(folder, moto, pubsub.port) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -5,34 +5,19 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from brokers import AWS, BROKERS, Broker, all_brokers, moto_server, pubsub_server
+from brokers import BROKERS, Broker
 
 from serve_app.queues import DeadLetter, Message, QueueUnavailable, queue_from_url
 from serve_app.queues.sqlite import SqliteQueue
 from serve_app.results import Outcome, ResultStore
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, moto_server() as url:
-        for name, value in AWS.items():
-            patch.setenv(name, value)
-        yield url
-
-
-@pytest.fixture(scope="module")
-def brokers(tmp_path_factory: pytest.TempPathFactory, moto: str) -> Iterator[dict[str, Broker]]:
-    folder = str(tmp_path_factory.mktemp("queues"))
-    with pubsub_server() as pubsub, all_brokers(folder, moto, pubsub.port) as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from brokers import AWS, Broker, all_brokers, moto_server, pubsub_server
 from intakes import PIPELINE, Place, Site, place
 
 from graph import LocalBackend, load_plan
@@ -31,19 +30,3 @@ def site() -> Iterator[Site]:
     site = Site()
     yield site
     site.close()
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    """S3 and SQS at a URL."""
-    with pytest.MonkeyPatch.context() as patch, moto_server() as url:
-        for name, value in AWS.items():
-            patch.setenv(name, value)
-        yield url
-
-
-@pytest.fixture(scope="module")
-def brokers(tmp_path_factory: pytest.TempPathFactory, moto: str) -> Iterator[dict[str, Broker]]:
-    folder = str(tmp_path_factory.mktemp("queues"))
-    with pubsub_server() as pubsub, all_brokers(folder, moto, pubsub.port) as found:
-        yield found
