@@ -166,8 +166,12 @@ def test_a_cluster_from_start_to_end(
     assert _running(processes) == []
 
 
+def _replicas(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if "".join(_running([process])).startswith("ray::ServeReplica")]
+
+
 def _assert_fast(processes: list[psutil.Process]) -> None:
-    replicas = [process for process in processes if "".join(_running([process])).startswith("ray::ServeReplica")]
+    replicas = _replicas(processes)
     assert replicas
     for replica in replicas:
         assert FAST_ENVIRONMENT.items() <= replica.environ().items()
@@ -178,11 +182,7 @@ def _assert_closed(processes: list[psutil.Process], dashboard: str, home: Path) 
     # Their gRPC servers, which Serve binds to every interface; they ask for the token.
     assert {name[:17] for name in _running(open_to_the_network)} == {"ray::ServeReplica"}
 
-    [token] = {
-        Path(process.environ()["RAY_AUTH_TOKEN_PATH"])
-        for process in processes
-        if process.name().startswith("ray::ServeReplica")
-    }
+    [token] = {Path(replica.environ()["RAY_AUTH_TOKEN_PATH"]) for replica in _replicas(processes)}
     assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
     # there it would change every later cluster of this user
     assert not (home / ".ray" / "auth_token").exists()
