@@ -18,7 +18,7 @@ from serve_app.backend import ServeBackend
 from serve_app.gateway_config import GatewayConfig
 from serve_app.hosting import StepHost
 from serve_app.http import make_app
-from serve_app.http.access_log import log_to_stderr
+from serve_app.http.access_log import log_to_serve
 from serve_app.http.desk import JobDesk
 from serve_app.http.sources import Sources
 from serve_app.intake_config import IntakeConfig
@@ -62,7 +62,7 @@ class Gateway:
         await self._backend.ready()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        log_to_stderr()
+        log_to_serve()
         desk, reuse = self._jobs()
         return make_app(
             lambda: self._engine, self._config, desk=desk, reuse=reuse, set_request_id=False

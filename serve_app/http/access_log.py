@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["AccessLog", "facts_of", "log_to_stderr"]
+__all__ = ["AccessLog", "facts_of", "log_to_serve", "log_to_stderr"]
 
 _log = logging.getLogger("visiongraph.access")
 
@@ -70,6 +70,19 @@ def facts_of(result: dict[str, Any]) -> dict[str, Any]:
             step["name"]: step["duration_ms"] if step["status"] == "ok" else step["status"] for step in result["steps"]
         },
     }
+
+
+def log_to_serve() -> None:
+    """Send the lines to the log of this replica, in Serve's format and, as its own lines, several at a time.
+
+    Serve sends what is written to stderr there too, but looks through the whole stack for each line: a tenth of the
+    CPU time of a gateway.
+    """
+    for handler in logging.getLogger("ray.serve").handlers:
+        if handler not in _log.handlers:
+            _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    _log.propagate = False
 
 
 def log_to_stderr() -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.serving.settings import DETECTOR, Settings, pipeline_of
+from benchmarks.serving.settings import DETECTOR, RULES, Settings, pipeline_of
 from serve_app.cluster import local_cluster
 
 
@@ -16,12 +16,8 @@ def _placement(name: str, workers: int) -> tuple[dict[str, Any], dict[str, dict[
     one_each = {DETECTOR: {"num_replicas": workers}, "car_make_classification": {"num_replicas": workers}}
     if name == "separate":
         return {}, one_each
-    together = {"colocate_with": "ingress"}
-    return {"num_replicas": workers}, {
-        DETECTOR: together,
-        "tshirt_color_classification": {"colocate_with": DETECTOR},
-        "car_make_classification": one_each["car_make_classification"],
-    }
+    with_the_detector = dict.fromkeys(RULES, {"colocate_with": DETECTOR})
+    return {"num_replicas": workers}, {DETECTOR: {"colocate_with": "ingress"}, **with_the_detector}
 
 
 def main(port: int, placement: str) -> None:
