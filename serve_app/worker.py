@@ -23,7 +23,7 @@ from serve_app.intake import Consumer, JobRunner, Pace, Patience, engine_by_atte
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
-from serve_app.results import ResultStore, compact
+from serve_app.results import ResultStore
 from serve_app.transport import crop_budget_bytes
 
 __all__ = ["Worker", "in_flight"]
@@ -115,6 +115,9 @@ class Worker:
 
     async def _compact(self) -> None:
         """Move results to Parquet; one of the workers does, and no harm is done while two think that they are it."""
+        # Here, for pyarrow takes a third of a second: the worker takes jobs before that.
+        from serve_app.results.compaction import compact
+
         while True:
             await asyncio.sleep(self._config.compact_every_s)
             if serve.get_replica_context().rank.rank != 0:

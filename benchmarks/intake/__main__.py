@@ -23,7 +23,9 @@ import psutil
 
 from serve_app.buckets import s3_bucket
 from serve_app.queues import queue_from_url
-from serve_app.results import compact, objects_from_uri, query
+from serve_app.results import objects_from_uri
+from serve_app.results.compaction import compact
+from serve_app.results.query import query
 
 _ROOT = Path(__file__).parents[2]
 _PHOTOS = 20

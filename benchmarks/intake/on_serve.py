@@ -18,7 +18,9 @@ import psutil
 
 from benchmarks.intake.__main__ import _PHOTOS, _ROOT, _wait, cpu, photo, publish, waiting_for
 from serve_app.buckets import s3_bucket
-from serve_app.results import compact, objects_from_uri, query
+from serve_app.results import objects_from_uri
+from serve_app.results.compaction import compact
+from serve_app.results.query import query
 
 
 def main() -> None:

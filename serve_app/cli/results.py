@@ -17,9 +17,9 @@ from rich.table import Column, Table
 
 from serve_app.cli.arguments import stderr, stdout
 from serve_app.results import Objects, objects_from_uri
-from serve_app.results import compact as compact_results
-from serve_app.results import query as run_query
+from serve_app.results.compaction import compact as compact_results
 from serve_app.results.query import Answer
+from serve_app.results.query import query as run_query
 
 __all__ = ["compact", "query"]
 

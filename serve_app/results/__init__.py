@@ -1,15 +1,16 @@
-"""What became of every job: one JSON object each, written once; Parquet of them; SQL over that."""
+"""What became of every job: one JSON object each, written once; Parquet of them; SQL over that.
 
-from serve_app.results.compaction import Compacted, compact
+What needs pyarrow is imported from its own modules, ``compaction`` and ``query``: it costs every start of a replica a
+third of a second.
+"""
+
 from serve_app.results.objects import BadResultsUri, Objects, StoreUnavailable, objects_from_uri
-from serve_app.results.query import query
 from serve_app.results.reuse import Reuse
 from serve_app.results.store import JOB_PREFIX, JobMarker, JobStatus, Outcome, ResultStore, content_key
 
 __all__ = [
     "JOB_PREFIX",
     "BadResultsUri",
-    "Compacted",
     "JobMarker",
     "JobStatus",
     "Objects",
@@ -17,8 +18,6 @@ __all__ = [
     "ResultStore",
     "Reuse",
     "StoreUnavailable",
-    "compact",
     "content_key",
     "objects_from_uri",
-    "query",
 ]

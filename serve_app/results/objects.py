@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
 from obstore.store import ObjectStore
-from pyarrow.fs import FileSystem, LocalFileSystem, S3FileSystem
 
 from classifiers import SetupError, VisionError
 from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, s3_bucket
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 __all__ = ["BadResultsUri", "BucketObjects", "LocalObjects", "Objects", "StoreUnavailable", "objects_from_uri"]
 
@@ -139,6 +141,8 @@ class LocalObjects(Objects):
         yield from sorted(path.relative_to(self._root).as_posix() for path in found)
 
     def filesystem(self) -> tuple[FileSystem, str]:
+        from pyarrow.fs import LocalFileSystem
+
         return LocalFileSystem(), str(self._root)
 
     def _path(self, key: str) -> Path:
@@ -249,6 +253,8 @@ class BucketObjects(Objects):
 
 def _s3(bucket: str, prefix: str, region: str | None, endpoint_url: str | None) -> BucketObjects:
     def arrow() -> tuple[FileSystem, str]:
+        from pyarrow.fs import S3FileSystem
+
         options: dict[str, Any] = {"region": region}
         if endpoint_url is not None:
             parts = urlsplit(endpoint_url)

@@ -21,7 +21,8 @@ from chaos.storage import FailingAws
 from redis_server import need_redis_server
 
 from serve_app.queues import DeadLetter, Queue, queue_from_url
-from serve_app.results import Objects, Outcome, ResultStore, compact, objects_from_uri
+from serve_app.results import Objects, Outcome, ResultStore, objects_from_uri
+from serve_app.results.compaction import compact
 
 _ROOT = Path(__file__).parents[2]
 

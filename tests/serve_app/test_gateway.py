@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import time
@@ -98,6 +99,23 @@ def test_past_the_deadline_the_work_behind_it_is_cancelled(counted: Counted, hea
     first, second = (now - then for now, then in zip(counted.calls(), before, strict=True))
     assert first <= 2
     assert second <= 1  # of the image that was through the first step in time
+
+
+def test_every_request_has_one_line_in_the_log_of_its_replica(counted: Counted, poll: Callable[..., Any]) -> None:
+    import ray
+
+    assert counted.post(**{"X-Request-Id": "in-the-log"}) == 200
+    folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path(), "serve")
+
+    def lines() -> list[dict[str, Any]]:
+        texts = (log.read_text() for log in folder.glob("replica_deadline_gateway_*.log"))
+        found = [line for text in texts for line in text.splitlines() if '"request_id":"in-the-log"' in line]
+        return [json.loads(line[line.index("{") :]) for line in found]
+
+    poll(lambda: lines() != [])
+    [line] = lines()
+    assert line["status"] == 200
+    assert set(line["steps"]) == {"first", "second"}
 
 
 @pytest.mark.parametrize("headers", SERVES_OWN, ids=str)

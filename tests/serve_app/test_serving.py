@@ -134,7 +134,7 @@ def test_crops_of_different_images_share_batches(deploy: Deploy, tmp_path: Path)
         {
             "name": "batches",
             "pipeline": [
-                {"name": "detect", "class": "toys.Blobs", "serve": {"max_batch_size": 16}},
+                {"name": "detect", "class": "toys.Blobs", "serve": {"colocate_with": "ingress", "max_batch_size": 16}},
                 {
                     "name": "sleep",
                     "class": "toys.Sleeper",
@@ -172,7 +172,12 @@ def test_a_full_queue_is_answered_at_once(deploy: Deploy) -> None:
 
 
 def test_who_finds_no_room_at_the_entry_is_told_when_to_try_again(deploy: Deploy) -> None:
-    sleep = {"name": "sleep", "class": "toys.Sleeper", "params": {"seconds": 0.5}}
+    sleep = {
+        "name": "sleep",
+        "class": "toys.Sleeper",
+        "params": {"seconds": 0.5},
+        "serve": {"colocate_with": "ingress"},
+    }
     client = deploy({"name": "entry", "pipeline": [sleep]}, max_ongoing_requests=1, max_queued_requests=1)
     with ThreadPoolExecutor(10) as pool:
         responses = list(pool.map(lambda _: post(client), range(10)))

@@ -13,7 +13,8 @@ from gateways import problem
 from toys import draw, encoded
 
 from serve_app.queues import queue_from_url
-from serve_app.results import objects_from_uri, query
+from serve_app.results import objects_from_uri
+from serve_app.results.query import query
 
 STREET = encoded(draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150)))
 

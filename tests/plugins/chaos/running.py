@@ -22,7 +22,7 @@ from chaos.places import Place, place
 from chaos.plan import Fault, Plan
 from classifiers import VisionError
 from serve_app.queues import QueueUnavailable, queue_from_url
-from serve_app.results import compact
+from serve_app.results.compaction import compact
 
 __all__ = ["Report", "run"]
 

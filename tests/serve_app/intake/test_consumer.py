@@ -27,10 +27,10 @@ from serve_app.results import (
     Outcome,
     ResultStore,
     StoreUnavailable,
-    compact,
     objects_from_uri,
-    query,
 )
+from serve_app.results.compaction import compact
+from serve_app.results.query import query
 
 
 class Doubtful:

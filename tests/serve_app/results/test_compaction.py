@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from serve_app.results import Objects, Outcome, ResultStore, StoreUnavailable, compact, query
-from serve_app.results.query import BadQuery
+from serve_app.results import Objects, Outcome, ResultStore, StoreUnavailable
+from serve_app.results.compaction import compact
+from serve_app.results.query import BadQuery, query
 from serve_app.results.table import SCHEMA
 
 
