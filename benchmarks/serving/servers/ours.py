@@ -16,7 +16,7 @@ def _placement(name: str, workers: int) -> tuple[dict[str, Any], dict[str, dict[
     one_each = {DETECTOR: {"num_replicas": workers}, "car_make_classification": {"num_replicas": workers}}
     if name == "separate":
         return {}, one_each
-    with_the_detector = dict.fromkeys(RULES, {"colocate_with": DETECTOR})
+    with_the_detector = {step: {"colocate_with": DETECTOR} for step in RULES}
     return {"num_replicas": workers}, {DETECTOR: {"colocate_with": "ingress"}, **with_the_detector}
 
 
