@@ -24,12 +24,13 @@ from serve_app.local import LocalServer
 PIPELINE: dict[str, Any] = {
     "name": "demonstrated",
     "pipeline": [
-        {"name": "detect", "class": "toys.Blobs"},
-        {"name": "colour", "class": "toys.MeanColour", "depends_on": "detect"},
+        {"name": "detect", "class": "toys.Blobs", "serve": {"colocate_with": "ingress"}},
+        {"name": "colour", "class": "toys.MeanColour", "depends_on": "detect", "serve": {"colocate_with": "detect"}},
         {
             "name": "size",
             "class": "toys.Size",
             "depends_on": "detect",
+            "serve": {"colocate_with": "detect"},
             "condition": "'truck' in context['detect']['detected_classes']",
         },
     ],
