@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
+from contextlib import suppress
 
 from classifiers import SetupError
 
@@ -30,7 +32,13 @@ def require_port(host: str, port: int, option: str) -> None:
 
 
 def free_port() -> int:
-    """A port on loopback that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that nothing listened on a moment ago.
+
+    From where nobody takes ports by himself: systems give 32768 and up to any connection, Ray takes 10002 to 19999
+    for its workers and Serve 30000 and up for its replicas, and one of those may be gone before its server starts.
+    """
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import httpx
 import pytest
 import yaml
 from brokers import AWS, Broker, all_brokers, moto_server, pubsub_server
+
+from serve_app._ports import free_port
 
 _ROOT = Path(__file__).parents[2]
 
@@ -61,7 +62,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory, moto: str) -> Iterator[dic
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeCluster]:
     """A cluster of 8 logical CPUs and 1 logical GPU, whatever the machine has."""
-    http_port, dashboard_port = _free_port(), _free_port()
+    http_port, dashboard_port = free_port(), free_port()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")]))
         # else Ray asks for a token where this user happens to have one
@@ -159,9 +160,3 @@ def poll(what: Callable[[], Any], timeout_s: float = 30) -> Any:
 @pytest.fixture(name="poll", scope="session")
 def _poll() -> Callable[..., Any]:
     return poll
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -118,6 +119,15 @@ def start(tmp_path: Path, home: Path, ports: tuple[int, int]) -> Iterator[Start]
             process.kill()
 
 
+def _facts(program: subprocess.Popen[str]) -> dict[str, Any]:
+    """What the program says of its cluster, when that is ready."""
+    assert program.stdout is not None
+    line = program.stdout.readline()
+    assert line, program.communicate()[1]
+    facts: dict[str, Any] = json.loads(line)
+    return facts
+
+
 def _descendants(program: subprocess.Popen[str]) -> list[psutil.Process]:
     try:
         return psutil.Process(program.pid).children(recursive=True)
@@ -139,8 +149,7 @@ def test_a_cluster_from_start_to_end(
     start: Start, ports: tuple[int, int], home: Path, poll: Callable[..., object]
 ) -> None:
     program = start()
-    assert program.stdout is not None
-    facts = json.loads(program.stdout.readline())
+    facts = _facts(program)
     processes = _descendants(program)
     url, dashboard = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
 

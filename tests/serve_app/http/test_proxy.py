@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from gateways import PNG, problem
 
+from serve_app._ports import free_port
+
 ROOT = Path(__file__).parents[3]
 PLUGINS = ROOT / "tests" / "plugins"
 KEYS = ("x-request-timeout-seconds", "x-request-disconnect-disabled", "serve-multiplexed-model-id", "x-forwarded-host")
@@ -47,12 +49,6 @@ async def app(scope, receive, send):
 
 uvicorn.run(app, host="127.0.0.1", port={port}, log_level="error", lifespan="off")
 """
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def listening(port: int, process: subprocess.Popen[Any], seconds: float = 40) -> None:
