@@ -28,8 +28,7 @@ class StepHost:
     """The steps of one process.
 
     Decoding, cropping and the models run in threads of their own, so that the event loop is free to accept and answer.
-    All models are called by one thread, one batch at a time: each has as many threads inside as the process has CPUs,
-    and two at once would only take them from each other.
+    Each model is only ever called by one thread, one batch at a time.
 
     Args:
         plan: the pipeline.
@@ -42,8 +41,7 @@ class StepHost:
     def __init__(self, plan: Plan, host: str) -> None:
         together = plan.hosted_by(host)
         _cap_gpu_memory(sum(step.serve.num_gpus for step in together))
-        threads = _Threads()
-        self._steps = {step.name: _HostedStep(plan, step.name, threads) for step in together}
+        self._steps = {step.name: _HostedStep(plan, step.name) for step in together}
 
     def __contains__(self, step: object) -> bool:
         return step in self._steps
@@ -84,21 +82,13 @@ class StepHost:
         return Carried(targets, answer, round(1000 * (time.perf_counter() - started), 1))
 
 
-class _Threads:
-    """Of one process, for all of its steps. No thread is started before it is used."""
-
-    def __init__(self) -> None:
-        self.models = ThreadPoolExecutor(1, thread_name_prefix="models")
-        self.pixels = ThreadPoolExecutor(2, thread_name_prefix="pixels")
-
-
 class _HostedStep:
     """One loaded step."""
 
-    def __init__(self, plan: Plan, name: str, threads: _Threads) -> None:
+    def __init__(self, plan: Plan, name: str) -> None:
         self._name = name
-        self._model_thread = threads.models
-        self._pixel_threads = threads.pixels
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
+        self._pixel_threads = ThreadPoolExecutor(2, thread_name_prefix=f"pixels-{name}")
         # In the model's own thread: some runtimes bind to the thread that loads them.
         self._runner = self._model_thread.submit(lambda: StepRunner(plan, name, load_classifier(plan[name]))).result()
         self._model_thread.submit(self._runner.warm_up).result()
