@@ -21,6 +21,7 @@ import obstore
 import PIL.Image
 import psutil
 
+from serve_app._ports import free_port
 from serve_app.buckets import s3_bucket
 from serve_app.queues import queue_from_url
 from serve_app.results import objects_from_uri
@@ -60,9 +61,7 @@ def main() -> None:
 
 def one_round(images: int, workers: int, profile: str | None) -> Round:
     """From an empty store to the last row."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     place = f"region=eu-west-1&endpoint_url={url}"
     queue_url, results = f"sqs://{uuid.uuid4().hex}?{place}&create=true", f"s3://results?{place}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import obstore
 import psutil
 
 from benchmarks.intake.__main__ import _PHOTOS, _ROOT, _wait, cpu, photo, publish, waiting_for
+from serve_app._ports import free_port
 from serve_app.buckets import s3_bucket
 from serve_app.results import objects_from_uri
 from serve_app.results.compaction import compact
@@ -31,9 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "eu-west-1"}
     os.environ |= {"PYTHONPATH": str(_ROOT), "RAY_AUTH_MODE": "disabled", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     broker = subprocess.Popen([sys.executable, "-m", "benchmarks.intake.aws", str(port)], cwd=_ROOT)
     try:
         _wait(port)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["AccessLog", "facts_of", "log_to_serve", "log_to_stderr"]
+__all__ = ["AccessLog", "facts_of", "log_to"]
 
 _log = logging.getLogger("visiongraph.access")
 
@@ -72,24 +72,9 @@ def facts_of(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def log_to_serve() -> None:
-    """Send the lines to the log of this replica, in Serve's format and, as its own lines, several at a time.
-
-    Serve sends what is written to stderr there too, but looks through the whole stack for each line: a tenth of the
-    CPU time of a gateway.
-    """
-    for handler in logging.getLogger("ray.serve").handlers:
-        if handler not in _log.handlers:
-            _log.addHandler(handler)
+def log_to(handlers: Iterable[logging.Handler]) -> None:
+    """Send the lines to these handlers and nowhere else."""
+    for handler in handlers:
+        _log.addHandler(handler)
     _log.setLevel(logging.INFO)
     _log.propagate = False
-
-
-def log_to_stderr() -> None:
-    """Send the lines to stderr as they are, for a process that nobody has set up logging for."""
-    if not _log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        _log.addHandler(handler)
-        _log.setLevel(logging.INFO)
-        _log.propagate = False

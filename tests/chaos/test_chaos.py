@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import AWS
 from chaos.ledger import Ledger, Remains, check, letters_of
-from chaos.places import AWS
 from chaos.plan import Image, Plan
 from chaos.storage import FailingAws
 from redis_server import need_redis_server

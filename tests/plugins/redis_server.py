@@ -11,6 +11,8 @@ from typing import Self
 
 import pytest
 
+from serve_app._ports import free_port
+
 __all__ = ["RedisServer", "need_redis_server"]
 
 need_redis_server = pytest.mark.skipif(
@@ -29,9 +31,7 @@ class RedisServer:
     def __init__(self, folder: Path, *, keeps: bool = False) -> None:
         self._folder = folder
         self._durability = {"--appendonly": "yes", "--appendfsync": "always"} if keeps else {}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -9,7 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chaos.places import AWS
+from brokers import AWS
+
 from chaos.plan import BROKERS, Plan
 
 _ROOT = Path(__file__).parents[3]

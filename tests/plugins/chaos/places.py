@@ -15,9 +15,7 @@ from chaos.plan import Image
 from chaos.storage import FailingAws
 from serve_app.results import Objects, objects_from_uri
 
-__all__ = ["AWS", "Place", "place"]
-
-AWS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "eu-west-1"}
+__all__ = ["Place", "place"]
 
 _LEASE_S = 5  # what a worker that was killed had in hand comes again after this
 

@@ -33,13 +33,13 @@ PLUGINS = ROOT / "tests" / "plugins"
 KEYS = ("x-request-timeout-seconds", "x-request-disconnect-disabled", "serve-multiplexed-model-id", "x-forwarded-host")
 
 GATEWAY = """
-import sys, uvicorn
+import logging, sys, uvicorn
 sys.path[:0] = [{plugins!r}, {root!r}]
 from gateways import PIPELINE, app_over, config
 from graph import LocalBackend, load_plan
-from serve_app.http.access_log import log_to_stderr
+from serve_app.http.access_log import log_to
 
-log_to_stderr()
+log_to([logging.StreamHandler()])
 inner = app_over(LocalBackend(load_plan({{**PIPELINE, "limits": {{}}}})), config(trusted_proxies=["127.0.0.1"]))
 
 async def app(scope, receive, send):

@@ -1,22 +1,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from brokers import AWS, moto_server
 
 from serve_app.results import Objects, objects_from_uri
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, moto_server() as url:
-        for name, value in AWS.items():
-            patch.setenv(name, value)
-        yield url
 
 
 @pytest.fixture(params=["folder", "s3"])
