@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from classifiers._devices import Half
-from classifiers._threads import limit_threads
 from classifiers.errors import SetupError
 from classifiers.models import model_not_found
+from classifiers.threads import limit_threads
 
 __all__ = ["OpenVinoModel", "import_openvino", "input_size", "read_model"]
 

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from classifiers._threads import limit_threads
 from classifiers.errors import ModelNotFound, SetupError
 from classifiers.models import cache_folder, model_not_found
+from classifiers.threads import limit_threads
 
 __all__ = ["download", "load_network"]
 

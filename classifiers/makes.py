@@ -15,12 +15,12 @@ from classifiers._checkpoint import Runtime, find_checkpoint
 from classifiers._devices import Half, batch_sizes_to_warm_up, choose_device, choose_half, compiled, to_device
 from classifiers._openvino import OpenVinoModel, read_model
 from classifiers._preprocessing import Preprocessing, read_preprocessing
-from classifiers._threads import limit_threads
 from classifiers._transformers import load_classifier
 from classifiers._tunables import Tunables, check
 from classifiers.base import BaseClassifier, Image
 from classifiers.errors import SetupError
 from classifiers.models import ModelRef
+from classifiers.threads import limit_threads
 
 if TYPE_CHECKING:
     import torch

@@ -11,6 +11,7 @@ from typing import cast
 
 from ray import serve
 
+from classifiers.threads import thread_count
 from graph.messages import Carried, StepAnswer, StepError, StepInfo, StepRequest
 from graph.plan import Plan
 from graph.runner import Prepared, StepRunner, load_classifier
@@ -27,8 +28,9 @@ _Outcome = list[object] | StepError
 class StepHost:
     """The steps of one process.
 
-    Decoding, cropping and the models run in threads of their own, so that the event loop is free to accept and answer.
-    Each model is only ever called by one thread, one batch at a time.
+    Decoding, cropping and the models run in other threads than the event loop, which is free to accept and answer. Each
+    model is only ever called by one thread, one batch at a time. Several steps in a process of one core take turns in
+    one thread: in threads of their own they would push each other out of the core's cache.
 
     Args:
         plan: the pipeline.
@@ -41,7 +43,9 @@ class StepHost:
     def __init__(self, plan: Plan, host: str) -> None:
         together = plan.hosted_by(host)
         _cap_gpu_memory(sum(step.serve.num_gpus for step in together))
-        self._steps = {step.name: _HostedStep(plan, step.name) for step in together}
+        take_turns = len(together) > 1 and thread_count() == 1 and not any(step.serve.num_gpus for step in together)
+        one = ThreadPoolExecutor(1, thread_name_prefix="steps") if take_turns else None
+        self._steps = {step.name: _HostedStep(plan, step.name, one) for step in together}
 
     def __contains__(self, step: object) -> bool:
         return step in self._steps
@@ -83,12 +87,12 @@ class StepHost:
 
 
 class _HostedStep:
-    """One loaded step."""
+    """One loaded step; ``thread``: the one that it shares with others."""
 
-    def __init__(self, plan: Plan, name: str) -> None:
+    def __init__(self, plan: Plan, name: str, thread: ThreadPoolExecutor | None) -> None:
         self._name = name
-        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
-        self._pixel_threads = ThreadPoolExecutor(2, thread_name_prefix=f"pixels-{name}")
+        self._model_thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
+        self._pixel_threads = thread or ThreadPoolExecutor(2, thread_name_prefix=f"pixels-{name}")
         # In the model's own thread: some runtimes bind to the thread that loads them.
         self._runner = self._model_thread.submit(lambda: StepRunner(plan, name, load_classifier(plan[name]))).result()
         self._model_thread.submit(self._runner.warm_up).result()
@@ -134,9 +138,12 @@ class _HostedStep:
         return answer, self._runner.calls_along(prepared, answer)
 
     async def _infer(self, batch: list[Prepared]) -> list[_Outcome]:
+        return await asyncio.get_running_loop().run_in_executor(self._model_thread, self._run, batch)
+
+    def _run(self, batch: list[Prepared]) -> list[_Outcome]:
         self._batch_started = time.monotonic()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._model_thread, self._runner.infer, batch)
+            return self._runner.infer(batch)
         finally:
             self._batch_started = None
 

@@ -131,6 +131,17 @@ class Sleeper(BaseClassifier):
         return [{"batch": len(images)} for _ in images]
 
 
+class Where(BaseClassifier):
+    """Says in which thread it runs."""
+
+    @property
+    def name(self) -> str:
+        return "where"
+
+    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
+        return {"thread": threading.get_ident()}
+
+
 class Failing(BaseClassifier):
     """Fails on images whose mean is above ``above``, with the others of the batch."""
 

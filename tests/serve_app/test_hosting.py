@@ -83,6 +83,21 @@ async def test_each_step_has_batches_of_its_own() -> None:
     assert max(batches[8:]) > 2
 
 
+@pytest.mark.parametrize(
+    ("cores", "options", "threads"),
+    [("1", {}, 1), ("2", {}, 2), ("1", {"num_gpus": 0.25}, 2)],
+    ids=["one core", "two cores", "a GPU to keep busy"],
+)
+async def test_steps_that_share_a_core_take_turns(
+    cores: str, options: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", cores)
+    names, serve = ("first", "second"), {"colocate_with": "ingress", **options}
+    steps = host(*({"name": name, "class": "toys.Where", "serve": serve} for name in names), of="ingress")
+    answers = [await steps.call(name, request()) for name in names]
+    assert len({answer.result["thread"] for answer in answers if answer.result is not None}) == threads
+
+
 async def test_the_event_loop_is_free_while_a_model_works() -> None:
     steps = host(DETECT, {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.3}}, of="slow")
     task, turns = asyncio.ensure_future(steps.call("slow", request())), 0
