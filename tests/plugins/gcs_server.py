@@ -1,15 +1,21 @@
-"""A small server of Google Cloud Storage's XML API, for tests: objects, listings, and writes on condition.
+"""A small server of Google Cloud Storage, for tests: objects, listings, and writes on condition.
 
-The emulators that can be had from package registries know no preconditions. Written from the API's public reference
-(PUT, GET and DELETE of an object, GET of a bucket with list-type=2, the header x-goog-if-generation-match).
+The emulators that can be had from package registries know no preconditions. Written from the public references of the
+XML API, which obstore speaks (PUT, GET and DELETE of an object, GET of a bucket with list-type=2, the header
+x-goog-if-generation-match), and of what Arrow reads by in the JSON API (Objects: list and get, also alt=media).
 """
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -18,8 +24,8 @@ __all__ = ["gcs_server"]
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    objects: dict[str, bytes]
-    lock: threading.Lock
+    objects: ClassVar[dict[str, bytes]] = {}
+    lock = threading.Lock()
 
     def _name(self) -> tuple[str, str, dict[str, str]]:
         parts = urlsplit(self.path)
@@ -38,6 +44,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200)
 
     def do_GET(self) -> None:
+        if match := re.fullmatch(r"/storage/v1/b/([^/]+)/o(?:/(.+))?", urlsplit(self.path).path):
+            self._json_api(match[1], unquote(match[2] or ""), self._name()[2])
+            return
         bucket, key, query = self._name()
         if not key:
             start = f"{bucket}/{query.get('prefix', '')}"
@@ -58,8 +67,47 @@ class _Handler(BaseHTTPRequestHandler):
         is_there = self.objects.pop(f"{bucket}/{key}", None) is not None
         self._answer(204 if is_there else 404)
 
+    def _json_api(self, bucket: str, key: str, query: dict[str, str]) -> None:
+        if not key:
+            self._answer(200, json.dumps(self._listed(bucket, **query)).encode())
+        elif (data := self.objects.get(f"{bucket}/{key}")) is None:
+            self._answer(404, b'{"error": {"code": 404, "message": "No such object"}}')
+        elif query.get("alt") == "media":
+            self._answer(200, data)
+        else:
+            self._answer(200, json.dumps(self._described(bucket, key)).encode())
+
+    def _listed(self, bucket: str, prefix: str = "", delimiter: str | None = None, **_: str) -> dict[str, Any]:
+        folders, items = set(), []
+        for name in sorted(self.objects):
+            key = name.removeprefix(f"{bucket}/")
+            if not name.startswith(f"{bucket}/{prefix}"):
+                continue
+            rest, found, _after = key[len(prefix) :].partition(delimiter or "\0")
+            if found:
+                folders.add(prefix + rest + found)
+            else:
+                items.append(self._described(bucket, key))
+        return {"kind": "storage#objects", "items": items, "prefixes": sorted(folders)}
+
+    def _described(self, bucket: str, key: str) -> dict[str, str]:
+        return {
+            "kind": "storage#object",
+            "bucket": bucket,
+            "name": key,
+            "size": str(len(self.objects[f"{bucket}/{key}"])),
+            "generation": "1",
+            "updated": "2026-01-01T00:00:00.000Z",
+        }
+
     def _answer(self, status: int, body: bytes = b"") -> None:
-        self.send_response(status)
+        if status == 200 and (match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
+            first, last = int(match[1]), min(int(match[2] or len(body)), len(body) - 1)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+            body = body[first : last + 1]
+        else:
+            self.send_response(status)
         self.send_header("ETag", '"1"')
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         if status != 204:
@@ -73,13 +121,23 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def gcs_server() -> Iterator[str]:
-    """The server's URL, while the block lasts."""
-    handler = type("Handler", (_Handler,), {"objects": {}, "lock": threading.Lock()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    """The server's URL, while the block lasts. It is a process of its own: while Arrow reads, this one's other Python
+    threads may have to wait."""
+    with subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
+
+
+def _serve() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    sys.stdout.write(f"{server.server_address[1]}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -91,8 +91,8 @@ def counted(deploy: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.mark.parametrize("headers", SERVES_OWN, ids=str)
 def test_past_the_deadline_the_work_behind_it_is_cancelled(counted: Counted, headers: dict[str, str]) -> None:
     before = counted.calls()
-    # Two calls of the first step fit in; the third would begin 100 ms after the deadline.
-    deadline = {"X-Request-Timeout-Ms": str(round(2000 * CALL_S - 100))}
+    # Two calls of the first step begin before; the third would begin half a call later.
+    deadline = {"X-Request-Timeout-Ms": str(round(1500 * CALL_S))}
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(lambda _: counted.post(**deadline, **headers), range(6))) <= {408}
     time.sleep(CALL_S)

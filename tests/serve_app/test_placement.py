@@ -69,7 +69,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, serve_deploy: Callable[[s
         serve.delete(name, _blocking=False)
 
 
-@pytest.fixture(scope="module", params=["ingress", pytest.param("step", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in PLACEMENTS])
 def served(request: pytest.FixtureRequest, deployed: Deploy) -> tuple[str, httpx.Client]:
     return request.param, deployed(pipeline(request.param))
 

@@ -44,6 +44,7 @@ def test_in_process(folder: Path) -> None:
     assert labels == ["night", "day"]
 
 
+@pytest.mark.slow
 def test_on_serve(folder: Path, serve_deploy: Callable[[str], httpx.Client], monkeypatch: pytest.MonkeyPatch) -> None:
     from ray import serve
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,15 +37,22 @@ PIPELINE: dict[str, Any] = {
             "depends_on": "detect",
             "condition": "'car' in context['detect']['detected_classes']",
             "crops": "detection['class_name'] == 'car'",
+            "serve": {"colocate_with": "detect"},
         },
-        {"name": "whole", "class": "toys.Size", "depends_on": ["detect", "colour"]},
+        {
+            "name": "whole",
+            "class": "toys.Size",
+            "depends_on": ["detect", "colour"],
+            "serve": {"colocate_with": "colour"},
+        },
         {
             "name": "crops_of_two",
             "class": "toys.Size",
             "depends_on": ["detect", "colour"],
             "crops": "detection['class_name'] == 'person' and len(context['colour']['objects']) > 1",
+            "serve": {"colocate_with": "colour"},
         },
-        {"name": "failing", "class": "toys.Failing", "depends_on": "detect"},
+        {"name": "failing", "class": "toys.Failing", "depends_on": "detect", "serve": {"colocate_with": "detect"}},
         {
             "name": "slow",
             "class": "toys.Sleeper",
@@ -128,47 +136,53 @@ def test_the_annotated_picture(client: httpx.Client) -> None:
     assert PIL.Image.open(io.BytesIO(response.content)).size == (320, 240)
 
 
-def test_crops_of_different_images_share_batches(deploy: Deploy, tmp_path: Path) -> None:
-    log = tmp_path / "batches"
-    client = deploy(
-        {
-            "name": "batches",
-            "pipeline": [
-                {"name": "detect", "class": "toys.Blobs", "serve": {"colocate_with": "ingress", "max_batch_size": 16}},
-                {
-                    "name": "sleep",
-                    "class": "toys.Sleeper",
-                    "params": {"seconds": 0.1, "log": str(log)},
-                    "depends_on": "detect",
-                    "crops": "detection['class_name'] == 'person'",
-                    "serve": {"max_batch_size": 6, "max_ongoing_requests": 32},
-                },
-            ],
-        }
-    )
-    with ThreadPoolExecutor(12) as pool:
-        assert {r.status_code for r in pool.map(lambda _: post(client), range(12))} == {200}
+@pytest.fixture(scope="module")
+def sleeping(deploy: Deploy, tmp_path_factory: pytest.TempPathFactory) -> tuple[httpx.Client, Path]:
+    """Two slow steps: one for crops, the sizes of whose batches are in the file, and one with room for one call."""
+    log = tmp_path_factory.mktemp("sleeping") / "batches"
+    gathers = {
+        "name": "gathers",
+        "class": "toys.Sleeper",
+        "params": {"seconds": 0.1, "log": str(log)},
+        "depends_on": "detect",
+        "condition": "image['metadata']['step'] == 'gathers'",
+        "crops": "detection['class_name'] == 'person'",
+        "serve": {"max_batch_size": 6, "max_ongoing_requests": 32},
+    }
+    narrow = {
+        "name": "narrow",
+        "class": "toys.Sleeper",
+        "params": {"seconds": 0.5},
+        "condition": "image['metadata']['step'] == 'narrow'",
+        "serve": {"max_batch_size": 1, "max_ongoing_requests": 1, "max_queued_requests": 1},
+    }
+    detect = {"name": "detect", "class": "toys.Blobs", "serve": {"colocate_with": "ingress", "max_batch_size": 16}}
+    return deploy({"name": "sleeping", "pipeline": [detect, gathers, narrow]}), log
+
+
+def post_to(client: httpx.Client, step: str, times: int) -> list[httpx.Response]:
+    """So many requests at once, of which this step has to look at the images."""
+    files, data = {"image": encoded(STREET)}, {"metadata": json.dumps({"step": step})}
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(lambda _: client.post("/v1/images", files=files, data=data), range(times)))
+
+
+def test_crops_of_different_images_share_batches(sleeping: tuple[httpx.Client, Path]) -> None:
+    client, log = sleeping
+    assert {response.status_code for response in post_to(client, "gathers", 12)} == {200}
     sizes = [int(line) for line in log.read_text().split()]
     assert sum(sizes) == 24  # two persons an image
     assert max(sizes) == 6
     assert len(sizes) < 12
 
 
-def test_a_full_queue_is_answered_at_once(deploy: Deploy) -> None:
-    options = {"max_batch_size": 1, "max_ongoing_requests": 1, "max_queued_requests": 1}
-    client = deploy(
-        {
-            "name": "full",
-            "pipeline": [{"name": "sleep", "class": "toys.Sleeper", "params": {"seconds": 0.5}, "serve": options}],
-        }
-    )
-    with ThreadPoolExecutor(10) as pool:
-        responses = list(pool.map(lambda _: post(client), range(10)))
+def test_a_full_queue_is_answered_at_once(sleeping: tuple[httpx.Client, Path]) -> None:
+    responses = post_to(sleeping[0], "narrow", 10)
     refused = [r for r in responses if r.status_code == 503]
     assert refused
     assert {r.status_code for r in responses} == {200, 503}
     assert {r.headers["retry-after"] for r in refused} == {"1"}
-    assert {r.json()["step"] for r in refused} == {"sleep"}
+    assert {r.json()["step"] for r in refused} == {"narrow"}
 
 
 def test_who_finds_no_room_at_the_entry_is_told_when_to_try_again(deploy: Deploy) -> None:

@@ -24,7 +24,12 @@ def pipeline(name: str) -> dict[str, Any]:
         "name": name,
         "pipeline": [
             {"name": "detect", "class": "toys.Blobs"},
-            {"name": "colour", "class": "toys.MeanColour", "depends_on": "detect"},
+            {
+                "name": "colour",
+                "class": "toys.MeanColour",
+                "depends_on": "detect",
+                "serve": {"colocate_with": "detect"},
+            },
             {
                 "name": "slow",
                 "class": "toys.Sleeper",

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from gcs_server import gcs_server
 
 from serve_app.results import BadResultsUri, Objects, StoreUnavailable, objects_from_uri
 
@@ -45,13 +44,6 @@ def test_what_a_killed_writer_leaves_is_never_seen(tmp_path: Path) -> None:
     assert list(objects.keys("outcomes/")) == []
     assert objects.create("outcomes/x.json", b"whole")
     assert list(objects.keys("outcomes/")) == ["outcomes/x.json"]
-
-
-def test_in_google_cloud_storage() -> None:
-    with gcs_server() as url:
-        objects = objects_from_uri(f"gs://bucket/some/prefix?endpoint_url={url}")
-        test_written_read_listed_deleted(objects)
-        test_of_many_who_create_one_wins(objects)
 
 
 @pytest.mark.parametrize("uri", ["gopher://x/y", "s3:///prefix", "s3://bucket/x?colour=red", "gs://bucket/x?region=eu"])
