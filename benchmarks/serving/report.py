@@ -36,7 +36,11 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
 
 
 def summarise(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Median, least and most of each figure over the rounds, for each system, mix and load."""
+    """Median, least and most of each figure over the rounds, for each system, mix and load.
+
+    ``share_of_limit`` compares within a round: on a machine that others use too, the rounds differ more than the systems.
+    """
+    limits = {(cell["mix"], cell["round"]): cell["images_per_s"] for cell in cells if cell["load"] == "most"}
     together: defaultdict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
         together[cell["mix"], cell["load"], cell["system"]].append(cell)
@@ -45,6 +49,10 @@ def summarise(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"mix": mix, "load": load, "system": system, "rounds": len(rounds)}
         for key in (*_SINGLE, *_MORE):
             row |= _spread(key, [cell.get(key) for cell in rounds])
+        shares = [
+            cell["images_per_s"] / limits[mix, cell["round"]] for cell in rounds if (mix, cell["round"]) in limits
+        ]
+        row |= _spread("share_of_limit", shares)
         for key in ("cpu_ms_per_image", "memory_mb"):
             groups = sorted({group for cell in rounds for group in cell[key]})
             row[key] = {group: _spread("of", [cell[key].get(group) for cell in rounds])["of"] for group in groups}
@@ -111,13 +119,12 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    limit = next((row["images_per_s"]["median"] for row in rows if row["load"] == "most"), None)
     lines = [
         "| load | system | images/s | of the limit | p50 ms | p95 ms | p99 ms | CPU-ms an image | MB | failures |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: _order(row["load"])):
-        share = "" if not limit else f"{row['images_per_s']['median'] / limit:.2f}"
+        share = _figure(row, "share_of_limit", 2)
         noisy = " (noisy)" if row.get("elsewhere_cores", {"median": 0})["median"] > _QUIET else ""
         speed = _figure(row, "images_per_s")
         latencies = " | ".join(_figure(row, f"p{percent}_ms") for percent in (50, 95, 99))
@@ -130,11 +137,11 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _figure(row: Mapping[str, Any], key: str) -> str:
+def _figure(row: Mapping[str, Any], key: str, places: int = 1) -> str:
     if key not in row:
         return "-"
     spread = row[key]
-    return f"{spread['median']:.1f} [{spread['least']:.1f}, {spread['most']:.1f}]"
+    return f"{spread['median']:.{places}f} [{spread['least']:.{places}f}, {spread['most']:.{places}f}]"
 
 
 def _order(load: str) -> tuple[int, float]:
