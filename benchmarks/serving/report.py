@@ -38,7 +38,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
 def summarise(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Median, least and most of each figure over the rounds, for each system, mix and load.
 
-    ``share_of_limit`` compares within a round: on a machine that others use too, the rounds differ more than the systems.
+    ``share_of_limit`` compares within a round: where others use the machine too, rounds differ more than systems.
     """
     limits = {(cell["mix"], cell["round"]): cell["images_per_s"] for cell in cells if cell["load"] == "most"}
     together: defaultdict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
