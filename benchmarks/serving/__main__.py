@@ -41,7 +41,7 @@ def main() -> None:
         )
         report: dict[str, Any] = {
             "machine": _machine(),
-            "options": {key: str(value) for key, value in vars(options).items()},
+            "options": {key: str(value) for key, value in vars(options).items() if not isinstance(value, Path)},
             "mixes": {workload.name: workload.note for workload in workloads},
             "problems": problems,
             "cells": [],

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.serving.systems import NOT_OURS
+
 __all__ = ["summarise", "write_report"]
 
 _SINGLE = (
@@ -38,9 +40,10 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
 def summarise(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Median, least and most of each figure over the rounds, for each system, mix and load.
 
-    ``share_of_limit`` compares within a round: where others use the machine too, rounds differ more than systems.
+    ``share_of_limit`` (images a second) and ``cpu_times_bare`` (without Ray's own processes and HAProxy) compare within
+    a round: where others use the machine too, rounds differ more than systems.
     """
-    limits = {(cell["mix"], cell["round"]): cell["images_per_s"] for cell in cells if cell["load"] == "most"}
+    limits = {(cell["mix"], cell["round"]): cell for cell in cells if cell["load"] == "most"}
     together: defaultdict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
         together[cell["mix"], cell["load"], cell["system"]].append(cell)
@@ -49,15 +52,18 @@ def summarise(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"mix": mix, "load": load, "system": system, "rounds": len(rounds)}
         for key in (*_SINGLE, *_MORE):
             row |= _spread(key, [cell.get(key) for cell in rounds])
-        shares = [
-            cell["images_per_s"] / limits[mix, cell["round"]] for cell in rounds if (mix, cell["round"]) in limits
-        ]
-        row |= _spread("share_of_limit", shares)
+        pairs = [(cell, limit) for cell in rounds if (limit := limits.get((mix, cell["round"])))]
+        row |= _spread("share_of_limit", [cell["images_per_s"] / limit["images_per_s"] for cell, limit in pairs])
+        row |= _spread("cpu_times_bare", [_own_cpu_ms(cell) / _own_cpu_ms(limit) for cell, limit in pairs])
         for key in ("cpu_ms_per_image", "memory_mb"):
             groups = sorted({group for cell in rounds for group in cell[key]})
             row[key] = {group: _spread("of", [cell[key].get(group) for cell in rounds])["of"] for group in groups}
         rows.append(row)
     return rows
+
+
+def _own_cpu_ms(cell: Mapping[str, Any]) -> float:
+    return sum(ms for group, ms in cell["cpu_ms_per_image"].items() if group not in NOT_OURS)
 
 
 def _spread(key: str, values: Sequence[float | None]) -> dict[str, Any]:
@@ -119,19 +125,18 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "| load | system | images/s | of the limit | p50 ms | p95 ms | p99 ms | CPU-ms an image | MB | failures |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ("load", "system", "images/s", "of the limit", "p50 ms", "p95 ms", "p99 ms")
+    columns += ("CPU times bare", "CPU-ms an image", "MB", "failures")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in sorted(rows, key=lambda row: _order(row["load"])):
-        share = _figure(row, "share_of_limit", 2)
+        share, times = _figure(row, "share_of_limit", 2), _figure(row, "cpu_times_bare", 2)
         noisy = " (noisy)" if row.get("elsewhere_cores", {"median": 0})["median"] > _QUIET else ""
         speed = _figure(row, "images_per_s")
         latencies = " | ".join(_figure(row, f"p{percent}_ms") for percent in (50, 95, 99))
         cpu = ", ".join(f"{group} {spread['median']:.1f}" for group, spread in row["cpu_ms_per_image"].items())
         memory = sum(spread["median"] for spread in row["memory_mb"].values())
         lines.append(
-            f"| {row['load']}{noisy} | {row['system']} | {speed} | {share} | {latencies} | {cpu} "
+            f"| {row['load']}{noisy} | {row['system']} | {speed} | {share} | {latencies} | {times} | {cpu} "
             f"| {memory:.0f} | {row['failures']['median']:g} |"
         )
     return lines
@@ -158,7 +163,9 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     mixes = list(dict.fromkeys(row["mix"] for row in rows))
     systems = [name for name in dict.fromkeys(row["system"] for row in rows) if name != "bare"]
     colours = {name: f"C{index}" for index, name in enumerate(systems)}
-    figure, axes = plt.subplots(3, len(mixes), figsize=(4.2 * len(mixes), 10), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        3, len(mixes), figsize=(2.6 + 4.2 * len(mixes), 10), squeeze=False, layout="constrained"
+    )
     for column, mix in enumerate(mixes):
         own = [row for row in rows if row["mix"] == mix]
         _curves(axes[0][column], own, colours, "images_per_s", "most")
@@ -168,7 +175,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes[0][column].set_title(mix)
     for row, label in enumerate(("images/s", "p50, ms", "CPU-ms an image")):
         axes[row][0].set_ylabel(label)
-    axes[0][0].legend(fontsize=7)
+    axes[0][-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -215,4 +222,4 @@ def _bars(axis: Any, rows: Sequence[Mapping[str, Any]], systems: Sequence[str]) 
         axis.bar(names, heights, bottom=bottom, label=group, color=f"C{index}")
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axis.tick_params(axis="x", rotation=60, labelsize=7)
-    axis.legend(fontsize=6)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
