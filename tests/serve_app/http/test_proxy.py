@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from gateways import PNG, problem
+from gateways import PNG, encoded, problem
 
 from serve_app._ports import free_port
 
@@ -50,6 +51,31 @@ async def app(scope, receive, send):
 uvicorn.run(app, host="127.0.0.1", port={port}, log_level="error", lifespan="off")
 """
 
+# The limits of a pipeline file that says nothing of them; and the steps are in other processes, as they are by default.
+ELSEWHERE = """
+import sys, uvicorn
+sys.path[:0] = [{plugins!r}, {root!r}]
+from gateways import config
+from graph import Engine, load_plan
+from graph.messages import CropSpec, StepAnswer, StepInfo
+from serve_app.http import make_app
+
+class Elsewhere:
+    crop_budget_bytes = None
+
+    async def describe(self):
+        return {{"detect": StepInfo("digest", CropSpec(None, "stretch", 0.0))}}
+
+    async def ready(self):
+        pass
+
+    async def call(self, step, request):
+        return StepAnswer("digest", {{"detections": [], "detected_classes": []}})
+
+engine = Engine(load_plan({{"pipeline": [{{"name": "detect", "class": "toys.Blobs"}}]}}), Elsewhere())
+uvicorn.run(make_app(lambda: engine, config(timeout_ms=30_000)), host="127.0.0.1", port={port}, log_level="error")
+"""
+
 
 def listening(port: int, process: subprocess.Popen[Any], seconds: float = 40) -> None:
     until = time.monotonic() + seconds
@@ -65,10 +91,10 @@ def listening(port: int, process: subprocess.Popen[Any], seconds: float = 40) ->
 class Server:
     """The gateway in a process of its own, under uvicorn."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, code: str = GATEWAY) -> None:
         self.port = free_port()
         self.log = folder / "gateway.log"
-        code = GATEWAY.format(plugins=str(PLUGINS), root=str(ROOT), port=self.port)
+        code = code.format(plugins=str(PLUGINS), root=str(ROOT), port=self.port)
         with self.log.open("w") as log:
             self.process = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log)
         listening(self.port, self.process)
@@ -239,3 +265,31 @@ async def test_memory_is_bounded(server: Server) -> None:
             assert set(statuses) <= {400, 413, 422, 503}
         assert memory.most - memory.rest < 300e6, f"{(memory.most - memory.rest) / 1e6:.0f} MB"
         assert (await client.post("/v1/images", content=PNG, headers={"Content-Type": "image/png"})).status_code == 200
+
+
+@pytest.mark.slow
+async def test_bodies_and_the_pictures_drawn_from_them_share_the_memory(tmp_path: Path) -> None:
+    """20 uploads at once of 18 MB, or of as many pixels as are drawn, and each is to come back as a picture."""
+    server = Server(tmp_path, ELSEWHERE)
+    large, many = np.full((2000, 3000, 3), 90, np.uint8), np.full((3600, 3600, 4), 90, np.uint8)
+    bodies = [encoded(large, "BMP"), encoded(many, "WEBP", method=0)]
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
+            picture = "/v1/images?annotate=true"
+            await client.post(picture, content=PNG, headers={"Content-Type": "image/png"})
+            with Memory(server) as memory:
+                answers = await asyncio.gather(
+                    *(
+                        client.post(picture, content=body, headers={"Content-Type": "image/*"})
+                        for body in bodies
+                        for _ in range(10)
+                    )
+                )
+            assert {answer.status_code for answer in answers} == {200, 503}
+            for answer in answers:
+                if answer.status_code == 503:
+                    problem(answer, 503, "overloaded")
+            assert memory.most - memory.rest < 300e6, f"{(memory.most - memory.rest) / 1e6:.0f} MB"
+    finally:
+        server.process.kill()
+        server.process.wait()
