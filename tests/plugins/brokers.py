@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 import aio_pika
 import httpx
 import pytest
 import redis
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 from pubsub_server import pubsub_server
 
@@ -40,6 +44,18 @@ def _answers(port: int) -> bool:
     return True
 
 
+def _one_at_a_time(put: Callable[[S3Response], Any]) -> Callable[[S3Response], Any]:
+    """moto looks whether there is an object, and then writes it: of two at once both may find none. S3 does it in one
+    step."""
+    turn = threading.Lock()
+
+    def put_object(response: S3Response) -> Any:
+        with turn:
+            return put(response)
+
+    return put_object
+
+
 @contextmanager
 def moto_server() -> Iterator[str]:
     """S3 and SQS at a URL."""
@@ -47,7 +63,8 @@ def moto_server() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     try:
-        yield f"http://{host}:{port}"
+        with mock.patch.object(S3Response, "put_object", _one_at_a_time(S3Response.put_object)):
+            yield f"http://{host}:{port}"
     finally:
         # What all servers of a process hold is one: the next one would find the buckets of this one.
         httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
