@@ -42,8 +42,9 @@ class StepHost:
 
     def __init__(self, plan: Plan, host: str) -> None:
         together = plan.hosted_by(host)
-        _cap_gpu_memory(sum(step.serve.num_gpus for step in together))
-        take_turns = len(together) > 1 and thread_count() == 1 and not any(step.serve.num_gpus for step in together)
+        gpus = sum(step.serve.num_gpus for step in together)
+        _cap_gpu_memory(gpus)
+        take_turns = len(together) > 1 and not gpus and thread_count() == 1
         one = ThreadPoolExecutor(1, thread_name_prefix="steps") if take_turns else None
         self._steps = {step.name: _HostedStep(plan, step.name, one) for step in together}
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import psutil
 
 from serve_app._ports import free_port
 from serve_app.buckets import s3_bucket
-from serve_app.queues import queue_from_url
+from serve_app.queues import Queue, queue_from_url
 from serve_app.results import objects_from_uri
 from serve_app.results.compaction import compact
 from serve_app.results.query import query
@@ -72,7 +73,8 @@ def one_round(images: int, workers: int, profile: str | None) -> Round:
         photos = s3_bucket("photos", "eu-west-1", url)
         for index in range(_PHOTOS):
             obstore.put(photos, f"{index}.jpg", photo(index))
-        asyncio.run(publish(queue_url, images))
+        jobs = [{"id": f"i{number}", "uri": f"s3://photos/{number % _PHOTOS}.jpg"} for number in range(images)]
+        asyncio.run(publish(queue_url, [json.dumps(job).encode() for job in jobs]))
         broker_before, begun = cpu(broker.pid), time.monotonic()
         for index in range(workers):
             more = [profile] if profile and index == workers - 1 else []
@@ -116,23 +118,25 @@ def photo(seed: int) -> bytes:
     return file.getvalue()
 
 
-async def publish(queue_url: str, images: int, prefix: str = "i") -> None:
+async def publish(queue_url: str, bodies: Sequence[bytes]) -> None:
     """Put all on the queue."""
     async with queue_from_url(queue_url) as queue:
-        for start in range(0, images, 1000):
-            numbers = range(start, min(start + 1000, images))
-            await queue.publish(
-                [json.dumps({"id": f"{prefix}{n}", "uri": f"s3://photos/{n % _PHOTOS}.jpg"}).encode() for n in numbers]
-            )
+        for start in range(0, len(bodies), 1000):
+            await queue.publish(bodies[start : start + 1000])
+
+
+async def left_in(queue: Queue) -> int:
+    """Messages that wait or are in flight."""
+    stats = await queue.stats()
+    return (stats.waiting or 0) + (stats.in_flight or 0)
 
 
 def waiting_for(queue_url: str) -> int:
-    """Messages that wait or are in flight."""
+    """The same of a queue that is not open."""
 
     async def ask() -> int:
         async with queue_from_url(queue_url) as queue:
-            stats = await queue.stats()
-            return (stats.waiting or 0) + (stats.in_flight or 0)
+            return await left_in(queue)
 
     return asyncio.run(ask())
 

@@ -18,9 +18,9 @@ from typing import Any
 import obstore
 import psutil
 
-from benchmarks.intake.__main__ import _PHOTOS, _ROOT, _wait, cpu, photo
+from benchmarks.intake.__main__ import _PHOTOS, _ROOT, _wait, cpu, left_in, photo, publish
 from benchmarks.serving.bare import Arrangement, measure_bare
-from benchmarks.serving.settings import DETECTOR, RULES, pipeline_of
+from benchmarks.serving.settings import pipeline_of, placed
 from benchmarks.serving.workload import make_workloads
 from serve_app._ports import free_port
 from serve_app.buckets import s3_bucket
@@ -138,22 +138,11 @@ class _Bench:
         if self._workload is None:
             step = {"name": "detect", "class": "benchmarks.intake.noop.NoopDetector"}
             return {"name": "noop", "pipeline": [step | ({"serve": {"colocate_with": "ingress"}} if together else {})]}
-        if together:
-            serve: dict[str, Any] = {step: {"colocate_with": DETECTOR} for step in RULES}
-            serve[DETECTOR] = {"colocate_with": "ingress"}
-        else:
-            serve = {DETECTOR: {"num_replicas": 2}, "car_make_classification": {"num_replicas": 2}}
+        _, serve = placed("colocated" if together else "separate", self._options.workers)
         return pipeline_of(self._workload.settings, serve)
 
     def _publish(self, queue_url: str, prefix: str, images: int, broken: int = 0) -> None:
-        bodies = [self._body(f"{prefix}{number}", number, broken) for number in range(images)]
-
-        async def publish() -> None:
-            async with queue_from_url(queue_url) as queue:
-                for start in range(0, images, 1000):
-                    await queue.publish(bodies[start : start + 1000])
-
-        asyncio.run(publish())
+        asyncio.run(publish(queue_url, [self._body(f"{prefix}{number}", number, broken) for number in range(images)]))
 
     def _body(self, job: str, number: int, broken: int) -> bytes:
         name = self._names[number % len(self._names)]
@@ -171,8 +160,7 @@ def _drain(queue_url: str, processes: Sequence[psutil.Process] = ()) -> list[flo
         first, memory = 0, []
         async with queue_from_url(queue_url) as queue:
             while True:
-                stats = await queue.stats()
-                left = (stats.waiting or 0) + (stats.in_flight or 0)
+                left = await left_in(queue)
                 first = first or left
                 if left == 0:
                     return [*memory, _memory(processes)]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DETECTOR", "RULES", "Settings", "pipeline_of"]
+__all__ = ["DETECTOR", "RULES", "Settings", "pipeline_of", "placed"]
 
 VARIABLE = "VISIONGRAPH_BENCH_SETTINGS"
 
@@ -60,3 +60,11 @@ def pipeline_of(settings: Settings, serve: Mapping[str, Mapping[str, Any]]) -> d
             entry["crops"] = f"detection['class_name'] in {looked_at!r}"
         pipeline.append(entry)
     return {"name": "bench", "pipeline": pipeline}
+
+
+def placed(placement: str, workers: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Options of the process that has the entry, and of each step: ``separate`` or ``colocated``."""
+    if placement == "separate":
+        return {}, {name: {"num_replicas": workers} for name in (DETECTOR, "car_make_classification")}
+    with_the_detector = {step: {"colocate_with": DETECTOR} for step in RULES}
+    return {"num_replicas": workers}, {DETECTOR: {"colocate_with": "ingress"}, **with_the_detector}

@@ -5,25 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import Any
 
-from benchmarks.serving.settings import DETECTOR, RULES, Settings, pipeline_of
+from benchmarks.serving.settings import Settings, pipeline_of, placed
 from serve_app.cluster import local_cluster
-
-
-def _placement(name: str, workers: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Options of the gateway, and of each step."""
-    one_each = {DETECTOR: {"num_replicas": workers}, "car_make_classification": {"num_replicas": workers}}
-    if name == "separate":
-        return {}, one_each
-    with_the_detector = {step: {"colocate_with": DETECTOR} for step in RULES}
-    return {"num_replicas": workers}, {DETECTOR: {"colocate_with": "ingress"}, **with_the_detector}
 
 
 def main(port: int, placement: str) -> None:
     """Serve until SIGINT or SIGTERM."""
     settings = Settings.read()
-    gateway, steps = _placement(placement, settings.workers)
+    gateway, steps = placed(placement, settings.workers)
     with local_cluster(http_port=port, dashboard_port=None, min_cpus=16):
         from ray import serve
 
