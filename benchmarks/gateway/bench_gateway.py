@@ -1,7 +1,7 @@
 # ruff: noqa: E402 - the toys of the tests are found first
 """CPU time that the gateway's rules cost a request: the same application with them and without, turn by turn.
 
-    python benchmarks/gateway/bench_gateway.py [--requests 1500] [--rounds 4] [--together 16] [--redis redis://127.0.0.1:6379/9]
+    python benchmarks/gateway/bench_gateway.py [--requests 160] [--rounds 40] [--together 16] [--redis redis://127.0.0.1:6379/9]
 
 The application is called in this process, without sockets; the classifiers are toys, so that the rest weighs. What
 counts is the difference to ``slice``: the application without rules, log, and watch over its client.
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import uvloop
 from fastapi.routing import APIRoute
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / "plugins"), str(Path(__file__).parents[2])]
@@ -140,23 +141,22 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> None:
         for name, app in applications.items():
             with only_the_slice(name):
                 found[name].append(await measure(app, key, arguments.requests, arguments.together))
-    bare = statistics.median(found["slice"])
-    print(f"{'application':28} {'CPU-ms':>8} {'more':>8}   rounds")
+    print(f"{'application':28} {'CPU-ms':>8} {'more':>8}   {'quartiles':>16}")
     for name, rounds in found.items():
-        middle = statistics.median(rounds)
-        print(f"{name:28} {middle:8.3f} {middle - bare:+8.3f}   {' '.join(f'{r:.3f}' for r in rounds)}")
+        low, more, high = statistics.quantiles([with_ - without for with_, without in zip(rounds, found["slice"])], n=4)
+        print(f"{name:28} {statistics.median(rounds):8.3f} {more:+8.3f}   {low:+7.3f} .. {high:+.3f}")
     backend.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=1500)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--requests", type=int, default=160)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--together", type=int, default=16, help="requests under way at a time")
     parser.add_argument("--redis", default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(compare(arguments, Path(folder)))
+        uvloop.run(compare(arguments, Path(folder)))  # the loop of Serve's replicas
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ __all__ = ["AccessLog", "facts_of", "log_to"]
 
 _log = logging.getLogger("visiongraph.access")
 
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
 # Longer ones are nobody's route.
 _MAX_PATH = 200
 
@@ -41,7 +43,7 @@ class AccessLog:
         try:
             await self._app(scope, receive, watched)
         finally:
-            _log.info(json.dumps(_line(scope, status), ensure_ascii=True, separators=(",", ":")))
+            _log.info(_encode(_line(scope, status)))
 
 
 def _line(scope: Scope, status: int | None) -> dict[str, Any]:

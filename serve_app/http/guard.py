@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import uuid
@@ -43,6 +44,7 @@ class Guard:
         self._authenticator = Authenticator(config.auth)
         self._lease_s = config.timeout_ms / 1000 + _LEASE_EXTRA_S
         self._budgets = budgets or _budgets(config)
+        self._name, self._numbers = uuid.uuid4().hex, itertools.count()
         # Without a common count each replica has its part, so that all of them together keep to the limit.
         shares = 1 if budgets is not None or config.rate_limits.redis_url else config.shares
 
@@ -70,7 +72,7 @@ class Guard:
         if limits.is_unlimited:
             yield principal
             return
-        lease = uuid.uuid4().hex  # not the request's id: a client may send the same one twice
+        lease = f"{self._name}-{next(self._numbers)}"  # not the request's id: a client may send the same one twice
         verdict = await self._budgets.take(key, limits, images, lease, self._lease_s)
         request.state.headers.update(_headers(limits, verdict))
         if verdict.refused is not None:

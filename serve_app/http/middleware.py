@@ -54,7 +54,7 @@ class RequestIdentity:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 for name, value in headers.items():
-                    answer[name] = value
+                    answer.append(name, value)  # which, unlike setting it, does not look for others
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -32,7 +32,8 @@ _OPTIONS = {
     "REDIS_CLIENT_CLASS": f"{PipeliningRedis.__module__}.{PipeliningRedis.__qualname__}",
     "SOCKET_CONNECT_TIMEOUT": _TIMEOUT_S,
     # The protocol that throttled-py is tested with; it is also the one that costs less.
-    "CONNECTION_POOL_KWARGS": {"protocol": 2, "retry": Retry(NoBackoff(), 1)},
+    # No time limit for each read: the client has one around all of them.
+    "CONNECTION_POOL_KWARGS": {"protocol": 2, "retry": Retry(NoBackoff(), 1), "socket_timeout": None},
 }
 
 
@@ -143,8 +144,7 @@ class RedisBudgets:
         if self._away:
             return
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await self._common.give_back(key, lease)
+            await self._common.give_back(key, lease)
         except (StoreUnavailableError, OSError) as error:
             self._is_away(error)
 

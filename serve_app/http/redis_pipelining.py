@@ -9,20 +9,23 @@ from redis.asyncio import Redis
 
 __all__ = ["PipeliningRedis"]
 
+# A command, its options, and who waits for its answer.
+_Waiting = tuple[tuple[Any, ...], dict[str, Any], asyncio.Future[Any]]
+
 # Redis answers within a millisecond; more is its absence, or a machine so busy that this process had no turn.
 _TIMEOUT_S = 1.0
 
 
 class PipeliningRedis(Redis):
-    """Each command goes at once, or, where one is on its way, together with all others that wait for that.
+    """Commands that are asked for in one turn of the event loop, or while others are on their way, go together.
 
-    For commands that need no connection of their own. Use it from one event loop, and with a time limit around it.
+    For commands that need no connection of their own. Use it from one event loop. Each has its answer, or an error,
+    within twice a second: what was sent before it may take one, and it itself another.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._waiting: list[tuple[tuple[Any, ...], dict[str, Any], asyncio.Future[Any]]] = []
-        self._busy = False
+        self._waiting: list[_Waiting] = []
         self._sending: asyncio.Task[None] | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -31,29 +34,18 @@ class PipeliningRedis(Redis):
         Raises:
             RedisError, OSError: the server does not answer, or with an error.
         """
-        if self._busy:
-            answer = asyncio.get_running_loop().create_future()
-            self._waiting.append((args, options, answer))
-            return await answer
-        self._busy = True
-        try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        finally:
-            if self._waiting:
-                self._sending = asyncio.create_task(self._send())
-            else:
-                self._busy = False
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append((args, options, answer))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return await answer
 
     async def _send(self) -> None:
         while self._waiting:
             together, self._waiting = self._waiting, []
-            pipeline = self.pipeline(transaction=False)
-            for args, options, _ in together:
-                pipeline.execute_command(*args, **options)
-            answers: list[Any]
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
-                    answers = await pipeline.execute(raise_on_error=False)
+                    answers = await self._answers(together)
             except Exception as error:  # noqa: BLE001 - each caller gets it
                 answers = [error] * len(together)
             for (_, _, waiting), answer in zip(together, answers, strict=True):
@@ -63,4 +55,13 @@ class PipeliningRedis(Redis):
                     waiting.set_exception(answer)
                 else:
                     waiting.set_result(answer)
-        self._busy = False
+        self._sending = None
+
+    async def _answers(self, together: list[_Waiting]) -> list[Any]:
+        if len(together) == 1:  # a pipeline of one costs more than the command
+            ((args, options, _),) = together
+            return [await super().execute_command(*args, **options)]  # type: ignore[no-untyped-call]
+        pipeline = self.pipeline(transaction=False)
+        for args, options, _ in together:
+            pipeline.execute_command(*args, **options)
+        return list(await pipeline.execute(raise_on_error=False))
