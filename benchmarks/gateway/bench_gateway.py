@@ -143,7 +143,8 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> None:
                 found[name].append(await measure(app, key, arguments.requests, arguments.together))
     print(f"{'application':28} {'CPU-ms':>8} {'more':>8}   {'quartiles':>16}")
     for name, rounds in found.items():
-        low, more, high = statistics.quantiles([with_ - without for with_, without in zip(rounds, found["slice"])], n=4)
+        differences = [ms - without for ms, without in zip(rounds, found["slice"], strict=True)]
+        low, more, high = statistics.quantiles(differences, n=4)
         print(f"{name:28} {statistics.median(rounds):8.3f} {more:+8.3f}   {low:+7.3f} .. {high:+.3f}")
     backend.close()
 

@@ -3,7 +3,7 @@
 The counting is throttled-py's: the rate is its GCRA (ITU-T I.371), which lets through neither twice the burst at a
 border nor less than the rate, and tells what is left in the same go; the images are its fixed window, from midnight to
 midnight UTC. It knows nothing of requests under way, and no kept library does that refuses at once instead of waiting,
-so these are counted here: a set of names a key.
+so these are counted here: a set of names a key. :mod:`serve_app.http.redis_budgets` counts the same for many replicas.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import Literal, Protocol
 
-from throttled.asyncio import BaseStore, MemoryStore, RateLimiterType, Throttled, per_day, per_duration
+from throttled.asyncio import MemoryStore, RateLimiterType, Throttled, per_day, per_duration
 from throttled.asyncio.rate_limiter import Quota
 
 from serve_app.gateway_config import Limits
 
-__all__ = ["DAY_S", "Budgets", "CountedBudgets", "LocalLeases", "Refusal", "Verdict", "local_budgets"]
+__all__ = ["CONCURRENT_RETRY_S", "DAY_S", "Budgets", "LocalBudgets", "Refusal", "Verdict"]
 
 DAY_S = 86_400
+
+# When one of the requests under way ends, nobody knows.
+CONCURRENT_RETRY_S = 1.0
 
 # Keys of which this process remembers something, the last used first: with `auth: none` each client address is one.
 _MAX_KEYS = 100_000
@@ -68,32 +71,19 @@ class Budgets(Protocol):
         """The request has ended."""
 
 
-class Leases(Protocol):
-    """Requests under way, by key."""
-
-    async def take(self, key: str, limit: int, lease: str, lease_s: float) -> bool:
-        """Count a request, if there are not ``limit`` already."""
-
-    async def give_back(self, key: str, lease: str) -> None:
-        """It has ended."""
-
-
-class CountedBudgets:
-    """Counts in a store of throttled-py. Use it from one event loop.
+class LocalBudgets:
+    """Counts in this process. Use it from one event loop.
 
     Args:
-        store: where rates and images are counted.
-        leases: where requests under way are.
-        prefix: begins the names of all entries.
+        max_keys: of so many something is remembered, the last used first.
     """
 
-    def __init__(self, store: BaseStore, leases: Leases, prefix: str) -> None:
-        self._store = store
-        self._leases = leases
-        self._prefix = prefix
+    def __init__(self, max_keys: int = _MAX_KEYS) -> None:
+        self._store = MemoryStore(options={"MAX_SIZE": max_keys})
         self._limiters: dict[tuple[str, float, int], Throttled] = {}
+        self._under_way: dict[str, set[str]] = {}
 
-    async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:
+    async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:  # noqa: ARG002 - no lease is left behind
         """See :class:`Budgets`."""
         remaining, reset_s, left = None, 0.0, None
         if limits.requests_per_second is not None:
@@ -101,30 +91,25 @@ class CountedBudgets:
             remaining, reset_s = answer.state.remaining, answer.state.reset_after
             if answer.limited:
                 return Verdict("rate", remaining, reset_s, None, answer.state.retry_after)
-        if limits.concurrent is not None and not await self._leases.take(key, limits.concurrent, lease, lease_s):
-            return Verdict("concurrent", remaining, reset_s, None, 1.0)
+        if limits.concurrent is not None and len(self._under_way.get(key, ())) >= limits.concurrent:
+            return Verdict("concurrent", remaining, reset_s, None, CONCURRENT_RETRY_S)
         if limits.images_per_day is not None and images:
-            left, retry_s = await self._images(key, limits.images_per_day, images)
-            if retry_s:
-                if limits.concurrent is not None:
-                    await self._leases.give_back(key, lease)
-                return Verdict("day", remaining, reset_s, left, retry_s)
+            day = self._day(limits.images_per_day)
+            there = await day.peek(key)  # the window counts what it refuses too
+            left = there.remaining - images
+            if left < 0:
+                return Verdict("day", remaining, reset_s, there.remaining, there.reset_after)
+            await day.limit(key, images)
+        if limits.concurrent is not None:
+            self._under_way.setdefault(key, set()).add(lease)
         return Verdict(None, remaining, reset_s, left, 0.0)
 
     async def give_back(self, key: str, lease: str) -> None:
-        """See :class:`Budgets`."""
-        await self._leases.give_back(key, lease)
-
-    async def _images(self, key: str, per_day: int, images: int) -> tuple[int, float]:
-        """Take images: how many are left, and 0 or the seconds until there are new ones."""
-        day = self._day(per_day)
-        if images > 1:
-            # The window counts what it refuses too, and many that do not fit must not take those that are left.
-            there = await day.peek(key)
-            if there.remaining < images:
-                return there.remaining, there.reset_after
-        answer = await day.limit(key, images)
-        return answer.state.remaining, answer.state.reset_after if answer.limited else 0.0
+        """See :class:`Budgets`; of a request that was counted elsewhere nothing happens."""
+        under_way = self._under_way.get(key, set())
+        under_way.discard(lease)
+        if not under_way:
+            self._under_way.pop(key, None)
 
     def _rate(self, per_second: float, burst: int) -> Throttled:
         limiter = self._limiters.get(("rate", per_second, burst))
@@ -135,36 +120,9 @@ class CountedBudgets:
         return limiter or self._new("day", images, 0, RateLimiterType.FIXED_WINDOW, per_day(images))
 
     def _new(self, kind: str, amount: float, burst: int, algorithm: RateLimiterType, quota: Quota) -> Throttled:
-        limiter = Throttled(using=algorithm.value, quota=quota, store=self._store, key_prefix=self._prefix)
+        limiter = Throttled(using=algorithm.value, quota=quota, store=self._store)
         self._limiters[kind, amount, burst] = limiter
         return limiter
-
-
-class LocalLeases:
-    """Requests under way in this process."""
-
-    def __init__(self) -> None:
-        self._by_key: dict[str, set[str]] = {}
-
-    async def take(self, key: str, limit: int, lease: str, lease_s: float) -> bool:  # noqa: ARG002 - none is left behind
-        """See :class:`Leases`."""
-        under_way = self._by_key.setdefault(key, set())
-        if len(under_way) >= limit:
-            return False
-        under_way.add(lease)
-        return True
-
-    async def give_back(self, key: str, lease: str) -> None:
-        """See :class:`Leases`; of one that was taken elsewhere nothing happens."""
-        under_way = self._by_key.get(key, set())
-        under_way.discard(lease)
-        if not under_way:
-            self._by_key.pop(key, None)
-
-
-def local_budgets() -> CountedBudgets:
-    """Budgets that are counted in this process."""
-    return CountedBudgets(MemoryStore(options={"MAX_SIZE": _MAX_KEYS}), LocalLeases(), "local")
 
 
 def _quota(per_second: float, burst: int) -> Quota:

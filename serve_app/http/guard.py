@@ -14,7 +14,7 @@ from fastapi import Request
 
 from classifiers import SetupError
 from serve_app.gateway_config import GatewayConfig, Limits
-from serve_app.http.budgets import DAY_S, Budgets, Verdict, local_budgets
+from serve_app.http.budgets import DAY_S, Budgets, LocalBudgets, Verdict
 from serve_app.http.clients import budget_key
 from serve_app.http.credentials import Authenticator
 from serve_app.http.principal import Principal
@@ -110,7 +110,7 @@ class Guard:
 def _budgets(config: GatewayConfig) -> Budgets:
     limits = config.rate_limits
     if limits.redis_url is None:
-        return local_budgets()
+        return LocalBudgets()
     try:
         from serve_app.http.redis_budgets import RedisBudgets
     except ImportError as error:

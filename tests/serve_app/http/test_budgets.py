@@ -15,11 +15,10 @@ import pytest_asyncio
 from gateways import PNG, app_over, client_of, config, post, problem
 from redis.asyncio import Redis
 from redis_server import RedisServer, need_redis_server
-from throttled.asyncio import MemoryStore
 
 from graph import LocalBackend
 from serve_app.gateway_config import Limits
-from serve_app.http.budgets import DAY_S, Budgets, CountedBudgets, LocalLeases, local_budgets
+from serve_app.http.budgets import DAY_S, Budgets, LocalBudgets
 from serve_app.http.redis_budgets import RedisBudgets
 
 
@@ -43,7 +42,7 @@ async def taken(budgets: Budgets, limits: Limits, times: int = 1, images: int = 
 
 class TestLocal:
     async def test_a_burst_and_then_the_rate(self, clock: Clock) -> None:
-        budgets, limits = local_budgets(), Limits(requests_per_second=10, burst=5)
+        budgets, limits = LocalBudgets(), Limits(requests_per_second=10, burst=5)
         assert await taken(budgets, limits, 7) == [None] * 5 + ["rate"] * 2
         clock.now += 0.101
         assert await taken(budgets, limits, 2) == [None, "rate"]
@@ -53,7 +52,7 @@ class TestLocal:
 
     @pytest.mark.parametrize("rate", [7, 0.3, 2.5, 10 / 3])
     async def test_exact_in_the_long_run(self, clock: Clock, rate: float) -> None:
-        budgets, limits = local_budgets(), Limits(requests_per_second=rate, burst=3)
+        budgets, limits = LocalBudgets(), Limits(requests_per_second=rate, burst=3)
         passed = 0
         for _ in range(4_000):
             passed += (await taken(budgets, limits))[0] is None
@@ -61,14 +60,14 @@ class TestLocal:
         assert passed == pytest.approx(rate * 200 + 3, rel=0.005, abs=1)
 
     async def test_what_is_said(self, clock: Clock) -> None:
-        budgets, limits = local_budgets(), Limits(requests_per_second=2, burst=4)
+        budgets, limits = LocalBudgets(), Limits(requests_per_second=2, burst=4)
         verdicts = [await budgets.take("k", limits, 1, "l", 10) for _ in range(5)]
         assert [v.remaining for v in verdicts] == [3, 2, 1, 0, 0]
         assert verdicts[-1].retry_after_s == pytest.approx(0.5, abs=1e-3)
         assert verdicts[-1].reset_s == pytest.approx(2.0, abs=1e-3)
 
     async def test_images_of_the_day(self, clock: Clock) -> None:
-        budgets, limits = local_budgets(), Limits(images_per_day=10)
+        budgets, limits = LocalBudgets(), Limits(images_per_day=10)
         assert await taken(budgets, limits, 2, images=4) == [None, None]
         assert await taken(budgets, limits, 3, images=4) == ["day"] * 3  # and it takes nothing
         assert await taken(budgets, limits, 3) == [None, None, "day"]
@@ -79,7 +78,7 @@ class TestLocal:
         assert await taken(budgets, limits, images=10) == [None]
 
     async def test_requests_under_way(self) -> None:
-        budgets, limits = local_budgets(), Limits(concurrent=2)
+        budgets, limits = LocalBudgets(), Limits(concurrent=2)
         for lease in ("a", "b"):
             assert (await budgets.take("k", limits, 1, lease, 10)).refused is None
         assert (await budgets.take("k", limits, 1, "c", 10)).refused == "concurrent"
@@ -89,16 +88,13 @@ class TestLocal:
         assert (await budgets.take("k", limits, 1, "d", 10)).refused == "concurrent"
 
     async def test_what_one_limit_refuses_takes_nothing_of_the_next(self, clock: Clock) -> None:
-        budgets, limits = local_budgets(), Limits(images_per_day=3, concurrent=1)
+        budgets, limits = LocalBudgets(), Limits(images_per_day=3, concurrent=1)
         assert await taken(budgets, limits, 3) == [None, "concurrent", "concurrent"]
-        budgets, limits = local_budgets(), Limits(images_per_day=1, concurrent=2)
+        budgets, limits = LocalBudgets(), Limits(images_per_day=1, concurrent=2)
         assert await taken(budgets, limits, 4) == [None, "day", "day", "day"]  # and their places are free again
 
     async def test_it_does_not_remember_every_address_for_ever(self, clock: Clock) -> None:
-        budgets, limits = (
-            CountedBudgets(MemoryStore(options={"MAX_SIZE": 50}), LocalLeases(), "p"),
-            Limits(concurrent=1),
-        )
+        budgets, limits = LocalBudgets(max_keys=50), Limits(concurrent=1)
         rate = Limits(requests_per_second=1, burst=1)
         for number in range(200):
             await budgets.take(f"k{number}", limits, 1, "l", 10)
@@ -106,7 +102,7 @@ class TestLocal:
             await budgets.take(f"k{number}", rate, 1, "l", 10)
         assert await taken(budgets, rate, key="k199") == ["rate"]
         assert await taken(budgets, rate, key="k0") == [None]
-        assert budgets._leases._by_key == {}
+        assert budgets._under_way == {}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +125,7 @@ class TestRedis:
 
     async def test_decides_as_the_one_in_this_process(self, budgets: RedisBudgets, monkeypatch: Any) -> None:
         """The same requests to both, by the clock of this machine."""
-        local = local_budgets()
+        local = LocalBudgets()
         kinds = [
             Limits(requests_per_second=0.01, burst=4, images_per_day=40, concurrent=3),
             Limits(requests_per_second=1 / 300),
