@@ -26,10 +26,19 @@ class Frame:
 
     Attributes:
         width, height: pixels of the upright image (EXIF orientation applied).
+        format: as in :class:`classifiers.images.ImageHeader`; ``None`` for an array.
         uri: where the image came from, as the user named it; ``None`` for bytes and arrays.
     """
 
-    def __init__(self, data: bytes, width: int, height: int, limits: ImageLimits, uri: str | None = None) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        width: int,
+        height: int,
+        limits: ImageLimits,
+        uri: str | None = None,
+        format: str | None = None,  # noqa: A002 - the name that Pillow gives it
+    ) -> None:
         """Use :meth:`from_bytes` or :meth:`from_array`; this takes what they have checked."""
         self._data = data
         self._limits = limits
@@ -39,6 +48,7 @@ class Frame:
         self.width = width
         self.height = height
         self.uri = uri
+        self.format = format
 
     @classmethod
     def from_bytes(cls, data: bytes, limits: ImageLimits | None = None, uri: str | None = None) -> Frame:
@@ -49,7 +59,7 @@ class Frame:
         """
         limits = limits or ImageLimits()
         opened = OpenedImage(data, limits)
-        frame = cls(data, opened.header.width, opened.header.height, limits, uri)
+        frame = cls(data, opened.header.width, opened.header.height, limits, uri, opened.header.format)
         frame._opened = opened  # whoever decodes it in this process need not read the header again
         return frame
 
@@ -134,11 +144,11 @@ class Frame:
         # Decoded pixels are 20 times the size of the JPEG: what travels is the JPEG, or the array where there is no
         # JPEG.
         carried = None if self._data else self._pixels
-        return _restore, (self._data, self.width, self.height, self._limits, self.uri, carried)
+        return _restore, ((self._data, self.width, self.height, self._limits, self.uri, self.format), carried)
 
 
-def _restore(data: bytes, width: int, height: int, limits: ImageLimits, uri: str | None, pixels: Image | None) -> Frame:
-    frame = Frame(data, width, height, limits, uri)
+def _restore(fields: tuple[Any, ...], pixels: Image | None) -> Frame:
+    frame = Frame(*fields)
     if pixels is not None:
         pixels.flags.writeable = False
         frame._pixels = pixels

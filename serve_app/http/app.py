@@ -103,7 +103,7 @@ def make_app(
     ) -> Response:
         async def work(frame: Frame, metadata: dict[str, Any]) -> Response:
             if annotate_:
-                drawings.check(frame)
+                drawings.check(frame, request.state.facts["bytes"])
             run = Engine.run if reuse is None else reuse.run
             result = await run(engine(), frame, metadata=metadata, request_id=request.state.request_id)
             request.state.facts.update(facts_of(result))

@@ -11,11 +11,15 @@ from serve_app.http.middleware import Room
 
 __all__ = ["Drawings"]
 
-# A phone's 12 MP. Decoding and drawing take up to 21 bytes a pixel (WebP with transparency; 16 in other formats).
+# A phone's 12 MP.
 _MAX_PIXELS = 13_000_000
 
+# What decoding and drawing take at most: measured, and held by a test for WebP, with transparency.
+_BYTES_A_PIXEL = 16
+_WEBP_BYTES_A_PIXEL = 21
+
 # A body takes up to three times the bytes that it counts for.
-_COUNTED_BYTES_A_PIXEL = 14 / 3
+_BYTES_A_COUNTED_BYTE = 3
 
 
 class Drawings:
@@ -29,17 +33,22 @@ class Drawings:
         self._room = room
         self._one_at_a_time = asyncio.Lock()
 
-    def check(self, frame: Frame) -> None:
+    def check(self, frame: Frame, body_bytes: int) -> None:
         """Refuse a picture that is too large, before the pipeline runs on it.
+
+        Args:
+            frame: what is to be drawn.
+            body_bytes: that its request holds of the room.
 
         Raises:
             TooManyPixels: it is.
         """
-        if frame.width * frame.height > _MAX_PIXELS:
+        limit = min(_MAX_PIXELS, int((self._room.size - body_bytes) / _counted_bytes_a_pixel(frame)))
+        if frame.width * frame.height > limit:
             raise TooManyPixels(
-                f"pictures of more than {_MAX_PIXELS:,} pixels are not drawn; send a smaller one, or leave out "
-                "annotate=true and draw the boxes of the result yourself",
-                limit=_MAX_PIXELS,
+                f"pictures of more than {limit:,} pixels are not drawn beside a body of {body_bytes:,} bytes; send a "
+                "smaller one, or leave out annotate=true and draw the boxes of the result yourself",
+                limit=limit,
             )
 
     async def draw(self, frame: Frame, result: dict[str, Any]) -> bytes:
@@ -50,7 +59,7 @@ class Drawings:
             Overloaded: there is no room beside the bodies that are under way.
         """
         await self._one_at_a_time.acquire()
-        size = int(frame.width * frame.height * _COUNTED_BYTES_A_PIXEL)
+        size = int(frame.width * frame.height * _counted_bytes_a_pixel(frame))
 
         def done(_: object) -> None:
             self._room.give_back(size)
@@ -65,3 +74,7 @@ class Drawings:
         drawing = asyncio.ensure_future(asyncio.to_thread(annotate, frame, result))
         drawing.add_done_callback(done)
         return await asyncio.shield(drawing)
+
+
+def _counted_bytes_a_pixel(frame: Frame) -> float:
+    return (_WEBP_BYTES_A_PIXEL if frame.format == "WEBP" else _BYTES_A_PIXEL) / _BYTES_A_COUNTED_BYTE

@@ -61,10 +61,14 @@ class RequestIdentity:
 
 
 class Room:
-    """Bytes that all requests of this process may hold together."""
+    """Bytes that all requests of this process may hold together.
+
+    Attributes:
+        size: so many.
+    """
 
     def __init__(self, size: int) -> None:
-        self._left = size
+        self.size = self._left = size
 
     def take(self, size: int) -> None:
         """Take some; they must be given back even where this raises.
@@ -99,17 +103,17 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         announced = _length(Headers(scope=scope).get("content-length", ""))
-        seen = 0
+        facts = scope["state"]["facts"]
+        facts["bytes"] = 0
 
         async def counted() -> Message:
-            nonlocal seen
             if announced > self._max_bytes:
                 raise self._too_many()
             message = await receive()
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
-                seen += size
-                if seen > self._max_bytes:
+                facts["bytes"] += size
+                if facts["bytes"] > self._max_bytes:
                     self._room.give_back(-size)
                     raise self._too_many()
                 self._room.take(size)
@@ -118,8 +122,7 @@ class BodyLimit:
         try:
             await self._app(scope, counted, send)
         finally:
-            self._room.give_back(seen)
-            scope["state"]["facts"]["bytes"] = seen
+            self._room.give_back(facts["bytes"])
 
     def _too_many(self) -> TooManyBytes:
         return TooManyBytes(

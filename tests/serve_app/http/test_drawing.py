@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateways import PNG
+from gateways import PNG, encoded
 
+from classifiers import TooManyPixels
 from graph import Frame, Overloaded
 from serve_app.http import drawing
 from serve_app.http.drawing import Drawings
@@ -51,7 +52,7 @@ async def test_one_at_a_time_also_where_nobody_waits_any_more(monkeypatch: pytes
 
 
 async def test_beside_bodies_that_take_all_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame, room = Frame.from_bytes(PNG), Room(400_000)
+    frame, room = Frame.from_bytes(PNG), Room(450_000)
     drawings = Drawings(room)
     room.take(100_000)
     with pytest.raises(Overloaded):
@@ -59,6 +60,18 @@ async def test_beside_bodies_that_take_all_the_room(monkeypatch: pytest.MonkeyPa
     room.give_back(100_000)
     for _ in range(3):  # and the room is given back
         assert (await drawings.draw(frame, RESULT)).startswith(b"\xff\xd8")
+
+
+def test_a_picture_that_has_no_room_beside_its_own_body() -> None:
+    """It is told so at once: "try again" would be said each time."""
+    frame, drawings = Frame.from_bytes(PNG), Drawings(Room(450_000))
+    drawings.check(frame, 30_000)
+    with pytest.raises(TooManyPixels, match="beside a body of 60,000 bytes") as refused:
+        drawings.check(frame, 60_000)
+    assert refused.value.fields["limit"] == 390_000 * 3 // 16
+    webp = Frame.from_bytes(encoded(frame.pixels(), "WEBP"))
+    with pytest.raises(TooManyPixels):  # takes more memory a pixel
+        drawings.check(webp, 0)
 
 
 _PEAK = """
