@@ -83,6 +83,8 @@ def one_round(images: int, workers: int, profile: str | None) -> Round:
         # the start of Python and its imports is no part of it: from the first result to the last one
         objects = objects_from_uri(results)
         while not any(objects.keys("outcomes/")):
+            if any(process.poll() is not None for process in running):
+                sys.exit("the broker or a worker has ended; what it said stands above")
             time.sleep(0.05)
         started = {process.pid: cpu(process.pid) for process in running[1:]}
         first, done_before = time.monotonic(), waiting_for(queue_url)

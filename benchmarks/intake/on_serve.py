@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--placements", nargs="+", choices=("workers", "apart"), default=["workers", "apart"])
     parser.add_argument("--photos", type=Path, help="serve the demo's models with the mix `few` of this folder's JPEGs")
     parser.add_argument("--broken", type=int, default=0, help="of 100 messages: half are no job, half name no image")
+    parser.add_argument("--in-flight", type=int, help="images that a worker has in hand; default: the project's own")
     options = parser.parse_args()
     os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "eu-west-1"}
     os.environ |= {"PYTHONPATH": str(_ROOT), "RAY_AUTH_MODE": "disabled", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
@@ -106,7 +107,8 @@ class _Bench:
         queue, results = f"sqs://{uuid.uuid4().hex}?{place}&create=true", f"s3://{uuid.uuid4().hex}?{place}"
         fetch = {"s3": {"allow": {"*": ["s3://photos"]}, "endpoint_url": self._url}}
         intake = {"queue": queue, "results": results, "fetch": fetch, "num_replicas": options.workers}
-        intake["in_flight"] = 8 if self._workload else 32
+        if options.in_flight is not None:
+            intake["in_flight"] = options.in_flight
         args = AppArgs.model_validate({"pipeline": self._pipeline(placement), "intake": intake})
         self._publish(queue, "warm", 100)  # until all are there
         serve.run(build(args), name="bench")
