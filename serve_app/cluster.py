@@ -21,7 +21,7 @@ from serve_app._ports import require_port
 from serve_app._shutdown import MARK, stop
 from serve_app._signals import StopRequests
 
-__all__ = ["FAST_ENVIRONMENT", "LocalCluster", "local_cluster"]
+__all__ = ["FAST_ENVIRONMENT", "LOGGING", "LocalCluster", "local_cluster"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,12 @@ FAST_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     }
 )
 """What every node of a cluster needs in its environment before ``ray start``; Ray reads it once, at start."""
+
+LOGGING: Mapping[str, bool] = MappingProxyType({"enable_access_log": False})
+"""For Serve's processes, and for each application that is run on them: its replicas take nothing over from ``start``.
+
+Not a line a request and a call: it costs more than a small model does. The metrics count them, and the gateway has its
+own line a request."""
 
 _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -170,8 +176,7 @@ def _start_serve(host: str, port: int, log_dir: Path, quiet: bool) -> None:
     if quiet:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        # Not a line a request: it costs more than a small model does, and the metrics count requests anyway.
-        serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
+        serve.start(http_options={"host": host, "port": port}, logging_config=dict(LOGGING))
     except Exception as error:
         raise SetupError(f"Ray Serve does not start: {error}; its logs are in {log_dir}/serve") from error
 

@@ -261,7 +261,7 @@ class GatewayConfig(_Closed):
     trusted_proxies: tuple[Network, ...] = Field(
         (), description="Addresses of proxies whose X-Forwarded-For is believed; from others it is ignored"
     )
-    access_log: bool = Field(True, description="A JSON line a request on stderr")
+    access_log: bool = Field(True, description="A JSON line a request in the replica's log")
     timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it"
     )

@@ -15,7 +15,7 @@ from classifiers.catalogue import CATALOGUE
 from graph import Plan, PlannedStep, load_plan
 from graph.config import INGRESS
 from serve_app._states import application_states
-from serve_app.cluster import local_cluster
+from serve_app.cluster import LOGGING, local_cluster
 from serve_app.fetching import required_models
 from serve_app.gateway_config import GatewayConfig
 from serve_app.intake_config import IntakeConfig
@@ -114,7 +114,8 @@ def _deploy(pipeline: str, name: str, gateway: GatewayConfig, intake: IntakeConf
     from serve_app.app import AppArgs, build
 
     args = AppArgs(pipeline=pipeline, gateway=gateway, intake=intake)
-    serve.run_many([serve.RunTarget(build(args), name)], wait_for_applications_running=False)
+    target = serve.RunTarget(build(args), name, logging_config=dict(LOGGING))
+    serve.run_many([target], wait_for_applications_running=False)
     while True:
         state = application_states().get(name)
         if state == "RUNNING":

@@ -20,6 +20,7 @@ from serve_app.app import (
     step_options,
     worker_options,
 )
+from serve_app.cluster import LOGGING
 
 __all__ = ["render"]
 
@@ -91,7 +92,7 @@ def render(
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": host, "port": port},
-        "logging_config": {"enable_access_log": False},
+        "logging_config": dict(LOGGING),
         "applications": [application],
     }
     return _TITLE.format(name=plan.name, pipeline=pipeline) + _commented(

@@ -24,6 +24,7 @@ from benchmarks.serving.settings import pipeline_of, placed
 from benchmarks.serving.workload import make_workloads
 from serve_app._ports import free_port
 from serve_app.buckets import s3_bucket
+from serve_app.cluster import LOGGING
 from serve_app.queues import queue_from_url
 from serve_app.results import objects_from_uri
 from serve_app.results.compaction import compact
@@ -80,7 +81,7 @@ class _Bench:
         from ray import serve
 
         ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        serve.start(http_options={"location": "NoServer"}, logging_config={"enable_access_log": False})
+        serve.start(http_options={"location": "NoServer"}, logging_config=dict(LOGGING))
         for _ in range(self._options.rounds):
             bare = self._bare()
             if bare is not None:
@@ -111,7 +112,7 @@ class _Bench:
             intake["in_flight"] = options.in_flight
         args = AppArgs.model_validate({"pipeline": self._pipeline(placement), "intake": intake})
         self._publish(queue, "warm", 100)  # until all are there
-        serve.run(build(args), name="bench")
+        serve.run(build(args), name="bench", logging_config=dict(LOGGING))
         _drain(queue)
         processes = [
             process

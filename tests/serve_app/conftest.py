@@ -18,6 +18,7 @@ import yaml
 from brokers import AWS, Broker, all_brokers, moto_server, pubsub_server
 
 from serve_app._ports import free_port
+from serve_app.cluster import LOGGING
 
 _ROOT = Path(__file__).parents[2]
 
@@ -28,6 +29,7 @@ class ServeCluster:
 
     http_url: str
     dashboard_url: str
+    log_dir: Path
 
     def applications(self) -> dict[str, Any]:
         """The applications as the dashboard's API reports them, by name."""
@@ -74,7 +76,7 @@ def _run_cluster(http_port: int, dashboard_port: int) -> Iterator[ServeCluster]:
     import ray
     from ray import serve
 
-    ray.init(
+    context = ray.init(
         address="local",  # never one that somebody else runs on this machine
         num_cpus=8,
         num_gpus=1,
@@ -84,9 +86,10 @@ def _run_cluster(http_port: int, dashboard_port: int) -> Iterator[ServeCluster]:
         log_to_driver=False,
         logging_level="ERROR",
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": http_port}, logging_config={"enable_access_log": False})
+    serve.start(http_options={"host": "127.0.0.1", "port": http_port}, logging_config=dict(LOGGING))
+    log_dir = Path(context.address_info["session_dir"]) / "logs"
     try:
-        yield ServeCluster(f"http://127.0.0.1:{http_port}", f"http://127.0.0.1:{dashboard_port}")
+        yield ServeCluster(f"http://127.0.0.1:{http_port}", f"http://127.0.0.1:{dashboard_port}", log_dir)
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -107,7 +110,7 @@ def deploy(cluster: ServeCluster) -> Iterator[Deploy]:
         def deploy(pipeline: dict[str, Any], *, intake: dict[str, Any] | None = None, **gateway: Any) -> httpx.Client:
             name = pipeline["name"]
             args = AppArgs(pipeline=pipeline, gateway={"auth": "none", **gateway}, intake=intake)
-            serve.run(build(args), name=name, route_prefix=f"/{name}")
+            serve.run(build(args), name=name, route_prefix=f"/{name}", logging_config=dict(LOGGING))
             stack.callback(serve.delete, name, _blocking=False)
             return stack.enter_context(httpx.Client(base_url=f"{cluster.http_url}/{name}", timeout=30))
 

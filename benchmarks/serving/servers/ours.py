@@ -7,7 +7,7 @@ import sys
 import time
 
 from benchmarks.serving.settings import Settings, pipeline_of, placed
-from serve_app.cluster import local_cluster
+from serve_app.cluster import LOGGING, local_cluster
 
 
 def main(port: int, placement: str) -> None:
@@ -20,7 +20,7 @@ def main(port: int, placement: str) -> None:
         from serve_app.app import AppArgs, build
 
         args = {"pipeline": pipeline_of(settings, steps), "gateway": {"auth": "none", **gateway}}
-        serve.run(build(AppArgs.model_validate(args)), name="bench")
+        serve.run(build(AppArgs.model_validate(args)), name="bench", logging_config=dict(LOGGING))
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(1)
