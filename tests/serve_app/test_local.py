@@ -27,8 +27,9 @@ def test_a_request_leaves_one_line(cluster: Any, poll: Callable[..., Any], tmp_p
     file.write_text(yaml.dump(PIPELINE))
     _deploy(str(file), "logged", GatewayConfig.model_validate({"auth": "none"}), None)
     try:
+        headers = {"Content-Type": "image/png", "X-Request-Id": "abc"}
         for _ in range(3):
-            httpx.post(f"{cluster.http_url}/v1/images", content=PNG, headers={"X-Request-Id": "abc"}).raise_for_status()
+            httpx.post(f"{cluster.http_url}/v1/images", content=PNG, headers=headers).raise_for_status()
     finally:
         serve.delete("logged")
 
