@@ -94,12 +94,9 @@ class LocalBudgets:
         if limits.concurrent is not None and len(self._under_way.get(key, ())) >= limits.concurrent:
             return Verdict("concurrent", remaining, reset_s, None, CONCURRENT_RETRY_S)
         if limits.images_per_day is not None and images:
-            day = self._day(limits.images_per_day)
-            there = await day.peek(key)  # the window counts what it refuses too
-            left = there.remaining - images
-            if left < 0:
-                return Verdict("day", remaining, reset_s, there.remaining, there.reset_after)
-            await day.limit(key, images)
+            left, retry_s = await self._images(key, limits.images_per_day, images)
+            if retry_s:
+                return Verdict("day", remaining, reset_s, left, retry_s)
         if limits.concurrent is not None:
             self._under_way.setdefault(key, set()).add(lease)
         return Verdict(None, remaining, reset_s, left, 0.0)
@@ -110,6 +107,17 @@ class LocalBudgets:
         under_way.discard(lease)
         if not under_way:
             self._under_way.pop(key, None)
+
+    async def _images(self, key: str, per_day: int, images: int) -> tuple[int, float]:
+        """Take images: how many are left, and 0 or the seconds until there are new ones."""
+        day = self._day(per_day)
+        if images > 1:
+            # The window counts what it refuses too, and many that do not fit must not take those that are left.
+            there = await day.peek(key)
+            if there.remaining < images:
+                return there.remaining, there.reset_after
+        answer = await day.limit(key, images)
+        return answer.state.remaining, answer.state.reset_after if answer.limited else 0.0
 
     def _rate(self, per_second: float, burst: int) -> Throttled:
         limiter = self._limiters.get(("rate", per_second, burst))

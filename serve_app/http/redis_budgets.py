@@ -18,9 +18,6 @@ __all__ = ["RedisBudgets"]
 
 _log = logging.getLogger(__name__)
 
-# To connect.
-_TIMEOUT_S = 1.0
-
 # After a failure the local share counts for so long before Redis is asked again.
 _AWAY_S = 1.0
 
@@ -77,8 +74,7 @@ class _CommonBudgets:
             decode_responses=True,
             protocol=2,  # costs less than 3
             retry=Retry(NoBackoff(), 1),
-            socket_connect_timeout=_TIMEOUT_S,
-            socket_timeout=None,  # for each read; the client has one around all of them
+            socket_timeout=None,  # to connect, and for each read; the client has one around all of them
         )
         self._take = self._redis.register_script(_TAKE)
         self._prefix = prefix

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import numpy as np
-import PIL.Image
 from fastapi import FastAPI
-from toys import draw
+from toys import draw, encoded
 
 from graph import Engine, LocalBackend, load_plan
 from serve_app.gateway_config import GatewayConfig
@@ -34,13 +32,6 @@ PIPELINE: dict[str, Any] = {
         },
     ],
 }
-
-
-def encoded(image: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
-    """The image as the bytes of a file."""
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, form, **options)
-    return file.getvalue()
 
 
 PNG = encoded(STREET)

@@ -14,7 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import pytest_asyncio
-from gateways import PNG, STREET, WHITE, app_over, client_of, config, encoded, post, problem
+from gateways import PNG, STREET, WHITE, app_over, client_of, config, post, problem
+from toys import encoded
 
 from graph import Engine, LocalBackend, Overloaded
 

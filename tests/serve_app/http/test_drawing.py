@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateways import PNG, encoded
+from gateways import PNG
+from toys import encoded
 
 from classifiers import TooManyPixels
 from graph import Frame, Overloaded

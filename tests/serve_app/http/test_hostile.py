@@ -16,8 +16,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import pytest_asyncio
-from gateways import PNG, STREET, app_over, client_of, config, encoded, post, problem
+from gateways import PNG, STREET, app_over, client_of, config, post, problem
 from intakes import LIMITS, place
+from toys import encoded
 
 from graph import LocalBackend
 from serve_app.http.desk import JobDesk

@@ -25,7 +25,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from gateways import PNG, encoded, problem
+from gateways import PNG, problem
+from toys import encoded
 
 from serve_app._ports import free_port
 
