@@ -90,14 +90,23 @@ class Detector:
 
     def __call__(self, canvases: Canvases, confidence: float) -> list[Candidates]:
         """Candidates of at least this confidence for each of N canvases (N, H, W, 3) RGB uint8."""
-        return [self._read(output, confidence) for output in self._network.forward(canvases)]
+        outputs = self._network.forward(canvases)
+        scored, axis = self._scored, 1 if self._layout.columns else 2
+        scores = outputs[:, scored] if self._layout.columns else outputs[:, :, scored]
+        kept = (scores >= confidence).any(axis)
+        candidates = outputs.swapaxes(1, 2) if self._layout.columns else outputs
+        # Selected on the device, for the whole batch at once: copying all of them from a GPU takes longer than the
+        # network, and so does asking it once for every image.
+        rows = self._network.to_numpy(candidates[kept])
+        counts = self._network.to_numpy(kept.sum(1)).astype(np.int64)
+        return [self._read(part) for part in np.split(rows, counts.cumsum()[:-1])]
 
-    def _read(self, output: Any, confidence: float) -> Candidates:
+    @property
+    def _scored(self) -> slice:
+        return slice(4, 5 if self._layout.labelled else 4 + len(self.names))
+
+    def _read(self, rows: Rows) -> Candidates:
         layout = self._layout
-        scored = slice(4, 5 if layout.labelled else 4 + len(self.names))
-        candidates = output.T if layout.columns else output
-        # selected on the device: copying all of them from a GPU takes longer than the network
-        rows = self._network.to_numpy(candidates[(candidates[:, scored] >= confidence).any(1)])
         boxes = rows[:, :4]
         if not layout.corners:
             centres, halves = boxes[:, :2], boxes[:, 2:] / 2
@@ -106,7 +115,7 @@ class Detector:
             boxes = boxes * np.array([self.size[1], self.size[0]] * 2, np.float32)
         if layout.labelled:
             return Candidates(boxes, rows[:, 4], rows[:, 5].astype(np.int64))
-        scores = rows[:, scored]
+        scores = rows[:, self._scored]
         return Candidates(boxes, scores.max(axis=1, initial=0), scores.argmax(axis=1))
 
 
