@@ -1,18 +1,15 @@
-"""Which device a torch model runs on, in which precision, and how it is compiled and fed."""
+"""Which device a torch model runs on, and in which precision."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal
 
 from classifiers.errors import SetupError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Half", "batch_sizes_to_warm_up", "choose_device", "choose_half", "compiled", "to_device"]
+__all__ = ["Half", "choose_device", "choose_half"]
 
 Half = bool | Literal["auto"]
 """Half precision; ``"auto"``: on a GPU only."""
@@ -51,34 +48,3 @@ def choose_half(half: Half, device: torch.device) -> bool:
     if half and device.type == "cpu":
         raise SetupError("half: true needs a GPU, and the device is the CPU; use half: auto or half: false")
     return half
-
-
-def compiled(model: Any, wanted: bool) -> Any:
-    """The model, by ``torch.compile`` where that is wanted; it is compiled when it runs for the first time."""
-    if not wanted:
-        return model
-    import torch
-
-    return torch.compile(model)
-
-
-def batch_sizes_to_warm_up(largest: int, is_compiled: bool) -> tuple[int, ...]:
-    """Batch sizes to run before the first request.
-
-    ``torch.compile`` makes code for the first size that it sees, at the second different one code for any size, and
-    for a single image code of its own; each takes seconds to minutes, which no request should wait for.
-    """
-    return tuple(dict.fromkeys((largest, max(1, largest // 2), 1))) if is_compiled else (largest,)
-
-
-def to_device(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """Images (N, H, W, 3) uint8 as a tensor (N, 3, H, W) on the device, still uint8: a quarter of the bytes of floats.
-
-    From pinned memory the GPU fetches them itself, while this thread already queues what is to be done with them.
-    """
-    import torch
-
-    tensor = torch.from_numpy(images)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.permute(0, 3, 1, 2)

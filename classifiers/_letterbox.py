@@ -35,22 +35,18 @@ class Fit:
         return ((boxes - offset) / scale).clip(0, limit)
 
 
-def letterbox(
-    images: Sequence[Image], size: tuple[int, int], stretch: bool = False
-) -> tuple[npt.NDArray[np.uint8], list[Fit]]:
+def letterbox(images: Sequence[Image], canvases: npt.NDArray[np.uint8], stretch: bool = False) -> list[Fit]:
     """Scale images to fit a canvas and centre them on grey, as ultralytics does.
 
     Args:
         images: N arrays (H, W, 3) RGB uint8.
-        size: (H, W) of the canvas.
+        canvases: (N, H, W, 3) RGB uint8 to write to, whatever is there.
         stretch: fill the canvas instead of keeping the shape of the image.
 
     Returns:
-        Canvases (N, H, W, 3) RGB uint8, and where each image lies on its own.
+        Where each image lies on its canvas.
     """
-    canvases = np.full((len(images), *size, 3), _GREY, np.uint8)
-    fits = [_place(image, canvas, stretch) for image, canvas in zip(images, canvases, strict=True)]
-    return canvases, fits
+    return [_place(image, canvas, stretch) for image, canvas in zip(images, canvases, strict=True)]
 
 
 def _place(image: Image, canvas: npt.NDArray[np.uint8], stretch: bool) -> Fit:
@@ -62,6 +58,8 @@ def _place(image: Image, canvas: npt.NDArray[np.uint8], stretch: bool) -> Fit:
         new_width, new_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
     # the odd pixel goes to the right and the bottom
     left, top = (canvas_width - new_width) // 2, (canvas_height - new_height) // 2
+    canvas[:top] = canvas[top + new_height :] = _GREY
+    canvas[:, :left] = canvas[:, left + new_width :] = _GREY
     target = canvas[top : top + new_height, left : left + new_width]
     if (new_height, new_width) == (height, width):
         target[:] = image

@@ -89,6 +89,8 @@ class OpenVinoModel:
         scale: float | Sequence[float],
         half: Half = "auto",
     ) -> None:
+        self._size = size
+        self._buffer = np.empty((0, *size, 3), np.uint8)
         core = import_openvino().Core()
         if half is True and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise SetupError("half: true needs a CPU that computes in bfloat16; use half: auto or half: false")
@@ -112,6 +114,16 @@ class OpenVinoModel:
                 "ENABLE_CPU_PINNING": "NO",
             },
         )
+
+    def buffer(self, count: int) -> npt.NDArray[np.uint8]:
+        """(count, H, W, 3) to write a batch into; the same memory each time."""
+        if len(self._buffer) < count:
+            self._buffer = np.empty((count, *self._size, 3), np.uint8)
+        return self._buffer[:count]
+
+    def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
+        """Batch sizes to run before the first request."""
+        return (largest,)
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(N, H, W, 3) RGB uint8 in, the first output (N, ...) out."""

@@ -41,9 +41,9 @@ class Preprocessing:
         rows, columns = self.window
         return rows.stop - rows.start, columns.stop - columns.start
 
-    def batch(self, images: Sequence[Image]) -> npt.NDArray[np.uint8]:
-        """N images (H, W, 3) RGB uint8 of any size to one array (N, H, W, 3) of the size that the model sees."""
-        return np.stack([self._resized(image)[self.window] for image in images])
+    def batch(self, images: Sequence[Image], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """N images (H, W, 3) RGB uint8 of any size to ``out``, (N, H, W, 3) of the size that the model sees."""
+        return np.stack([self._resized(image)[self.window] for image in images], out=out)
 
     def _resized(self, image: Image) -> Image:
         height, width = image.shape[:2]

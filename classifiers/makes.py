@@ -12,9 +12,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from classifiers._checkpoint import Runtime, find_checkpoint
-from classifiers._devices import Half, batch_sizes_to_warm_up, choose_device, choose_half, compiled, to_device
+from classifiers._devices import Half, choose_device, choose_half
 from classifiers._openvino import OpenVinoModel, read_model
 from classifiers._preprocessing import Preprocessing, read_preprocessing
+from classifiers._torch_runner import TorchRunner, compiled
 from classifiers._transformers import load_classifier
 from classifiers._tunables import Tunables, check
 from classifiers.base import BaseClassifier, Image
@@ -35,6 +36,12 @@ class _Tunables(Tunables):
 
 
 class _Network(Protocol):
+    def buffer(self, count: int) -> npt.NDArray[np.uint8]:
+        """(count, H, W, 3) to write a batch into."""
+
+    def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
+        """Batch sizes to run before the first request."""
+
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(N, H, W, 3) RGB uint8 in, logits (N, labels) out."""
 
@@ -86,7 +93,6 @@ class StanfordViT(BaseClassifier):
             self._network = OpenVinoModel(read_model(checkpoint.file), seen.model_size, seen.mean, seen.scale, half)
         else:
             raise SetupError(f"{checkpoint.file} runs in OpenVINO on the CPU, not on {device!r}; use device: auto")
-        self._is_compiled = torch_compile
         self.input_size, self.resize, self.frame_size = seen.input_size, seen.resize, seen.input_size
         self.weights_digest = checkpoint.digest
         self._labels = _labels(config, self._logits([np.zeros((*seen.input_size, 3), np.uint8)]).shape)
@@ -110,11 +116,11 @@ class StanfordViT(BaseClassifier):
 
     def warm_up(self, batch_size: int) -> None:
         height, width = self._preprocessing.input_size
-        for size in batch_sizes_to_warm_up(batch_size, self._is_compiled):
+        for size in self._network.sizes_to_warm_up(batch_size):
             self._logits([np.full((height, width, 3), 128, np.uint8)] * size)
 
     def _logits(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
-        return self._network(self._preprocessing.batch(images))
+        return self._network(self._preprocessing.batch(images, self._network.buffer(len(images))))
 
     def _result(self, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
         best = np.argsort(-scores, kind="stable")[: self._tunables.top_k].tolist()
@@ -128,23 +134,28 @@ class _TorchNetwork:
     ) -> None:
         import torch
 
-        self._device = device
         self._dtype = torch.float16 if choose_half(half, device) else torch.float32
         self._model = compiled(load_classifier(folder).to(device=device, dtype=self._dtype), torch_compile)
         self._mean, self._scale = (
             torch.tensor(values, device=device, dtype=self._dtype).reshape(1, 3, 1, 1)
             for values in (seen.mean, seen.scale)
         )
+        self._runner = TorchRunner(self._scores, device, seen.model_size, is_compiled=torch_compile)
         limit_threads()
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        import torch
+    def buffer(self, count: int) -> npt.NDArray[np.uint8]:
+        return self._runner.buffer(count)
 
-        with torch.inference_mode():
-            pixels = to_device(images, self._device).to(self._dtype)
-            output = self._model(pixel_values=(pixels - self._mean) / self._scale)
-        logits: npt.NDArray[np.float32] = output.logits.float().cpu().numpy()
+    def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
+        return self._runner.sizes_to_warm_up(largest)
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = self._runner(images).float().cpu().numpy()
         return logits
+
+    def _scores(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self._model(pixel_values=(images.to(self._dtype) - self._mean) / self._scale).logits
+        return scores
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class ObjectClassifier(BaseClassifier):
     ) -> list[dict[str, Any]]:
         if not images:
             return []
-        canvases, fits = letterbox(images, self._detector.size, self._detector.stretch)
+        canvases = self._detector.buffer(len(images))
+        fits = letterbox(images, canvases, self._detector.stretch)
         candidates = self._detector(canvases, self._tunables.confidence)
         return [self._result(*pair) for pair in zip(candidates, fits, strict=True)]
 
@@ -102,7 +103,8 @@ class ObjectClassifier(BaseClassifier):
 
     def warm_up(self, batch_size: int) -> None:
         grey = np.full((*self._detector.size, 3), 128, np.uint8)
-        self.process_batch([grey] * batch_size, [{}] * batch_size)
+        for size in self._detector.sizes_to_warm_up(batch_size):
+            self.process_batch([grey] * size, [{}] * size)
 
     def _result(self, candidates: Candidates, fit: Fit) -> dict[str, Any]:
         boxes, scores, class_ids = candidates.boxes, candidates.scores, candidates.class_ids

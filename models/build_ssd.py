@@ -141,8 +141,9 @@ def _quantise(network: bytes, photos: Sequence[Path]) -> Any:
         # through a file: read from .tflite, the float16 weights are hidden behind conversions that nncf keeps
         openvino.save_model(_with_one_output(core.read_model(tflite)), single)
         model = core.read_model(single)
-    images = [letterbox([_read(photo)], (SIDE, SIDE))[0] for photo in photos]
-    inputs = [image.astype(np.float32).transpose(0, 3, 1, 2) / 255 for image in images]
+    images = np.empty((len(photos), SIDE, SIDE, 3), np.uint8)
+    letterbox([_read(photo) for photo in photos], images)
+    inputs = list(images[:, np.newaxis].astype(np.float32).transpose(0, 1, 4, 2, 3) / 255)
     preset = nncf.QuantizationPreset.MIXED
     return nncf.quantize(model, nncf.Dataset(inputs), preset=preset, fast_bias_correction=False)
 

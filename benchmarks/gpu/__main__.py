@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu: each part of a conditional pipeline on one GPU, and all of it in one process. See README.md."""
+"""python -m benchmarks.gpu: a conditional pipeline on one GPU, in parts and in one process. See README.md."""
 
 from __future__ import annotations
 

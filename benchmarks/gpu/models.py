@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-__all__ = ["DETECTOR", "MAKES", "add_arguments", "device_name", "pipeline_of", "photos_of"]
+__all__ = ["DETECTOR", "MAKES", "add_arguments", "device_name", "photos_of", "pipeline_of"]
 
 DETECTOR, MAKES = "detector", "makes"
 
@@ -55,7 +55,7 @@ def pipeline_of(options: argparse.Namespace, serve: Mapping[str, Mapping[str, An
 
 
 def photos_of(options: argparse.Namespace, count: int = 16) -> list[Path]:
-    """JPEGs: those of ``--photos``, or made ones of 1 megapixel with as much detail as photos have, about 200 KB each."""
+    """Those of ``--photos``, or made JPEGs of 1 megapixel with as much detail as photos have, about 200 KB each."""
     if options.photos is not None:
         found = sorted(options.photos.glob("*.jpg"))
         if not found:

@@ -44,9 +44,9 @@ class _Planted:
 
     def __init__(self, detector: Detector, cars: int) -> None:
         self._detector = detector
-        height, width = detector.size
-        corners = np.array([[n % 4, n // 4 % 4] for n in range(cars)], np.float32).reshape(-1, 2) * [width / 5, height / 5]
-        boxes = np.hstack([corners, corners + [width / 5, height / 5]]).astype(np.float32).repeat(_PROPOSALS, axis=0)
+        size = np.array(detector.size[::-1], np.float32) / 5
+        corners = np.array([[n % 4, n // 4 % 4] for n in range(cars)], np.float32).reshape(-1, 2) * size
+        boxes = np.hstack([corners, corners + size]).repeat(_PROPOSALS, axis=0)
         scores = np.linspace(0.9, 0.5, len(boxes), dtype=np.float32)
         self._answer = Candidates(boxes, scores, np.full(len(boxes), _CAR))
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu.served: the same pipeline behind Ray Serve, over HTTP, and who is busy meanwhile. See README.md."""
+"""python -m benchmarks.gpu.served: the same pipeline on Ray Serve, over HTTP, and who is busy. See README.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -91,7 +90,8 @@ def main() -> None:
             rows += processes.submit(_served, placement, photos, options).result()
             (options.out / "served.json").write_text(json.dumps(rows, indent=1))
     print(f"{device_name(options.device)}, {len(os.sched_getaffinity(0))} cores, batches of up to {options.batch}")
-    print("| placement | connections | images/s | p50 ms | p95 ms | GPU busy | cores: client | by process |\n|" + "---|" * 8)
+    columns = ["placement", "connections", "images/s", "p50 ms", "p95 ms", "GPU busy", "cores: client", "by process"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for row in rows:
         cores = {name: ms * row["images_per_s"] / 1000 for name, ms in row["cpu_ms_per_image"].items()}
         client = row["client_cpu_ms_per_image"] * row["images_per_s"] / 1000
@@ -118,7 +118,9 @@ def _served(placement: Placement, photos: Sequence[Path], options: argparse.Name
             for connections in options.connections:
                 with _gpu_busy(on_gpu) as busy:
                     row = measured(
-                        mark, _GROUPS, lambda n=connections: closed_loop(url, photos, n, options.seconds)  # type: ignore[misc]
+                        mark,
+                        _GROUPS,
+                        lambda n=connections: closed_loop(url, photos, n, options.seconds),  # type: ignore[misc]
                     )
                 rows.append({"placement": str(placement), "connections": connections, **row, **busy})
     return rows

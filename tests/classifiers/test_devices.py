@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from classifiers._devices import Half, batch_sizes_to_warm_up, choose_device, choose_half, compiled, to_device
+from classifiers._devices import Half, choose_device, choose_half
 from classifiers.errors import SetupError
 
 
@@ -62,32 +61,3 @@ def test_half(half: Half, device: str, expected: bool) -> None:
 def test_half_on_a_cpu() -> None:
     with pytest.raises(SetupError, match="half: true needs a GPU"):
         choose_half(True, torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("largest", "is_compiled", "sizes"),
-    [(8, False, (8,)), (8, True, (8, 4, 1)), (2, True, (2, 1)), (1, True, (1,))],
-)
-def test_every_shape_that_is_compiled_apart_is_warmed_up(
-    largest: int, is_compiled: bool, sizes: tuple[int, ...]
-) -> None:
-    assert batch_sizes_to_warm_up(largest, is_compiled) == sizes
-
-
-@pytest.mark.slow
-def test_a_model_is_compiled_only_where_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = torch.nn.Linear(2, 2)
-    assert compiled(model, False) is model
-    # torch's own front end, without the minute that its code generator takes
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
-    made = compiled(model, True)
-    assert made is not model
-    assert torch.equal(made(torch.ones(3, 2)), model(torch.ones(3, 2)))
-
-
-def test_images_reach_the_device_as_bytes() -> None:
-    images = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
-    tensor = to_device(images, torch.device("cpu"))
-    assert (tensor.dtype, tuple(tensor.shape)) == (torch.uint8, (2, 3, 4, 5))
-    assert np.array_equal(tensor.permute(0, 2, 3, 1).numpy(), images)

@@ -308,7 +308,7 @@ def test_preprocessing_is_the_image_processors(
     pixels = image(*input_size)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     expected = processor(images=PilImage.fromarray(pixels), return_tensors="np")["pixel_values"][0]
-    [batch] = preprocessing.batch([pixels])
+    [batch] = preprocessing.batch([pixels], np.empty((1, *seen, 3), np.uint8))
     assert batch.dtype == np.uint8
     np.testing.assert_allclose(
         ((batch - np.array(preprocessing.mean)) / preprocessing.scale).transpose(2, 0, 1), expected, atol=1e-3

@@ -15,7 +15,6 @@ import yaml
 from PIL import Image as PilImage
 
 from classifiers import _ultralytics, _yolo
-from classifiers._letterbox import letterbox
 from classifiers._openvino import import_openvino
 from classifiers.errors import ModelNotFound, SetupError
 from classifiers.models import digest_weights
@@ -427,53 +426,11 @@ def test_onnx_runs_on_a_gpu_where_onnx_runtime_can(
 # ultralytics ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def photos() -> list[np.ndarray]:
-    """Ultralytics' own example photos, of different shapes."""
-    assets = Path(_ultralytics._import("ultralytics.utils.checks").__file__).parents[1] / "assets"
-    arrays = [np.asarray(PilImage.open(assets / name).convert("RGB")) for name in ("bus.jpg", "zidane.jpg")]
-    for array in arrays:
-        array.setflags(write=False)
-    return arrays
-
-
-@pytest.fixture(scope="module")
-def checkpoints(photos: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes untrained checkpoints of ultralytics' architectures that nevertheless find things on the photos."""
-    import torch
-
-    folder = tmp_path_factory.mktemp("checkpoints")
-    canvases, _ = letterbox(photos, (320, 320))
-
-    def make(architecture: str) -> Path:
-        path = folder / f"{architecture}.pt"
-        if path.exists():
-            return path
-        _ultralytics._import("ultralytics.nn.autobackend")
-        torch.manual_seed(0)
-        model = sys.modules["ultralytics"].YOLO(f"{architecture}.yaml", verbose=False)
-        for module in model.model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        with (
-            torch.no_grad()
-        ):  # the norms learn the photos: without that, deep features of random weights fade to nothing
-            model.model.train()(torch.from_numpy(canvases).permute(0, 3, 1, 2) / 255)
-        for branch in model.model.model[-1].cv3:
-            branch[-1].weight.data.normal_(0, 0.5)
-            branch[-1].bias.data.fill_(-10)
-        model.model.eval()
-        model.save(path)
-        return path
-
-    return make
-
-
 @pytest.mark.parametrize("architecture", ["yolo11n", "yolov8n-pose"])
 def test_same_detections_as_ultralytics_itself(
-    checkpoints: Callable[[str], Path], photos: list[np.ndarray], architecture: str
+    yolos: Callable[[str], Path], photos: list[np.ndarray], architecture: str
 ) -> None:
-    path = checkpoints(architecture)
+    path = yolos(architecture)
     classifier = ObjectClassifier(str(path), confidence=0.3, max_detections=50, image_size=320, device="cpu")
     ultralytics = sys.modules["ultralytics"]
 
@@ -489,8 +446,8 @@ def test_same_detections_as_ultralytics_itself(
         np.testing.assert_allclose([found["confidence"] for found in detections], boxes.conf, atol=1e-3)
 
 
-def test_a_photo_does_not_depend_on_its_batch(checkpoints: Callable[[str], Path], photos: list[np.ndarray]) -> None:
-    classifier = ObjectClassifier(str(checkpoints("yolo11n")), confidence=0.3, image_size=320, device="cpu")
+def test_a_photo_does_not_depend_on_its_batch(yolos: Callable[[str], Path], photos: list[np.ndarray]) -> None:
+    classifier = ObjectClassifier(str(yolos("yolo11n")), confidence=0.3, image_size=320, device="cpu")
 
     alone = [classifier.process(photo, {}) for photo in photos]
     together = classifier.process_batch([photos[1], photos[0], image(1, 1)], [{}] * 3)[:2]
@@ -504,16 +461,16 @@ def test_a_photo_does_not_depend_on_its_batch(checkpoints: Callable[[str], Path]
             assert first["bbox"] == pytest.approx(second["bbox"], abs=0.05)
 
 
-def test_checkpoint_has_the_size_it_was_trained_at(checkpoints: Callable[[str], Path]) -> None:
-    classifier = ObjectClassifier(str(checkpoints("yolo11n")), device="cpu")
+def test_checkpoint_has_the_size_it_was_trained_at(yolos: Callable[[str], Path]) -> None:
+    classifier = ObjectClassifier(str(yolos("yolo11n")), device="cpu")
 
     assert classifier._detector.size == (640, 640)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:Converting a tensor")
 @pytest.mark.slow
-def test_an_export_that_ultralytics_runs(checkpoints: Callable[[str], Path], photos: list[np.ndarray]) -> None:
-    path = checkpoints("yolo11n")
+def test_an_export_that_ultralytics_runs(yolos: Callable[[str], Path], photos: list[np.ndarray]) -> None:
+    path = yolos("yolo11n")
     exported = sys.modules["ultralytics"].YOLO(path).export(format="torchscript", imgsz=320, verbose=False)
     native = ObjectClassifier(str(path), confidence=0.3, max_detections=20, image_size=320, device="cpu")
     script = ObjectClassifier(exported, confidence=0.3, max_detections=20, device="cpu")
@@ -527,9 +484,9 @@ def test_an_export_that_ultralytics_runs(checkpoints: Callable[[str], Path], pho
 
 
 @pytest.mark.slow
-def test_tasks_without_upright_boxes(checkpoints: Callable[[str], Path]) -> None:
+def test_tasks_without_upright_boxes(yolos: Callable[[str], Path]) -> None:
     with pytest.raises(SetupError, match="is a model for 'obb', which has no upright boxes; use one for detect"):
-        ObjectClassifier(str(checkpoints("yolo11n-obb")), device="cpu")
+        ObjectClassifier(str(yolos("yolo11n-obb")), device="cpu")
 
 
 class Payload:
@@ -560,9 +517,9 @@ def test_a_checkpoint_cannot_run_code_where_something_else_imported_ultralytics_
     test_a_checkpoint_cannot_run_code(tmp_path)
 
 
-def test_size_that_the_network_cannot_take(checkpoints: Callable[[str], Path]) -> None:
+def test_size_that_the_network_cannot_take(yolos: Callable[[str], Path]) -> None:
     with pytest.raises(SetupError, match="image_size must be a multiple of 32"):
-        ObjectClassifier(str(checkpoints("yolo11n")), image_size=100, device="cpu")
+        ObjectClassifier(str(yolos("yolo11n")), image_size=100, device="cpu")
 
 
 class FakeDownloads:
@@ -656,16 +613,14 @@ def test_openvino_comes_without_torch_and_ultralytics(build: Build, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_ultralytics_leaves_the_process_and_the_home_folder_alone(
-    checkpoints: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_ultralytics_leaves_the_process_and_the_home_folder_alone(yolos: Callable[[str], Path], tmp_path: Path) -> None:
     code = f"""
         import os, socket, cv2, numpy, torch, PIL.Image
         asked = []
         socket.getaddrinfo = lambda *arguments: asked.append(arguments)
         before = dict(os.environ), PIL.Image.open, torch.save, cv2.imread, numpy.get_printoptions()
         from classifiers.objects import ObjectClassifier
-        classifier = ObjectClassifier({str(checkpoints("yolo11n"))!r}, image_size=64, device="cpu")
+        classifier = ObjectClassifier({str(yolos("yolo11n"))!r}, image_size=64, device="cpu")
         classifier.warm_up(2)
         assert before == (dict(os.environ), PIL.Image.open, torch.save, cv2.imread, numpy.get_printoptions())
         assert torch.get_num_threads() == cv2.getNumThreads() == 1
