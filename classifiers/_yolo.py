@@ -203,8 +203,7 @@ class _UltralyticsNetwork:
             )
         if self._native and device.type == "cuda":
             model.to(memory_format=torch.channels_last)  # as images are, and a sixth faster
-            # the head's grid is computed in each batch; one that it keeps would not be part of what is recorded
-            model.model[-1].dynamic = True
+        self._grids: dict[int, list[Any]] = {}
         self._runner = TorchRunner(self._output, device, self.size, recordable=self._native)
 
     def buffer(self, count: int) -> Canvases:
@@ -222,6 +221,10 @@ class _UltralyticsNetwork:
         output = self._network((images.half() if self._network.fp16 else images.float()) / 255)
         while isinstance(output, (list, tuple)):  # boxes come before masks and what training needs
             output = output[0]
+        if self._native and images.is_cuda:
+            # The head makes its grid anew for each batch size; what was recorded for another size still reads that one.
+            head = self._network.model.model[-1]
+            self._grids[len(images)] = [value for value in vars(head).values() if hasattr(value, "is_cuda")]
         return output
 
     def to_numpy(self, part: Any) -> Rows:

@@ -58,7 +58,7 @@ def all_candidates(detector: Detector, canvases: np.ndarray) -> tuple[np.ndarray
     return np.stack([each.boxes for each in found]), np.stack([each.scores for each in found])
 
 
-@pytest.mark.parametrize(("half", "pixels", "score"), [(False, 0.05, 1e-3), ("auto", 0.5, 0.01)])
+@pytest.mark.parametrize(("half", "pixels", "score"), [(False, 1.0, 0.005), ("auto", 2.0, 0.02)])
 def test_a_detector_finds_what_it_finds_on_the_cpu(
     yolo: Path, photos: list[np.ndarray], half: Half, pixels: float, score: float
 ) -> None:
@@ -72,21 +72,27 @@ def test_a_detector_finds_what_it_finds_on_the_cpu(
     assert np.abs(scores - expected_scores).mean() < score
 
 
-@pytest.mark.parametrize("count", [1, 3, 9, 16])
-def test_what_a_detector_selects_in_each_image(yolo: Path, photos: list[np.ndarray], count: int) -> None:
-    """Batches between two recorded sizes too, and what the last batch left in the memory is not seen."""
+def test_a_detector_answers_for_each_image_of_each_batch(yolo: Path, photos: list[np.ndarray]) -> None:
+    """In batches of and between the recorded sizes, in any order, and whatever the last batch left in the memory."""
     detector = load_detector(yolo, 320, "cuda", False)
-    canvases = canvases_of(photos, count)
-    _, scores = all_candidates(detector, canvases)
-    all_candidates(detector, canvases[::-1].copy())
+    assert detector.sizes_to_warm_up(16) == (16, 8, 4, 2, 1)  # they are recorded
+    canvases = canvases_of(photos, 16)
+    expected_boxes, expected_scores = all_candidates(detector, canvases)
+
+    for count in (1, 3, 9, 16, 2, 5, 1, 9):
+        start = 16 - count
+        batch = detector.buffer(count)
+        batch[:] = canvases[start:]
+        boxes, scores = all_candidates(detector, batch)
+        # other sizes have other kernels, which round differently, and these models exaggerate it
+        assert np.abs(boxes - expected_boxes[start:]).mean() < 1.0
+        assert np.abs(scores - expected_scores[start:]).mean() < 0.005
+
     middle = float(np.median(scores))
-
-    found = detector(canvases, middle)
-
+    found = detector(batch, middle)
     assert [len(each.scores) for each in found] == (scores >= np.float32(middle)).sum(1).tolist()
     for each, its in zip(found, scores, strict=True):
         np.testing.assert_allclose(each.scores, its[its >= np.float32(middle)], atol=1e-6)
-        np.testing.assert_allclose(detector(canvases[:1], 0.0)[0].scores, scores[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
