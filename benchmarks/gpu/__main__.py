@@ -7,17 +7,23 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.models import add_arguments, device_name, photos_of, pipeline_of
+from benchmarks.gpu.models import add_arguments, decoded_bytes, device_name, photos_of, pipeline_of
+from classifiers._letterbox import letterbox
+from classifiers._torch_runner import TorchRunner
 from classifiers.images import decode
 from graph import Plan, VisionPipeline, load_plan
 from graph.runner import load_classifier
 
 _ROUNDS = 5
+_BATCHES = (1, 4, 8, 16, 32)
+_CALLS = 20
 
 
 def main() -> None:
@@ -29,31 +35,80 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     plan = load_plan(pipeline_of(options, {}))
     photos = [path.read_bytes() for path in photos_of(options)]
-    parts = {**_alone(plan, photos, options), "pipeline, one process": _whole(plan, photos, options)}
+    sizes = [size for size in _BATCHES if size <= options.batch]
+    parts = _parts(plan, photos, sizes, options.device)
+    rates = {**_decoding(photos), "pipeline, one process": _whole(plan, photos, options)}
     device = device_name(options.device)
-    report = {"device": device, "options": {k: str(v) for k, v in vars(options).items()}, "parts": parts}
+    report = {
+        "device": device,
+        "options": {k: str(v) for k, v in vars(options).items()},
+        "ms_by_batch_size": parts,
+        "images_per_s": rates,
+    }
     (options.out / "report.json").write_text(json.dumps(report, indent=1))
-    print(f"{device}, {len(os.sched_getaffinity(0))} cores, batch {options.batch}, medians of {_ROUNDS} rounds")
-    print("| part | a second |\n|---|---|")
-    for name, rounds in parts.items():
+    print(f"{device}, {len(os.sched_getaffinity(0))} cores, medians of {_CALLS} calls and {_ROUNDS} rounds")
+    print(f"| ms a batch of | {' | '.join(map(str, sizes))} |\n|{'---|' * (1 + len(sizes))}")
+    for name, times in parts.items():
+        print(f"| {name} | {' | '.join(f'{median(calls):.2f}' for calls in times.values())} |")
+    print("\n| images a second | |\n|---|---|")
+    for name, rounds in rates.items():
         print(f"| {name} | {median(rounds):.0f} [{min(rounds):.0f}, {max(rounds):.0f}] |")
 
 
-def _alone(plan: Plan, photos: Sequence[bytes], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Each part by itself, at full batches: what it could do if nothing else were there."""
+def _parts(plan: Plan, photos: Sequence[bytes], sizes: Sequence[int], device: str) -> dict[str, dict[int, list[float]]]:
+    """Milliseconds of each part by itself, by batch size."""
     images = [decode(photo) for photo in photos]
-    batch = (images * (options.batch // len(images) + 1))[: options.batch]
-    detect, make = (load_classifier(step) for step in plan)
-    for classifier in (detect, make):
-        classifier.warm_up(options.batch)
-    crops = [np.ascontiguousarray(image[:224, :224]) for image in batch]
-    cores = len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(cores) as pool:
-        return {
-            f"decode, {cores} threads": _rates(lambda: list(pool.map(decode, photos * 4)), 4 * len(photos)),
-            "detector, images": _rates(lambda: detect.process_batch(batch, [{}] * len(batch)), len(batch)),
-            "makes, crops": _rates(lambda: make.process_batch(crops, [{}] * len(crops)), len(crops)),
+    images = (images * (max(sizes) // len(images) + 1))[: max(sizes)]
+    crops = [np.ascontiguousarray(image[:224, :224]) for image in images]
+    recorded, one_by_one = ([load_classifier(step) for step in plan] for _ in range(2))
+    for classifier in one_by_one:
+        _runner(classifier)._records = False
+    parts: dict[str, Callable[[int], Callable[[], object]]] = {}
+    for way, (detector, makes) in (("recorded", recorded), ("kernels one by one", one_by_one)):
+        if way == "recorded" and not device.startswith("cuda"):
+            continue
+        find, name = detector._detector, makes._network
+        canvases, inputs = find.buffer(max(sizes)), name.buffer(max(sizes))
+        parts |= {
+            f"YOLO, {way}": lambda size, find=find, canvases=canvases: lambda: find(canvases[:size], 0.25),
+            f"ViT, {way}": lambda size, name=name, inputs=inputs: lambda: name(inputs[:size]),
         }
+    detector, makes = one_by_one if not device.startswith("cuda") else recorded
+    canvases = detector._detector.buffer(max(sizes))
+    parts |= {
+        "letterbox": lambda size: lambda: letterbox(images[:size], canvases[:size]),
+        "detector, pixels to findings": lambda size: lambda: detector.process_batch(images[:size], [{}] * size),
+        "makes, crops to labels": lambda size: lambda: makes.process_batch(crops[:size], [{}] * size),
+    }
+    return {name: {size: _milliseconds(part(size), device) for size in sizes} for name, part in sorted(parts.items())}
+
+
+def _runner(classifier: Any) -> TorchRunner:
+    runner: TorchRunner = (classifier._detector if hasattr(classifier, "_detector") else classifier)._network._runner
+    return runner
+
+
+def _milliseconds(call: Callable[[], object], device: str) -> list[float]:
+    import torch
+
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    times = []
+    for _ in range(3 + _CALLS):
+        synchronize()
+        start = time.perf_counter()
+        call()
+        synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return times[3:]
+
+
+def _decoding(photos: Sequence[bytes]) -> dict[str, list[float]]:
+    """With a process for each core, as replicas decode."""
+    cores = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        work = [photo for photo in photos for _ in range(8)]
+        rates = _rates(lambda: sum(pool.map(decoded_bytes, work, chunksize=8)), len(work))
+    return {f"decoding, {cores} processes": rates}
 
 
 def _whole(plan: Plan, photos: Sequence[bytes], options: argparse.Namespace) -> list[float]:

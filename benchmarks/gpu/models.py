@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-__all__ = ["DETECTOR", "MAKES", "add_arguments", "device_name", "photos_of", "pipeline_of"]
+from classifiers.images import decode
+
+__all__ = ["DETECTOR", "MAKES", "add_arguments", "decoded_bytes", "device_name", "photos_of", "pipeline_of"]
 
 DETECTOR, MAKES = "detector", "makes"
 
@@ -62,6 +64,11 @@ def photos_of(options: argparse.Namespace, count: int = 16) -> list[Path]:
             raise SystemExit(f"--photos: {options.photos} has no .jpg file")
         return found
     return [_made(seed, options.out / f"made{seed}.jpg") for seed in range(count)]
+
+
+def decoded_bytes(photo: bytes) -> int:
+    """Decode a photo for nothing."""
+    return decode(photo).nbytes
 
 
 def device_name(device: str) -> str:
