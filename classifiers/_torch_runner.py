@@ -107,7 +107,7 @@ class TorchRunner:
                 shape = (size, *self._size, 3)
                 self._recordings[size] = _Recording(self._function, self._device, shape, self._pool)
             except RuntimeError as error:
-                _log.warning("a model runs without CUDA graphs, which is slower: %s", str(error).splitlines()[0])
+                _log.warning("a model runs without CUDA graphs, which is slower: %s", str(error).partition("\n")[0])
                 self._records = False
                 self._recordings.clear()
                 return None

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.models import add_arguments, decoded_bytes, device_name, photos_of, pipeline_of
+from benchmarks.gpu.models import MAKES, add_arguments, decoded_bytes, device_name, photos_of, pipeline_of
 from classifiers._letterbox import letterbox
 from classifiers._torch_runner import TorchRunner
 from classifiers.images import decode
@@ -115,7 +115,9 @@ def _whole(plan: Plan, photos: Sequence[bytes], options: argparse.Namespace) -> 
     """Encoded photos in, results out, in one process."""
     many = (list(photos) * (options.images // len(photos) + 1))[: options.images]
     with VisionPipeline(plan.config.to_dict()) as pipeline:
-        pipeline.run_batch(many[: 2 * options.batch])
+        first = pipeline.run_batch(many[: 2 * options.batch])
+        if options.every == 1 and any(len(each["context"][MAKES]["objects"]) != options.cars for each in first):
+            raise SystemExit("not every car got a make; the rate would be of something else")
         return _rates(lambda: pipeline.run_batch(many), len(many))
 
 

@@ -44,6 +44,7 @@ class _Planted:
 
     def __init__(self, detector: Detector, cars: int) -> None:
         self._detector = detector
+        self.names = {**detector.names, _CAR: "car"}  # an untrained one only has numbers
         size = np.array(detector.size[::-1], np.float32) / 5
         corners = np.array([[n % 4, n // 4 % 4] for n in range(cars)], np.float32).reshape(-1, 2) * size
         boxes = np.hstack([corners, corners + size]).repeat(_PROPOSALS, axis=0)

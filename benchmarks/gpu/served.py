@@ -21,6 +21,7 @@ import yaml
 from benchmarks.gpu.models import DETECTOR, MAKES, add_arguments, device_name, photos_of, pipeline_of
 from benchmarks.serving.load import closed_loop, require_wrk
 from benchmarks.serving.processes import MARK, Groups, measured
+from benchmarks.serving.systems import post
 from serve_app.gateway_config import GatewayConfig
 from serve_app.local import serving
 
@@ -113,6 +114,7 @@ def _served(placement: Placement, photos: Sequence[Path], options: argparse.Name
     with _mark() as mark, serving(str(pipeline), port=_PORT, dashboard_port=None, gateway=gateway) as server:
         os.environ.pop(MARK)  # the client is not to count among the server's processes
         url = f"{server.http_url}/v1/images"
+        _require_makes(url, photos, options)
         closed_loop(url, photos, max(options.connections), _WARM_UP_S)
         for _ in range(options.rounds):
             for connections in options.connections:
@@ -124,6 +126,16 @@ def _served(placement: Placement, photos: Sequence[Path], options: argparse.Name
                     )
                 rows.append({"placement": str(placement), "connections": connections, **row, **busy})
     return rows
+
+
+def _require_makes(url: str, photos: Sequence[Path], options: argparse.Namespace) -> None:
+    """Raises: SystemExit: not every car got a make, so the rates would be of something else."""
+    answers = [json.loads(post(url, photo.read_bytes()))["context"] for photo in photos]
+    cars = [len(answer[DETECTOR]["detections"]) for answer in answers]
+    makes = [len(answer.get(MAKES, {}).get("objects", ())) for answer in answers]
+    wanted = len(photos) * options.cars if options.every == 1 else 1
+    if makes != cars or sum(cars) < wanted:
+        raise SystemExit(f"of {len(photos)} photos, with {cars} cars, came {makes} makes")
 
 
 def _share(replicas: int) -> float:

@@ -525,6 +525,46 @@ def test_real_bad_files(shared_data: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"subsampling": 0, "quality": 100}),
+        ("RGB", {"subsampling": 1, "optimize": True}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"restart_marker_rows": 1}),
+        ("RGB", {"keep_rgb": True, "subsampling": 0}),
+        ("L", {}),
+        ("L", {"progressive": True}),
+    ],
+)
+@pytest.mark.parametrize("size", [(47, 33), (1, 1)])
+def test_common_jpegs_have_the_pixels_that_pillow_gives(
+    mode: str, options: dict[str, object], size: tuple[int, int]
+) -> None:
+    data = encoded(photo(*size, mode=mode), "JPEG", **options)
+    expected = np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
+
+    quick = images._common_jpeg(data, PIL.Image.open(io.BytesIO(data)))
+
+    np.testing.assert_array_equal(quick, expected)
+    np.testing.assert_array_equal(decode(data), expected)
+
+
+def test_other_jpegs_are_left_to_pillow() -> None:
+    sound = encoded(photo(), "JPEG")
+    header, coded = sound.split(b"\xff\xda", 1)
+    # a decoder can go on after what lies between two segments, but has to mention it
+    with_rubbish = header + b"rubbish" + b"\xff\xda" + coded
+    for data in (with_rubbish, sound[:-20], encoded(photo(mode="CMYK"), "JPEG"), encoded(photo(), "PNG")):
+        assert images._common_jpeg(data, PIL.Image.open(io.BytesIO(data))) is None
+    smaller = PIL.Image.open(io.BytesIO(sound))
+    smaller.draft(None, (12, 8))
+    assert images._common_jpeg(sound, smaller) is None
+
+    np.testing.assert_array_equal(decode(with_rubbish), decode(sound))
+
+
+@pytest.mark.parametrize(
     ("at_least", "size"),
     [((30, 40), (30, 40)), ((31, 40), (60, 80)), ((61, 80), (120, 160)), ((15, 20), (30, 40)), ((121, 10), (240, 320))],
 )
