@@ -107,10 +107,8 @@ class Detector:
     def __call__(self, canvases: Canvases, confidence: float) -> list[Candidates]:
         """Candidates of at least this confidence for each of N canvases (N, H, W, 3) RGB uint8."""
         outputs = self._network.forward(canvases)
-        scored, axis = self._scored, 1 if self._layout.columns else 2
-        scores = outputs[:, scored] if self._layout.columns else outputs[:, :, scored]
-        kept = (scores >= confidence).any(axis)
         candidates = outputs.swapaxes(1, 2) if self._layout.columns else outputs
+        kept = (candidates[:, :, self._scored] >= confidence).any(2)
         # Selected on the device, for the whole batch at once: copying all of them from a GPU takes longer than the
         # network, and so does asking it once for every image.
         rows = self._network.to_numpy(candidates[kept])

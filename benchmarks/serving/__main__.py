@@ -177,7 +177,7 @@ def _machine() -> dict[str, Any]:
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    packages = ("ray", "openvino", "torch", "numpy", "pillow")
+    packages = ("ray", "openvino", "torch", "numpy", "pillow", "simplejpeg")
     return {
         "cpu": names[0] if names else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
