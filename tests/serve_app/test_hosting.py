@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -36,6 +41,14 @@ def replica(monkeypatch: pytest.MonkeyPatch) -> None:
         rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
         world_size=1,
     )
+
+
+@pytest.fixture(autouse=True)
+def interval() -> Iterator[float]:
+    """Python's switch interval, which a step on a GPU changes for the whole process; back again after the test."""
+    before = sys.getswitchinterval()
+    yield before
+    sys.setswitchinterval(before)
 
 
 def host(*steps: dict[str, Any], of: str = "detect") -> StepHost:
@@ -123,3 +136,30 @@ def test_a_model_that_cannot_be_loaded_is_named() -> None:
     step = {"name": "size", "class": "toys.Size", "decode": "reduced"}
     with pytest.raises(SetupError, match="step 'size'"):
         host(step, of="size")
+
+
+def test_a_process_that_feeds_a_gpu_gets_the_interpreter_back_sooner(interval: float) -> None:
+    host(DETECT)
+    assert sys.getswitchinterval() == interval
+    host(DETECT | {"serve": {"num_gpus": 0.25}})
+    assert sys.getswitchinterval() < interval / 5
+
+
+def test_a_replica_is_held_to_its_share_of_the_memory() -> None:
+    if not import_module("torch").cuda.is_available():
+        pytest.skip("there is no GPU here")
+    program = """
+        import torch
+        from serve_app.hosting import _cap_gpu_memory
+
+        _cap_gpu_memory(0.05)
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.empty(int(total * 0.03), dtype=torch.uint8, device="cuda")
+        try:
+            torch.empty(int(total * 0.08), dtype=torch.uint8, device="cuda")
+        except torch.OutOfMemoryError:
+            print("held")
+    """
+    # in a process of its own: the cap stays
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "held"
