@@ -83,6 +83,7 @@ class OpenedImage:
     def __init__(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         self.header, self._orientation, self._encoded = _open(data, limits)
         self._data = data
+        self._size = self._encoded.size
         self._limits = limits
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image:
@@ -94,7 +95,7 @@ class OpenedImage:
             if at_least is not None and self.header.format == "JPEG":
                 height, width = at_least if self._orientation < 5 else at_least[::-1]
                 self._encoded.draft(None, (width, height))
-            pixels = _common_jpeg(self._data, self._encoded)
+            pixels = _common_jpeg(self._data, self._size, self._encoded)
             if pixels is None:
                 self._encoded.load()
                 pixels = _rgb(self._encoded)
@@ -264,21 +265,27 @@ def _translated(image_format: str, limits: ImageLimits) -> Iterator[None]:
         ) from error
 
 
-def _common_jpeg(data: bytes, encoded: ImageFile.ImageFile) -> Image | None:
+def _common_jpeg(data: bytes, size: tuple[int, int], encoded: ImageFile.ImageFile) -> Image | None:
     """The pixels of a whole RGB or grey JPEG: those that Pillow gives, sooner, since they are not copied twice.
 
-    ``None``: it is something else, is to be reduced, or is damaged; Pillow says what it is.
+    Args:
+        data: the JPEG.
+        size: (W, H) that was checked against the limits.
+        encoded: the same JPEG; it may be about to be reduced.
+
+    Returns:
+        ``None`` where it is something else or damaged; Pillow says what it is.
     """
     if encoded.format != "JPEG" or encoded.mode not in ("RGB", "L"):
         return None
+    width, height = encoded.size
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        if (width, height) != encoded.size:  # what was checked against the limits
+        if simplejpeg.decode_jpeg_header(data)[:2] != size[::-1]:
             return None
-        pixels: Image = simplejpeg.decode_jpeg(data, "RGB")
+        pixels: Image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:
         return None
-    return pixels
+    return pixels if pixels.shape[:2] == (height, width) else None
 
 
 def _rgb(image: PillowImage.Image) -> Image:

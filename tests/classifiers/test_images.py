@@ -542,12 +542,16 @@ def test_common_jpegs_have_the_pixels_that_pillow_gives(
     mode: str, options: dict[str, object], size: tuple[int, int]
 ) -> None:
     data = encoded(photo(*size, mode=mode), "JPEG", **options)
-    expected = np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
+    for at_least in (None, *[(-(-size[1] // divisor), -(-size[0] // divisor)) for divisor in (1, 2, 4, 8)]):
+        pillow = PIL.Image.open(io.BytesIO(data))
+        if at_least is not None:
+            pillow.draft(None, at_least[::-1])
 
-    quick = images._common_jpeg(data, PIL.Image.open(io.BytesIO(data)))
+        quick = images._common_jpeg(data, size, pillow)
 
-    np.testing.assert_array_equal(quick, expected)
-    np.testing.assert_array_equal(decode(data), expected)
+        expected = np.asarray(pillow.convert("RGB"))
+        np.testing.assert_array_equal(quick, expected)
+        np.testing.assert_array_equal(decode(data, at_least=at_least), expected)
 
 
 def test_other_jpegs_are_left_to_pillow() -> None:
@@ -556,10 +560,9 @@ def test_other_jpegs_are_left_to_pillow() -> None:
     # a decoder can go on after what lies between two segments, but has to mention it
     with_rubbish = header + b"rubbish" + b"\xff\xda" + coded
     for data in (with_rubbish, sound[:-20], encoded(photo(mode="CMYK"), "JPEG"), encoded(photo(), "PNG")):
-        assert images._common_jpeg(data, PIL.Image.open(io.BytesIO(data))) is None
-    smaller = PIL.Image.open(io.BytesIO(sound))
-    smaller.draft(None, (12, 8))
-    assert images._common_jpeg(sound, smaller) is None
+        assert images._common_jpeg(data, (48, 32), PIL.Image.open(io.BytesIO(data))) is None
+    # of another size than the one that was checked
+    assert images._common_jpeg(sound, (32, 48), PIL.Image.open(io.BytesIO(sound))) is None
 
     np.testing.assert_array_equal(decode(with_rubbish), decode(sound))
 
