@@ -311,6 +311,7 @@ async def test_a_failure_that_was_recorded_goes_to_the_dead_letters_without_anot
     """A worker died between the record and the letter: its message, older than the record, comes again."""
     backend = Doubtful(toys)
     await at.publish({"id": "a", "uri": at.image()})
+    await asyncio.sleep(0.01)  # times are kept to the millisecond
     await at.store.finish(Outcome("a", "failed", error={"type": "BadImage", "detail": "as it was recorded"}))
     async with consuming(at, backend):
         await until(at.is_empty)
