@@ -15,7 +15,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -170,11 +170,10 @@ def _bar(console: Console, label: str, total: int) -> Iterator[Callable[[int], N
 
 def _growing_size(folder: Path) -> int:
     size = 0
-    for file in folder.rglob("*"):
-        try:
-            size += file.stat().st_size
-        except FileNotFoundError:  # pip moved it meanwhile
-            continue
+    for inner, _, names in os.walk(folder):  # which passes over a folder that is gone
+        for name in names:
+            with suppress(FileNotFoundError):  # pip moved it meanwhile
+                size += Path(inner, name).stat().st_size
     return size
 
 

@@ -171,7 +171,7 @@ class SqliteQueue(Queue):
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        db.execute("PRAGMA journal_mode = WAL")
+        _log_ahead(db)
         db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
         db.executescript(_SCHEMA)
         self._db = db
@@ -181,3 +181,21 @@ class SqliteQueue(Queue):
         if self._db is not None:
             self._db.close()
             self._db = None
+
+
+def _log_ahead(db: sqlite3.Connection) -> None:
+    """Switch the file to write-ahead logging.
+
+    Where two open a new file at the same moment one of them is refused at once: for this change SQLite does not wait
+    as long as the connection says (https://sqlite.org/c3ref/busy_handler.html).
+    """
+    until = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return

