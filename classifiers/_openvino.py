@@ -70,7 +70,7 @@ def input_size(model: Any) -> tuple[int, int] | None:
 
 
 class OpenVinoModel:
-    """A compiled model: images in as they are, first output out.
+    """A compiled model: images in as they are, first output out; a :class:`classifiers._batch_model.BatchModel`.
 
     Args:
         model: from :func:`read_model`.
@@ -116,13 +116,13 @@ class OpenVinoModel:
         )
 
     def buffer(self, count: int) -> npt.NDArray[np.uint8]:
-        """(count, H, W, 3) to write a batch into; the same memory each time."""
+        """See ``BatchModel``."""
         if len(self._buffer) < count:
             self._buffer = np.empty((count, *self._size, 3), np.uint8)
         return self._buffer[:count]
 
     def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        """Batch sizes to run before the first request."""
+        """See ``BatchModel``: all are the same to it."""
         return (largest,)
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -133,6 +133,10 @@ class OpenVinoModel:
         outputs = [self._compiled(images[i : i + self._batch])[0] for i in range(0, len(images), self._batch)]
         joined = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
         return cast("npt.NDArray[np.float32]", joined[:count])
+
+    def to_numpy(self, part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """See ``BatchModel``."""
+        return part
 
 
 def _with_uint8_input(model: Any, mean: float | Sequence[float], scale: float | Sequence[float]) -> Any:

@@ -32,7 +32,7 @@ def compiled(model: Any, wanted: bool) -> Any:
 
 
 class TorchRunner:
-    """Runs a model on batches of uint8 images.
+    """Runs a model on batches of uint8 images: a :class:`classifiers._batch_model.BatchModel`.
 
     On a GPU the model's kernels are recorded once for each batch size and then started together, as a CUDA graph: one
     by one, those of a YOLO11n take 9 ms of a CPU to start, and for 1 to 32 images 1 to 7 ms to run (on an H200, see
@@ -69,10 +69,7 @@ class TorchRunner:
         self._pool = torch.cuda.graph_pool_handle() if self._records else None
 
     def buffer(self, count: int) -> npt.NDArray[np.uint8]:
-        """(count, H, W, 3) to write a batch into; it has the batch before, and each call gives the same memory.
-
-        New memory for every batch would take longer to get than the images to write.
-        """
+        """See ``BatchModel``. New memory for every batch would take longer to get than the images to write."""
         if len(self._buffer) < count:
             import torch
 
@@ -82,7 +79,7 @@ class TorchRunner:
         return images
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """The answers for N images (N, H, W, 3); read them before the next call, which may overwrite them."""
+        """See ``BatchModel``; the next call may overwrite the answers."""
         import torch
 
         with torch.inference_mode():
@@ -92,7 +89,7 @@ class TorchRunner:
             return self._function(batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2))
 
     def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        """Batch sizes to run before the first request, so that none waits for a recording or for a compiler.
+        """See ``BatchModel``: none is to wait for a recording or for a compiler.
 
         ``torch.compile`` makes code for the first size that it sees, at the second different one code for any size, and
         for a single image code of its own; each takes seconds to minutes.
@@ -100,6 +97,11 @@ class TorchRunner:
         if self._records:
             return tuple(sorted({_recorded_size(count) for count in range(1, largest + 1)}, reverse=True))
         return tuple(dict.fromkeys((largest, max(1, largest // 2), 1))) if self._is_compiled else (largest,)
+
+    def to_numpy(self, part: torch.Tensor) -> npt.NDArray[np.float32]:
+        """See ``BatchModel``."""
+        array: npt.NDArray[np.float32] = part.float().cpu().numpy()
+        return array
 
     def _recording(self, size: int) -> _Recording | None:
         if size not in self._recordings:

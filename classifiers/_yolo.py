@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from classifiers._batch_model import BatchModel
 from classifiers._devices import Half, choose_device, choose_half
 from classifiers._openvino import OpenVinoModel, input_size, read_model
 from classifiers._torch_runner import TorchRunner
@@ -39,19 +40,8 @@ class _Network(Protocol):
     size: tuple[int, int]
     end_to_end: bool
     head: str | None
-
-    def buffer(self, count: int) -> Canvases:
-        """(count, H, W, 3) uint8 to write a batch into."""
-
-    def forward(self, canvases: Canvases) -> Any:
-        """(N, H, W, 3) RGB uint8 in; the head's output (N, rows, columns) out, an array or a tensor on the device,
-        to be read before the next call."""
-
-    def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        """Batch sizes to run before the first request."""
-
-    def to_numpy(self, part: Any) -> Rows:
-        """A part of that output on the CPU."""
+    model: BatchModel
+    """Canvases in, the head's output (N, rows, columns) out."""
 
 
 @dataclass(frozen=True)
@@ -88,31 +78,31 @@ class Detector:
     """
 
     def __init__(self, network: _Network) -> None:
-        self._network = network
+        self._model = network.model
         self.names = network.names
         self.size = network.size
-        shape = network.forward(np.full((1, *network.size, 3), 114, np.uint8)).shape
+        shape = network.model(np.full((1, *network.size, 3), 114, np.uint8)).shape
         self._layout = _layout(tuple(shape), network)
         self.stretch = self._layout.normalised  # RT-DETR is trained like that
         self.overlapping = self._layout.columns
 
     def buffer(self, count: int) -> Canvases:
         """Canvases (count, H, W, 3) uint8 to write to and call this with; the same memory each time."""
-        return self._network.buffer(count)
+        return self._model.buffer(count)
 
     def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
         """Batch sizes to run before the first request, so that none waits for what is only done once."""
-        return self._network.sizes_to_warm_up(largest)
+        return self._model.sizes_to_warm_up(largest)
 
     def __call__(self, canvases: Canvases, confidence: float) -> list[Candidates]:
         """Candidates of at least this confidence for each of N canvases (N, H, W, 3) RGB uint8."""
-        outputs = self._network.forward(canvases)
+        outputs = self._model(canvases)
         candidates = outputs.swapaxes(1, 2) if self._layout.columns else outputs
         kept = (candidates[:, :, self._scored] >= confidence).any(2)
         # Selected on the device, for the whole batch at once: copying all of them from a GPU takes longer than the
         # network, and so does asking it once for every image.
-        rows = self._network.to_numpy(candidates[kept])
-        counts = self._network.to_numpy(kept.sum(1)).astype(np.int64)
+        rows = self._model.to_numpy(candidates[kept])
+        counts = self._model.to_numpy(kept.sum(1)).astype(np.int64)
         return [self._read(part) for part in np.split(rows, counts.cumsum()[:-1])]
 
     @property
@@ -163,19 +153,7 @@ class _OpenVinoNetwork:
         self.end_to_end = _is_end_to_end(about)
         self.head = about.get("head")
         self.size = _export_size(path, image_size, input_size(model), about.get("imgsz"))
-        self._model = OpenVinoModel(model, self.size, mean=0.0, scale=255.0, half=half)
-
-    def buffer(self, count: int) -> Canvases:
-        return self._model.buffer(count)
-
-    def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        return self._model.sizes_to_warm_up(largest)
-
-    def forward(self, canvases: Canvases) -> Rows:
-        return self._model(canvases)
-
-    def to_numpy(self, part: Rows) -> Rows:
-        return part
+        self.model: BatchModel = OpenVinoModel(model, self.size, mean=0.0, scale=255.0, half=half)
 
 
 class _UltralyticsNetwork:
@@ -202,16 +180,7 @@ class _UltralyticsNetwork:
         if self._native and device.type == "cuda":
             model.to(memory_format=torch.channels_last)  # as images are, and a sixth faster
         self._grids: dict[int, list[Any]] = {}
-        self._runner = TorchRunner(self._output, device, self.size, recordable=self._native)
-
-    def buffer(self, count: int) -> Canvases:
-        return self._runner.buffer(count)
-
-    def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        return self._runner.sizes_to_warm_up(largest)
-
-    def forward(self, canvases: Canvases) -> Any:
-        return self._runner(canvases)
+        self.model: BatchModel = TorchRunner(self._output, device, self.size, recordable=self._native)
 
     def _output(self, images: Any) -> Any:
         if not self._native:  # torch is faster with channels last, as they are
@@ -224,10 +193,6 @@ class _UltralyticsNetwork:
             head = self._network.model.model[-1]
             self._grids[len(images)] = [value for value in vars(head).values() if hasattr(value, "is_cuda")]
         return output
-
-    def to_numpy(self, part: Any) -> Rows:
-        rows: Rows = part.float().cpu().numpy()
-        return rows
 
 
 def _openvino_file(path: Path, device: str) -> Path | None:

@@ -83,7 +83,6 @@ class OpenedImage:
     def __init__(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         self.header, self._orientation, self._encoded = _open(data, limits)
         self._data = data
-        self._size = self._encoded.size
         self._limits = limits
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image:
@@ -92,10 +91,11 @@ class OpenedImage:
         See :func:`decode`.
         """
         with _translated(self.header.format, self._limits):
+            size = self._encoded.size
             if at_least is not None and self.header.format == "JPEG":
                 height, width = at_least if self._orientation < 5 else at_least[::-1]
                 self._encoded.draft(None, (width, height))
-            pixels = _common_jpeg(self._data, self._size, self._encoded)
+            pixels = _common_jpeg(self._data, size, self._encoded)
             if pixels is None:
                 self._encoded.load()
                 pixels = _rgb(self._encoded)

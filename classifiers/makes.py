@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from classifiers._batch_model import BatchModel
 from classifiers._checkpoint import Runtime, find_checkpoint
 from classifiers._devices import Half, choose_device, choose_half
 from classifiers._openvino import OpenVinoModel, read_model
@@ -33,17 +34,6 @@ TopK = Annotated[int, Field(ge=1, le=1000)]
 
 class _Tunables(Tunables):
     top_k: TopK
-
-
-class _Network(Protocol):
-    def buffer(self, count: int) -> npt.NDArray[np.uint8]:
-        """(count, H, W, 3) to write a batch into."""
-
-    def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        """Batch sizes to run before the first request."""
-
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(N, H, W, 3) RGB uint8 in, logits (N, labels) out."""
 
 
 class StanfordViT(BaseClassifier):
@@ -86,7 +76,9 @@ class StanfordViT(BaseClassifier):
         config = _config(checkpoint.folder)
         self._preprocessing = seen = read_preprocessing(checkpoint.folder, config)
         if checkpoint.file is None:
-            self._network: _Network = _TorchNetwork(checkpoint.folder, seen, choose_device(device), half, torch_compile)
+            self._network: BatchModel = _torch_model(
+                checkpoint.folder, seen, choose_device(device), half, torch_compile
+            )
         elif torch_compile:
             raise SetupError(f"{checkpoint.file} runs in OpenVINO; use runtime: torch, or torch_compile: false")
         elif device in ("auto", "cpu"):
@@ -120,7 +112,8 @@ class StanfordViT(BaseClassifier):
             self._logits([np.full((height, width, 3), 128, np.uint8)] * size)
 
     def _logits(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
-        return self._network(self._preprocessing.batch(images, self._network.buffer(len(images))))
+        batch = self._preprocessing.batch(images, self._network.buffer(len(images)))
+        return self._network.to_numpy(self._network(batch))
 
     def _result(self, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
         best = np.argsort(-scores, kind="stable")[: self._tunables.top_k].tolist()
@@ -128,34 +121,24 @@ class StanfordViT(BaseClassifier):
         return {**labels[0], "labels": labels}
 
 
-class _TorchNetwork:
-    def __init__(
-        self, folder: Path, seen: Preprocessing, device: torch.device, half: Half, torch_compile: bool
-    ) -> None:
-        import torch
+def _torch_model(
+    folder: Path, seen: Preprocessing, device: torch.device, half: Half, torch_compile: bool
+) -> TorchRunner:
+    """Logits (N, labels)."""
+    import torch
 
-        self._dtype = torch.float16 if choose_half(half, device) else torch.float32
-        self._model = compiled(load_classifier(folder).to(device=device, dtype=self._dtype), torch_compile)
-        self._mean, self._scale = (
-            torch.tensor(values, device=device, dtype=self._dtype).reshape(1, 3, 1, 1)
-            for values in (seen.mean, seen.scale)
-        )
-        self._runner = TorchRunner(self._scores, device, seen.model_size, is_compiled=torch_compile)
-        limit_threads()
+    dtype = torch.float16 if choose_half(half, device) else torch.float32
+    model = compiled(load_classifier(folder).to(device=device, dtype=dtype), torch_compile)
+    mean, scale = (
+        torch.tensor(values, device=device, dtype=dtype).reshape(1, 3, 1, 1) for values in (seen.mean, seen.scale)
+    )
 
-    def buffer(self, count: int) -> npt.NDArray[np.uint8]:
-        return self._runner.buffer(count)
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = model(pixel_values=(images.to(dtype) - mean) / scale).logits
+        return output
 
-    def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        return self._runner.sizes_to_warm_up(largest)
-
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = self._runner(images).float().cpu().numpy()
-        return logits
-
-    def _scores(self, images: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self._model(pixel_values=(images.to(self._dtype) - self._mean) / self._scale).logits
-        return scores
+    limit_threads()
+    return TorchRunner(logits, device, seen.model_size, is_compiled=torch_compile)
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -141,9 +141,10 @@ def _quantise(network: bytes, photos: Sequence[Path]) -> Any:
         # through a file: read from .tflite, the float16 weights are hidden behind conversions that nncf keeps
         openvino.save_model(_with_one_output(core.read_model(tflite)), single)
         model = core.read_model(single)
-    images = np.empty((len(photos), SIDE, SIDE, 3), np.uint8)
-    letterbox([_read(photo) for photo in photos], images)
-    inputs = list(images[:, np.newaxis].astype(np.float32).transpose(0, 1, 4, 2, 3) / 255)
+    images = np.empty((len(photos), 1, SIDE, SIDE, 3), np.uint8)
+    for photo, image in zip(photos, images, strict=True):
+        letterbox([_read(photo)], image)
+    inputs = [image.astype(np.float32).transpose(0, 3, 1, 2) / 255 for image in images]
     preset = nncf.QuantizationPreset.MIXED
     return nncf.quantize(model, nncf.Dataset(inputs), preset=preset, fast_bias_correction=False)
 

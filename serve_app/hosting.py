@@ -158,7 +158,7 @@ class _HostedStep:
 
 def _cap_gpu_memory(share: float) -> None:
     """Hold this process to its share of the GPU's memory, which Ray's fractional GPUs do not: they only count."""
-    if not 0 < share < 1:
+    if share >= 1:
         return
     import torch
 

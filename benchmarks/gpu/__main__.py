@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 
 from benchmarks.gpu.models import MAKES, add_arguments, decoded_bytes, device_name, photos_of, pipeline_of
 from classifiers._letterbox import letterbox
-from classifiers._torch_runner import TorchRunner
 from classifiers.images import decode
 from graph import Plan, VisionPipeline, load_plan
 from graph.runner import load_classifier
@@ -36,7 +36,7 @@ def main() -> None:
     plan = load_plan(pipeline_of(options, {}))
     photos = [path.read_bytes() for path in photos_of(options)]
     sizes = [size for size in _BATCHES if size <= options.batch]
-    parts = _parts(plan, photos, sizes, options.device)
+    parts = _parts(plan, photos, sizes, options.device.startswith("cuda"))
     rates = {**_decoding(photos), "pipeline, one process": _whole(plan, photos, options)}
     device = device_name(options.device)
     report = {
@@ -55,43 +55,40 @@ def main() -> None:
         print(f"| {name} | {median(rounds):.0f} [{min(rounds):.0f}, {max(rounds):.0f}] |")
 
 
-def _parts(plan: Plan, photos: Sequence[bytes], sizes: Sequence[int], device: str) -> dict[str, dict[int, list[float]]]:
+def _parts(
+    plan: Plan, photos: Sequence[bytes], sizes: Sequence[int], on_gpu: bool
+) -> dict[str, dict[int, list[float]]]:
     """Milliseconds of each part by itself, by batch size."""
     images = [decode(photo) for photo in photos]
     images = (images * (max(sizes) // len(images) + 1))[: max(sizes)]
     crops = [np.ascontiguousarray(image[:224, :224]) for image in images]
+    recorded: list[Any]
+    one_by_one: list[Any]
     recorded, one_by_one = ([load_classifier(step) for step in plan] for _ in range(2))
-    for classifier in one_by_one:
-        _runner(classifier)._records = False
-    parts: dict[str, Callable[[int], Callable[[], object]]] = {}
-    for way, (detector, makes) in (("recorded", recorded), ("kernels one by one", one_by_one)):
-        if way == "recorded" and not device.startswith("cuda"):
-            continue
+    for model in (one_by_one[0]._detector._model, one_by_one[1]._network):
+        model._records = False
+    parts: dict[str, Callable[[int], object]] = {}
+    ways = {"recorded": recorded, "kernels one by one": one_by_one} if on_gpu else {"kernels one by one": one_by_one}
+    for way, (detector, makes) in ways.items():
         find, name = detector._detector, makes._network
         canvases, inputs = find.buffer(max(sizes)), name.buffer(max(sizes))
-        parts |= {
-            f"YOLO, {way}": lambda size, find=find, canvases=canvases: lambda: find(canvases[:size], 0.25),
-            f"ViT, {way}": lambda size, name=name, inputs=inputs: lambda: name(inputs[:size]),
-        }
-    detector, makes = one_by_one if not device.startswith("cuda") else recorded
+        parts[f"YOLO, {way}"] = lambda size, find=find, canvases=canvases: find(canvases[:size], 0.25)
+        parts[f"ViT, {way}"] = lambda size, name=name, inputs=inputs: name(inputs[:size])
+    detector, makes = recorded
     canvases = detector._detector.buffer(max(sizes))
-    parts |= {
-        "letterbox": lambda size: lambda: letterbox(images[:size], canvases[:size]),
-        "detector, pixels to findings": lambda size: lambda: detector.process_batch(images[:size], [{}] * size),
-        "makes, crops to labels": lambda size: lambda: makes.process_batch(crops[:size], [{}] * size),
+    parts["letterbox"] = lambda size: letterbox(images[:size], canvases[:size])
+    parts["detector, pixels to findings"] = lambda size: detector.process_batch(images[:size], [{}] * size)
+    parts["makes, crops to labels"] = lambda size: makes.process_batch(crops[:size], [{}] * size)
+    return {
+        name: {size: _milliseconds(partial(part, size), on_gpu) for size in sizes}
+        for name, part in sorted(parts.items())
     }
-    return {name: {size: _milliseconds(part(size), device) for size in sizes} for name, part in sorted(parts.items())}
 
 
-def _runner(classifier: Any) -> TorchRunner:
-    runner: TorchRunner = (classifier._detector if hasattr(classifier, "_detector") else classifier)._network._runner
-    return runner
-
-
-def _milliseconds(call: Callable[[], object], device: str) -> list[float]:
+def _milliseconds(call: Callable[[], object], on_gpu: bool) -> list[float]:
     import torch
 
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    synchronize = torch.cuda.synchronize if on_gpu else lambda: None
     times = []
     for _ in range(3 + _CALLS):
         synchronize()

@@ -20,17 +20,12 @@ import yaml
 
 from benchmarks.gpu.models import DETECTOR, MAKES, add_arguments, device_name, photos_of, pipeline_of
 from benchmarks.serving.load import closed_loop, require_wrk
-from benchmarks.serving.processes import MARK, Groups, measured
-from benchmarks.serving.systems import post
+from benchmarks.serving.processes import MARK, measured
+from benchmarks.serving.systems import RAY, post
 from serve_app.gateway_config import GatewayConfig
 from serve_app.local import serving
 
 _PORT = 18000
-_GROUPS: Groups = (
-    (r"^ray::ServeReplica:\w+:([\w-]+)", r"\1"),
-    (r"haproxy", "HAProxy"),
-    (r".", "Ray's own"),
-)
 _GPU_SHARE = 0.96  # of the card, for all replicas together
 _SAMPLE_S = 0.1
 _WARM_UP_S = 5.0
@@ -111,8 +106,9 @@ def _served(placement: Placement, photos: Sequence[Path], options: argparse.Name
         {"auth": "none", "num_replicas": placement.gateways, "max_queued_requests": None, "max_bodies_mb": 1024}
     )
     rows = []
-    with _mark() as mark, serving(str(pipeline), port=_PORT, dashboard_port=None, gateway=gateway) as server:
-        os.environ.pop(MARK)  # the client is not to count among the server's processes
+    mark = os.environ[MARK] = uuid.uuid4().hex
+    with serving(str(pipeline), port=_PORT, dashboard_port=None, gateway=gateway) as server:
+        del os.environ[MARK]  # the client is not to count among the server's processes
         url = f"{server.http_url}/v1/images"
         _require_makes(url, photos, options)
         closed_loop(url, photos, max(options.connections), _WARM_UP_S)
@@ -121,7 +117,7 @@ def _served(placement: Placement, photos: Sequence[Path], options: argparse.Name
                 with _gpu_busy(on_gpu) as busy:
                     row = measured(
                         mark,
-                        _GROUPS,
+                        RAY,
                         lambda n=connections: closed_loop(url, photos, n, options.seconds),  # type: ignore[misc]
                     )
                 rows.append({"placement": str(placement), "connections": connections, **row, **busy})
@@ -141,16 +137,6 @@ def _require_makes(url: str, photos: Sequence[Path], options: argparse.Namespace
 def _share(replicas: int) -> float:
     """Of the GPU, for each, in hundredths."""
     return int(100 * _GPU_SHARE / replicas) / 100
-
-
-@contextmanager
-def _mark() -> Iterator[str]:
-    """Has the processes that are started in the block marked."""
-    mark = os.environ[MARK] = uuid.uuid4().hex
-    try:
-        yield mark
-    finally:
-        os.environ.pop(MARK, None)
 
 
 @contextmanager

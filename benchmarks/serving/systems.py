@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.serving.packages import python_with
 from benchmarks.serving.processes import MARK, Groups, kill_marked
 
-__all__ = ["NOT_OURS", "SYSTEMS", "Running", "System", "post", "running"]
+__all__ = ["NOT_OURS", "RAY", "SYSTEMS", "Running", "System", "post", "running"]
 
 _READY_S = 240.0
 _STOP_S = 60.0
@@ -26,13 +26,15 @@ _STOP_S = 60.0
 NOT_OURS = ("Ray's own", "HAProxy")
 """Groups of processes that this project did not write."""
 
-_RAY: Groups = (
-    (r"^ray::ServeReplica:bench:(gateway)", r"\1"),
-    (r"^ray::ServeReplica:bench:([\w-]+)", r"step \1"),
+RAY: Groups = (
+    (r"^ray::ServeReplica:\w+:(gateway)", r"\1"),
+    (r"^ray::ServeReplica:\w+:([\w-]+)", r"step \1"),
     (r"^ray::|gcs_server|raylet|/ray/", "Ray's own"),
     (r"haproxy", "HAProxy"),
     (r"benchmarks\.serving", "Ray's own"),  # the process that started Ray, and waits
 )
+"""An application on Ray Serve: its gateway, its steps, and the rest."""
+
 _WORKERS: Groups = ((r".", "server and workers"),)
 
 
@@ -57,9 +59,9 @@ class System:
 _MOSEC: Groups = ((r"bin/mosec", "mosec's front"), (r".", "workers"))
 
 SYSTEMS: Mapping[str, System] = {
-    "ours": System(("ours", "separate"), "/v1/images", _RAY, answer="context"),
-    "ours-colocated": System(("ours", "colocated"), "/v1/images", _RAY, answer="context"),
-    "plain-ray-serve": System(("plain_ray_serve",), "/", _RAY),
+    "ours": System(("ours", "separate"), "/v1/images", RAY, answer="context"),
+    "ours-colocated": System(("ours", "colocated"), "/v1/images", RAY, answer="context"),
+    "plain-ray-serve": System(("plain_ray_serve",), "/", RAY),
     "mosec": System(("mosec_stages", "stages"), "/inference", _MOSEC, "mosec"),
     "mosec-one-stage": System(("mosec_stages", "whole"), "/inference", _MOSEC, "mosec"),
     "litserve": System(("litserve_whole",), "/predict", _WORKERS, "litserve"),
