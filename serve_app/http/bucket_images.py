@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 import obstore
-from obstore import GetOptions
 from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import ObjectStore
 
@@ -78,8 +77,9 @@ class BucketImages:
                 "keys that begin with / or have // in them cannot be read; copy the object to another key"
             )
         try:
-            options: GetOptions = {} if version is None else {"version": version}
-            answer = await obstore.get_async(await self._bucket(bucket), key, options=options)
+            answer = await obstore.get_async(
+                await self._bucket(bucket), key, options=None if version is None else {"version": version}
+            )
             if answer.meta["size"] <= self._max_bytes:
                 return bytes(await answer.bytes_async())
         except FileNotFoundError as error:

@@ -114,10 +114,9 @@ def _from_record(record: Any, where: str) -> Iterator[JobRequest]:
     if isinstance(nested, str):  # of SQS or SNS, as Lambda gets them
         yield from _jobs(_json(nested, f"{where}'s body"), nested.encode(errors="surrogatepass"))
         return
-    name = record.get("eventName")
-    if isinstance(name, str) and not name.removeprefix("s3:").startswith("ObjectCreated:"):
-        return
     try:
+        if not record["eventName"].removeprefix("s3:").startswith("ObjectCreated:"):
+            return
         bucket, entry = record["s3"]["bucket"]["name"], record["s3"]["object"]
         key = unquote_plus(entry["key"])  # S3 writes keys in events as forms do
     except (LookupError, TypeError, AttributeError) as error:
