@@ -4,9 +4,15 @@ import base64
 import json
 from typing import Any
 
+import grpc
 import pytest
+from google.pubsub_v1 import PublisherAsyncClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
+from pubsub_server import pubsub_server
 
+from serve_app.queues import Message
 from serve_app.queues.jobs import BadMessage, JobRequest, parse_jobs
+from serve_app.queues.pubsub import PubsubQueue
 
 
 def event(key: str = "in/a+b%C3%BC.jpg", name: str = "ObjectCreated:Put", **entry: Any) -> dict[str, Any]:
@@ -158,6 +164,29 @@ class TestGoogleCloudStorage:
         for kind in ("OBJECT_DELETE", "OBJECT_METADATA_UPDATE", "OBJECT_ARCHIVE"):
             assert parsed(pushed(kind, data=json.dumps(gcs()).encode())) == ()
         assert parsed(pushed(name="in/")) == ()
+
+    async def test_notifications_that_are_pulled_and_sent_again(self) -> None:
+        notification = pushed()["message"]["attributes"]
+        with pubsub_server() as server:
+            queue = PubsubQueue("p", "photos", f"127.0.0.1:{server.port}", create=True)
+            async with queue, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+                publisher = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=channel))
+                messages = [
+                    {"attributes": notification},
+                    {"attributes": notification, "data": json.dumps(gcs()).encode()},
+                    {"attributes": {**notification, "eventType": "OBJECT_DELETE"}, "data": json.dumps(gcs()).encode()},
+                    {"attributes": {"site": "7"}, "data": b'{"id": "1", "uri": "s3://b/k"}'},
+                ]
+                for message in messages:
+                    await publisher.publish({"topic": "projects/p/topics/photos", "messages": [message]})
+                expected = [parsed(gcs()), parsed(gcs()), (), (JobRequest("1", "s3://b/k"),)]
+                for _ in range(2):  # the second time as an operator's retry publishes them
+                    received: list[Message] = []
+                    while len(received) < len(messages):
+                        received += await queue.receive(10, 1)
+                    assert [parse_jobs(message.body) for message in received] == expected
+                    await queue.ack(received)
+                    await queue.publish([message.body for message in received])
 
     def test_an_own_message_that_was_pushed(self) -> None:
         data = base64.b64encode(b'{"id": "1", "uri": "s3://b/k"}').decode()
