@@ -9,6 +9,7 @@
     pictures/ab/ID.jpg       the annotated picture, where it was asked for
     journal/DATE/...jsonl    outcomes that are not in Parquet yet, many in an object
     parquet/                 what was compacted of them
+    rejected/...jsonl        what of them is no result, with the reason
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ JOB_PREFIX = "job-"
 """Begins the ids that the gateway makes. Only for these there is a marker, which says what counts."""
 
 _THREADS = 16
+
+# Results of form 1 were kept before their shape was checked.
+_CONTENT_FORM = 2
 
 T = TypeVar("T")
 
@@ -96,7 +100,7 @@ class JobStatus:
 
 def content_key(sha256: str, fingerprint: str, metadata: Mapping[str, Any]) -> str:
     """Identity of a result: the image's bytes, the pipeline, and the metadata that its rules read."""
-    text = json.dumps([sha256, fingerprint, metadata], sort_keys=True)
+    text = json.dumps([_CONTENT_FORM, sha256, fingerprint, metadata], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
