@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,6 +47,9 @@ _WHO = (
 SERVED_CONTENT_TYPES = ("image/bmp", "image/gif", "image/jpeg", "image/png", "image/tiff", "image/webp")
 
 
+_HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
+
+
 def _absolute(path: str) -> str:
     if not Path(path).is_absolute():
         raise ValueError(f"'{path}' must be an absolute path: the replicas run in folders of their own")
@@ -70,9 +74,25 @@ def _folder_at(scheme: str) -> AfterValidator:
         bucket, _, prefix = text.removeprefix(scheme).partition("/")
         if not text.startswith(scheme) or not bucket:
             raise ValueError(f"'{text}' is not {scheme}BUCKET or {scheme}BUCKET/FOLDER")
+        if "*" in text:
+            folder = text.partition("*")[0].rpartition("/")[0]
+            fix = folder if len(folder) > len(scheme) else f"{scheme}BUCKET for each bucket"
+            raise ValueError(f"'{text}': there are no patterns here, a folder stands for all below it; write {fix}")
         return f"{scheme}{bucket}/{prefix.strip('/')}".rstrip("/")
 
     return AfterValidator(check)
+
+
+def _host(text: str) -> str:
+    if _HOST_NAME.fullmatch(text):
+        return text
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ValueError(
+            f"'{text}' matches no host; write a name such as images.example.com, or *.example.com for all below it, "
+            "without scheme, port and path"
+        ) from error
 
 
 # Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
@@ -80,6 +100,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Host = Annotated[str, AfterValidator(_host)]
 S3Prefix = Annotated[str, _folder_at("s3://")]
 GcsPrefix = Annotated[str, _folder_at("gs://")]
 
@@ -237,7 +258,7 @@ class FetchConfig(_Closed):
     schemes: tuple[Literal["http", "https"], ...] = Field(
         (), description="Web addresses: [https], or [https, http]; none by default"
     )
-    hosts: tuple[str, ...] = Field(
+    hosts: tuple[Host, ...] = Field(
         (), description="Only these hosts: names, or *.example.com; none listed: every public host"
     )
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Ports that may be asked")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from serve_app.http.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
+from graph.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
 from serve_app.http.problems import Malformed, UnsupportedBody
 
 __all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
@@ -38,7 +38,7 @@ class ImageBody(BaseModel):
 
     base64: str | None = Field(None, description="The encoded image's bytes in base64")
     uri: str | None = Field(None, max_length=2048, description="Where the image is: https://... or s3://...")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="Rules see it as image['metadata']")
+    metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
 
     @model_validator(mode="after")
     def _one_source(self) -> ImageBody:
@@ -104,7 +104,7 @@ async def _form(request: Request) -> Upload:
             image, metadata = form.get("image"), form.get("metadata")
             if not isinstance(image, UploadFile):
                 raise Malformed("the form has no file field 'image'; curl: -F image=@photo.jpg")
-            said = parse_metadata(metadata) if isinstance(metadata, str) else {}
+            said = parse_metadata(metadata, "the form field 'metadata'") if isinstance(metadata, str) else {}
             return Upload(await image.read(), metadata=said)
     except HTTPException as error:  # what Starlette makes of a broken form
         raise Malformed(f"the form cannot be read: {error.detail}") from error

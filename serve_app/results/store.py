@@ -33,6 +33,7 @@ JOB_PREFIX = "job-"
 """Begins the ids that the gateway makes. Only for these there is a marker, which says what counts."""
 
 _THREADS = 16
+_MAX_NAME = 200  # names of files have up to 255 bytes
 
 # Results of form 1 were kept before their shape was checked.
 _CONTENT_FORM = 2
@@ -208,5 +209,8 @@ class ResultStore:
 
 def _key(kind: str, name: str, suffix: str = "json") -> str:
     # two digits of a hash: object stores scale by prefix, and folders stay small
-    shard = hashlib.sha256(name.encode()).hexdigest()[:2]
-    return f"{kind}/{shard}/{quote(name, safe='')}.{suffix}"
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    quoted = quote(name, safe="")
+    if len(quoted) > _MAX_NAME:
+        quoted = digest
+    return f"{kind}/{digest[:2]}/{quoted}.{suffix}"
