@@ -200,7 +200,8 @@ class StepRunner:
         """The error as it travels: without the traceback, which stays in this process's log."""
         if isinstance(error, InputError):
             return StepError(type(error).__name__, str(error), error)
-        _log.error("step '%s' failed on request %s", self._step.name, request.request_id, exc_info=error)
+        traceback = None if isinstance(error, BadResult) else error  # whose message says all
+        _log.error("step '%s' failed on request %s: %s", self._step.name, request.request_id, error, exc_info=traceback)
         detail = str(error).encode(errors="backslashreplace").decode()  # results are stored as UTF-8
         return StepError(type(error).__name__, detail)
 
