@@ -13,6 +13,7 @@ only files whose time covers that of a new outcome are searched for its id: most
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -36,6 +37,7 @@ from serve_app.results.table import row_of, rows_to_table
 __all__ = ["Compacted", "compact"]
 
 _MAX_SEGMENTS = 2000
+_MAX_NAME = 200
 _PLANS = "compaction/"
 _FILE = re.compile(r"part-(\d+)(?:_(-?\d+)_(-?\d+))?\.parquet")
 
@@ -143,13 +145,22 @@ def _by_partition(outcomes: dict[str, dict[str, Any]], rejected: list[dict[str, 
         try:
             row = row_of(outcome)
             row["id"].encode()  # ids are compared before rows become a table
-            pipeline = quote(outcome["result"]["pipeline"]["name"], safe="")
+            pipeline = _folder_name(outcome["result"]["pipeline"]["name"])
             partition = f"parquet/pipeline={pipeline}/date={row['finished'].astimezone(UTC).date().isoformat()}"
         except Exception as error:  # noqa: BLE001 - whatever it lacks
             rejected.append(_rejection(json.dumps(outcome), error))
         else:
             partitions.setdefault(partition, []).append(row)
     return partitions
+
+
+def _folder_name(pipeline: str) -> str:
+    """The pipeline's name as the value of a partition; shortened to what a file's name may have."""
+    name = quote(pipeline, safe="")
+    if len(name) <= _MAX_NAME:
+        return name
+    digest = hashlib.sha256(pipeline.encode()).hexdigest()
+    return quote(f"{pipeline[:12]}-{digest[:12]}", safe="")
 
 
 def _tables(rows: list[_Row], rejected: list[dict[str, str]]) -> Iterator[pa.Table]:

@@ -281,6 +281,13 @@ async def test_many_bad_rows_among_many(tmp_path: Path) -> None:
     assert len(ids(objects)) == 490
 
 
+async def test_the_longest_name_of_a_pipeline(tmp_path: Path) -> None:
+    objects = objects_from_uri(str(tmp_path))
+    await ResultStore(objects).journal([outcome(1, pipeline="日" * 100), outcome(2, pipeline="日" * 99 + "本")])
+    assert compact(objects).files == 2
+    assert [name[:12] for (name,) in query(objects, "SELECT pipeline FROM results").rows] == ["日" * 12] * 2
+
+
 async def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     objects = objects_from_uri(str(tmp_path))
     store = ResultStore(objects)
