@@ -47,10 +47,9 @@ def expand(arguments: Sequence[str]) -> list[Found]:
     found: list[Found] = []
     for argument in arguments:
         try:
-            entries = _expand(argument)
+            found += [_as_text(entry) if isinstance(entry, str) else entry for entry in _expand(argument)]
         except Exception as error:  # noqa: BLE001 - as in `read`
-            entries = [SourceError(str(_as_source_error(argument, error)), uri=argument)]
-        found += [_as_text(entry) if isinstance(entry, str) else entry for entry in entries]
+            found.append(SourceError(str(_as_source_error(argument, error)), uri=argument))
     return found
 
 

@@ -95,6 +95,7 @@ def test_patterns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("file://elsewhere/a.jpg", "no file of this machine"),
         ("x" * 5000, "File name too long"),
         ("nothing/*.jpg", "nothing matches nothing/"),
+        ("half a pair \ud83d.jpg", "surrogates not allowed"),
     ],
 )
 def test_what_is_no_image_is_an_error_with_its_words(argument: str, words: str) -> None:
