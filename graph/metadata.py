@@ -17,7 +17,6 @@ MAX_METADATA_BYTES = 64 * 1024
 _MAX_DEPTH = 32
 # Python refuses to write integers of more than 4,300 digits; rules multiply.
 _MAX_INT_BITS = 256
-_LARGEST = 1.7976931348623157e308
 
 
 def parse_metadata(text: str | bytes, where: str = "'metadata'") -> dict[str, Any]:
@@ -54,27 +53,26 @@ def checked_metadata(metadata: object, where: str = "'metadata'") -> dict[str, A
         raise Malformed(f"{where} must be a JSON object")
     if not metadata:
         return {}
-    waiting: list[tuple[Any, int]] = [(metadata, 1)]
+    waiting: list[tuple[Any, int]] = [(dict(metadata), 1)]
     while waiting:
         value, depth = waiting.pop()
         if depth > _MAX_DEPTH:
             raise Malformed(f"{where} is nested more than {_MAX_DEPTH} deep")
-        if isinstance(value, Mapping):
-            waiting.extend((item, depth + 1) for item in value.values())
-            if not all(isinstance(key, str) for key in value):
-                raise Malformed(f"{where} has a key that is not a string")
-        elif isinstance(value, list | tuple):
-            waiting.extend((item, depth + 1) for item in value)
-        elif isinstance(value, float) and not -_LARGEST <= value <= _LARGEST:
-            raise Malformed(f"{where} has NaN, Infinity or a number that is too large; JSON does not know them")
-        elif isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
-            raise Malformed(f"{where} has an integer of more than {_MAX_INT_BITS} bits")
+        if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+            raise Malformed(f"{where} has a key that is not a string")
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, dict | list | tuple):
+                waiting.append((item, depth + 1))
+            elif isinstance(item, int) and item.bit_length() > _MAX_INT_BITS:
+                raise Malformed(f"{where} has an integer of more than {_MAX_INT_BITS} bits")
     try:
-        written = json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode()
+        written = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
         raise Malformed(f"{where} has half of a surrogate pair, which is not valid Unicode") from error
     except TypeError as error:
         raise Malformed(f"{where} has a value that is not JSON: {error}") from error
+    except ValueError as error:
+        raise Malformed(f"{where} has NaN, Infinity or a number that is too large; JSON does not know them") from error
     if len(written) > MAX_METADATA_BYTES:
         raise Malformed(f"{where} has more than {MAX_METADATA_BYTES:,} bytes")
     return dict(metadata)

@@ -87,7 +87,8 @@ def submit(
     to = queue_from_url(queue_url)
     known = _metadata(metadata or ())
     jobs, mistakes = _jobs(uris, queue_url, known)
-    if not jobs and mistakes:
+    if not jobs:
+        mistakes = mistakes or [SourceError("stdin names no images")]
         kind = SetupError if any(isinstance(mistake, SetupError) for mistake in mistakes) else VisionError
         raise kind("\n".join(map(str, mistakes)))
     asyncio.run(_submit(to, jobs))

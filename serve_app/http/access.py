@@ -15,8 +15,8 @@ __all__ = ["SCOPES", "SECURITY_SCHEMES", "guarded_route"]
 SCOPES: dict[tuple[str, str], str | None] = {
     ("POST", "/v1/images"): "infer",
     ("POST", "/v1/jobs"): "jobs",
-    ("GET", "/v1/jobs/{job_id}"): "jobs",
-    ("GET", "/v1/jobs/{job_id}/picture"): "jobs",
+    ("GET", "/v1/jobs/{job_id:path}"): "jobs",
+    ("GET", "/v1/jobs/{job_id:path}/picture"): "jobs",
     ("GET", "/v1/pipeline"): "infer",
     ("GET", "/v1/schema"): None,
     ("GET", "/healthz"): None,

@@ -41,6 +41,7 @@ class JobBody(_Closed):
     uri: str = Field(min_length=1, max_length=2048, description="Where the image is: https://... or s3://...")
     metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
     annotate: bool | None = Field(False, description="Keep the picture with boxes and labels, too")
+    id: None = Field(None, description="Given by the server; null, as in a message for a queue, is taken")
 
 
 class AcceptedJob(_Closed):
@@ -121,8 +122,22 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
         jobs = [{"id": job_id, "status_url": f"{root}/v1/jobs/{job_id}"} for job_id in ids]
         return JSONResponse({"jobs": jobs}, 202)
 
+    # Ids that others than the gateway give may have slashes; this route is looked at first.
     @app.get(
-        "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id:path}/picture",
+        summary="The picture with boxes and labels, of a job that was sent with annotate",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, **problems(401, 403, 404, 429, 503)},
+    )
+    async def get_picture(request: Request, job_id: str) -> Response:
+        await seen(request, job_id)
+        picture = await the_desk().picture(job_id)
+        if picture is None:
+            raise NotFound("the job has no picture, or not yet; send it with 'annotate': true to have one")
+        return Response(picture, media_type="image/jpeg")
+
+    @app.get(
+        "/v1/jobs/{job_id:path}",
         summary="How a job stands",
         response_model=JobView,
         responses=problems(401, 403, 404, 429, 503),
@@ -138,19 +153,6 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
                 "error": None if outcome is None else outcome.error,
             }
         )
-
-    @app.get(
-        "/v1/jobs/{job_id}/picture",
-        summary="The picture with boxes and labels, of a job that was sent with annotate",
-        response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}}, **problems(401, 403, 404, 429, 503)},
-    )
-    async def get_picture(request: Request, job_id: str) -> Response:
-        await seen(request, job_id)
-        picture = await the_desk().picture(job_id)
-        if picture is None:
-            raise NotFound("the job has no picture, or not yet; send it with 'annotate': true to have one")
-        return Response(picture, media_type="image/jpeg")
 
     async def seen(request: Request, job_id: str) -> JobStatus:
         """The job, where the client may see it: a tenant sees its own, an administrator those that no tenant sent."""

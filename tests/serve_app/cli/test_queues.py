@@ -195,6 +195,10 @@ class TestSubmit:
             "gs://b/last.jpg",
             "https://h/z.jpg",
         ]
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+        code, out, err = visiongraph("submit", url, "-")
+        assert (code, out) == (1, "")
+        assert "stdin names no images" in err
 
     @pytest.mark.parametrize(
         "metadata", ["n=NaN", "n=[Infinity]", "n=1e999", "n=caf\udce9", "\udce9=1", "n=" + "x" * 70_000]

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -80,7 +81,7 @@ async def test_one_job_needs_no_list(at: Place, backend: LocalBackend) -> None:
 
 async def test_null_counts_as_left_out(at: Place, backend: LocalBackend) -> None:
     async with gateway(at, backend) as client:
-        body = {"uri": at.image(), "metadata": None, "annotate": None}
+        body = {"uri": at.image(), "metadata": None, "annotate": None, "id": None}
         for sent in (body, [body]):
             response = await client.post("/v1/jobs", json=sent)
             assert response.status_code == 202, response.text
@@ -90,6 +91,17 @@ async def test_null_counts_as_left_out(at: Place, backend: LocalBackend) -> None
         assert (await client.get(job["status_url"])).json()["result"]["metadata"] == {}
         problem(await client.get(f"{job['status_url']}/picture"), 404)
         problem(await client.post("/v1/jobs", json={"uri": None}), 400, "malformed")
+
+
+@pytest.mark.parametrize("job_id", ["2026/11/a b#1?.png", "ü" * 200, "../../etc", "%2F", "7"])
+async def test_every_id_that_a_message_may_have_can_be_asked_for(at: Place, backend: LocalBackend, job_id: str) -> None:
+    await at.publish({"id": job_id, "uri": at.image()})
+    async with gateway(at, backend) as client, consuming(at, backend):
+        await until(at.is_empty)
+        response = await client.get(f"/v1/jobs/{quote(job_id, safe='')}")
+        assert (response.json()["id"], response.json()["status"]) == (job_id, "succeeded")
+        problem(await client.get(f"/v1/jobs/{quote(job_id, safe='')}/picture"), 404, "not-found")
+        problem(await client.get(f"/v1/jobs/{'x' * 201}"), 404, "not-found")
 
 
 async def test_a_list_is_accepted_whole_or_not_at_all(at: Place, backend: LocalBackend) -> None:
