@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from classifiers import BadImage, VisionError
+from classifiers import BadImage
 from classifiers.images import ImageLimits
 from graph.engine import Engine
 from graph.frame import Frame
@@ -89,19 +89,19 @@ class VisionPipeline:
             The results in the order of ``images``.
 
         Raises:
-            VisionError: as :meth:`run`, of the first image that failed; :meth:`stream` goes on past it.
+            Exception: as :meth:`run`, of the first image that failed; :meth:`stream` goes on past it.
         """
         results: list[dict[str, Any]] = []
         for result in self.stream(images, metadata=metadata):
-            if isinstance(result, VisionError):
+            if isinstance(result, Exception):
                 raise result
             results.append(result)
         return results
 
     def stream(
         self, images: Iterable[ImageLike], *, metadata: Mapping[str, Any] | None = None, in_flight: int | None = None
-    ) -> Iterator[dict[str, Any] | VisionError]:
-        """Run images as they come, and yield in their order a result or the error of each.
+    ) -> Iterator[dict[str, Any] | Exception]:
+        """Run images as they come, and yield in their order a result or the error of each, whatever it is.
 
         Args:
             images: any number; they are read only as far ahead as ``in_flight``.
@@ -182,8 +182,8 @@ def _read_frame(image: ImageLike, limits: ImageLimits) -> Frame:
     return Frame.from_array(image, limits)
 
 
-def _result(future: Future[dict[str, Any]]) -> dict[str, Any] | VisionError:
+def _result(future: Future[dict[str, Any]]) -> dict[str, Any] | Exception:
     try:
         return future.result()
-    except VisionError as error:
+    except Exception as error:  # noqa: BLE001 - it is this image's, and ends no other
         return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -37,6 +38,9 @@ for _group in (queue, dlq, keys):
 def main() -> None:
     """Run the command line. Exit status: 0; 1 where an image failed; 2 for a mistake in the command, the pipeline
     file or the setup."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale is, and whatever bytes names of files have
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app()
     except VisionError as error:

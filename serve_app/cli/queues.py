@@ -121,14 +121,13 @@ def _jobs(
     jobs: list[dict[str, Any]] = []
     mistakes: list[VisionError] = []
     for argument in _with_stdin(arguments):
-        try:
-            for uri in expand([argument]):
-                try:
-                    jobs.append({"id": uuid.uuid4().hex, "uri": _for_workers(uri, queue_url), "metadata": metadata})
-                except VisionError as error:
-                    mistakes.append(error)
-        except SourceError as error:
-            mistakes.append(error)
+        for found in expand([argument]):
+            try:
+                if isinstance(found, SourceError):
+                    raise found
+                jobs.append({"id": uuid.uuid4().hex, "uri": _for_workers(found, queue_url), "metadata": metadata})
+            except VisionError as error:
+                mistakes.append(error)
     return jobs, mistakes
 
 

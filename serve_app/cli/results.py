@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import enum
 import json
+import math
 import sys
-from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import date, datetime, time
+from decimal import Decimal
 from itertools import islice
 from typing import Annotated, Any, TypeAlias
 
@@ -77,6 +78,11 @@ def compact(
     """
     done = compact_results(objects_from_uri(results))
     stderr.print(f"{done.rows:,} rows into {done.files:,} Parquet files", highlight=False)
+    if done.rejected:
+        stderr.print(
+            f"{done.rejected:,} lines are no results; they are in {escape(results)} under rejected/, with the reasons",
+            highlight=False,
+        )
 
 
 def _print_why_empty(objects: Objects, results: str) -> None:
@@ -92,14 +98,15 @@ def _print_why_empty(objects: Objects, results: str) -> None:
 def _print_table(answer: Answer) -> None:
     table = Table(*(Column(escape(name), overflow="fold") for name in answer.columns))
     for row in answer.rows:
-        table.add_row(*(escape(_as_text(value)) for value in row))
+        table.add_row(*(escape(f"{value:.15g}" if isinstance(value, float) else _as_text(value)) for value in row))
     stdout.print(table)
 
 
 def _print_json(answer: Answer) -> None:
+    earlier = [answer.columns[:index].count(name) for index, name in enumerate(answer.columns)]
+    names = [f"{name}_{count}" if count else name for name, count in zip(answer.columns, earlier, strict=True)]
     for row in answer.rows:
-        line = dict(zip(answer.columns, row, strict=True))
-        sys.stdout.write(json.dumps(line, ensure_ascii=False, default=_plain) + "\n")
+        sys.stdout.write(_json(dict(zip(names, row, strict=True))) + "\n")
 
 
 def _print_csv(answer: Answer) -> None:
@@ -109,16 +116,28 @@ def _print_csv(answer: Answer) -> None:
 
 
 def _as_text(value: Any) -> str:
-    if value is None:
+    """A value without the quotes of JSON; null is empty."""
+    written = _json(value)
+    if written == "null":
         return ""
-    if isinstance(value, dict | list | tuple):
-        return json.dumps(value, ensure_ascii=False, default=_plain)
-    return f"{value:.6g}" if isinstance(value, float) else str(_plain(value))
+    return json.loads(written) if written.startswith('"') else written
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return list(value)
-    return value if isinstance(value, int | bool) else str(value)
+def _json(value: Any) -> str:
+    """A value of DuckDB as JSON; numbers in full, and what JSON has no number for is null."""
+    if isinstance(value, dict):
+        pairs = (f"{_json(_as_text(key))}: {_json(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_json, value))}]"
+    if isinstance(value, Decimal):
+        return f"{value:f}" if value.is_finite() else "null"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "null"
+    if isinstance(value, datetime | date | time):
+        value = value.isoformat()
+    elif isinstance(value, bytes):
+        value = value.hex()
+    elif value is not None and not isinstance(value, str | int | float):
+        value = str(value)
+    return json.dumps(value, ensure_ascii=False)

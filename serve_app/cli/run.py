@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
-from pathlib import Path
+from copy import copy
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from classifiers import VisionError
-from graph import Malformed, VisionPipeline, annotate
+from classifiers.images import ImageLimits
+from graph import Frame, Malformed, VisionPipeline, annotate
 from graph.metadata import parse_metadata
 from serve_app.cli.arguments import PipelineArgument, stderr
-from serve_app.sources import expand, read
+from serve_app.sources import Found, SourceError, expand, read
+from serve_app.uris import scheme_of
 
 __all__ = ["run"]
+
+# A name has at most 255 bytes, on some file systems 143.
+_MAX_STEM_BYTES = 120
 
 
 def run(
     pipeline: PipelineArgument,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Files, folders, globs, URLs, s3://bucket/key or s3://bucket/prefix/."),
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Files, folders, globs, URLs, s3://bucket/key, s3://bucket/prefix/, or - for stdin.",
+        ),
     ],
     annotate_to: Annotated[
         Path | None,
@@ -40,7 +48,21 @@ def run(
     An image that fails is a line with its error, the others are still there, and the exit status is 1.
     """
     known = _metadata(metadata)
-    uris = expand(images)
+    found = expand(images)
+    if all(isinstance(entry, SourceError) for entry in found):
+        raise SourceError("\n".join(map(str, found)))
+    if annotate_to is not None:
+        _make_folder(annotate_to)
+    frames: dict[int, Frame] = {}
+
+    def load(index: int, entry: Found, limits: ImageLimits) -> Frame:
+        if isinstance(entry, SourceError):
+            raise entry
+        frame = read(entry, limits)
+        if annotate_to is not None:
+            frames[index] = copy(frame)  # the same bytes; not the pixels, once they are decoded
+        return frame
+
     failed = 0
     with (
         VisionPipeline(pipeline) as vision,
@@ -48,28 +70,45 @@ def run(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
         ) as progress,
     ):
-        if annotate_to is not None:
-            annotate_to.mkdir(parents=True, exist_ok=True)
-        bar = progress.add_task("images", total=len(uris))
-        loaders = (functools.partial(read, uri) for uri in uris)
-        for index, (uri, result) in enumerate(zip(uris, vision.stream(loaders, metadata=known), strict=True)):
-            if isinstance(result, VisionError):
-                failed += 1
-                line: dict[str, Any] = {
-                    "image": {"uri": uri},
-                    "error": {"type": type(result).__name__, "detail": str(result)},
-                }
+        bar = progress.add_task("images", total=len(found))
+        loaders = (functools.partial(load, index, entry) for index, entry in enumerate(found))
+        for index, result in enumerate(vision.stream(loaders, metadata=known)):
+            entry, frame = found[index], frames.pop(index, None)
+            uri = entry if isinstance(entry, str) else str(entry.fields["uri"])
+            if isinstance(result, Exception):
+                line: dict[str, Any] = {"image": {"uri": _as_utf8(uri)}, "error": _in_words(result)}
             else:
                 line = result
-                if annotate_to is not None:
-                    picture = annotate(read(uri, vision.limits), result)
-                    (annotate_to / _picture_name(uri, index, len(uris))).write_bytes(picture)
+                if annotate_to is not None and frame is not None:
+                    try:
+                        (annotate_to / _picture_name(uri, index, len(found))).write_bytes(annotate(frame, result))
+                    except Exception as error:  # noqa: BLE001 - this picture's, and ends no other image
+                        line = {**result, "error": _in_words(error)}
+            failed += "error" in line
             sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
             sys.stdout.flush()
             progress.advance(bar)
     if failed:
-        stderr.print(f"{failed} of {len(uris)} images failed; their lines have an 'error'")
+        stderr.print(f"{failed} of {len(found)} images failed; their lines have an 'error'")
         raise typer.Exit(1)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"cannot make the folder {folder}: {error.strerror}", param_hint="--annotate"
+        ) from error
+
+
+def _in_words(error: Exception) -> dict[str, str]:
+    return {"type": type(error).__name__, "detail": _as_utf8(str(error))}
+
+
+def _as_utf8(text: str) -> str:
+    """The text with bytes that are not UTF-8 escaped; they come from names of files and from addresses."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _metadata(text: str) -> dict[str, Any]:
@@ -81,5 +120,7 @@ def _metadata(text: str) -> dict[str, Any]:
 
 def _picture_name(uri: str, index: int, total: int) -> str:
     """A name in argument order, since two folders may hold files of the same name."""
-    stem = Path(urlsplit(uri).path).stem or "image"
-    return f"{index:0{len(str(total - 1))}d}-{stem}.jpg"
+    path = re.split("[?#]", uri)[0] if scheme_of(uri) in ("http", "https") else uri
+    stem = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]", "_", PurePosixPath(path).stem)
+    short = stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore")
+    return f"{index:0{len(str(total - 1))}d}-{short or 'image'}.jpg"

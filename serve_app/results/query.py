@@ -34,7 +34,7 @@ def query(objects: Objects, sql: str) -> Answer:
     """Run a statement over the table ``results``: the columns of ``SCHEMA``, and ``pipeline`` and ``date``.
 
     Raises:
-        BadQuery: the statement is wrong.
+        BadQuery: the statement is wrong, or there is none.
         MissingExtra: DuckDB is not installed.
     """
     try:
@@ -62,7 +62,9 @@ def query(objects: Objects, sql: str) -> Answer:
             database.register("results", results)
             database.execute("SET enable_external_access = false")  # the statement reads this table and nothing else
             answer = database.execute(sql)
-            columns = tuple(column[0] for column in answer.description or ())
+            if answer is None or answer.description is None:
+                raise BadQuery("the query is empty; try: SELECT * FROM results LIMIT 10")
+            columns = tuple(column[0] for column in answer.description)
             return Answer(columns, answer.fetchall())
     except duckdb.Error as error:
         raise BadQuery(f"the query cannot be run: {error}") from error

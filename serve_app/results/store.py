@@ -9,6 +9,7 @@
     pictures/ab/ID.jpg       the annotated picture, where it was asked for
     journal/DATE/...jsonl    outcomes that are not in Parquet yet, many in an object
     parquet/                 what was compacted of them
+    rejected/...jsonl        what of them is no result, with the reason
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ JOB_PREFIX = "job-"
 
 _THREADS = 16
 _MAX_NAME = 200  # names of files have up to 255 bytes
+
+# Results of form 1 were kept before their shape was checked.
+_CONTENT_FORM = 2
 
 T = TypeVar("T")
 
@@ -97,7 +101,7 @@ class JobStatus:
 
 def content_key(sha256: str, fingerprint: str, metadata: Mapping[str, Any]) -> str:
     """Identity of a result: the image's bytes, the pipeline, and the metadata that its rules read."""
-    text = json.dumps([sha256, fingerprint, metadata], sort_keys=True)
+    text = json.dumps([_CONTENT_FORM, sha256, fingerprint, metadata], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
+import io
 import json
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +19,8 @@ import PIL.Image
 import pytest
 import yaml
 from toys import draw, encoded
+
+from graph import Frame
 
 PIPELINE = """
 pipeline:
@@ -113,6 +121,197 @@ class TestRun:
             code, out, err = visiongraph("run", pipeline, argument)
             assert (code, out) == (1, "")
             assert str(argument) in err
+
+    def test_an_unset_variable(self, visiongraph: Run, pipeline: Path, photos: Path) -> None:
+        code, out, err = visiongraph("run", pipeline, "")
+        assert (code, out) == (1, "")
+        assert "an empty argument names no image" in err
+        code, out, _ = visiongraph("run", pipeline, "", photos / "b.png")
+        assert code == 1
+        first, second = lines(out)
+        assert "an empty argument names no image" in first["error"]["detail"]
+        assert first["image"] == {"uri": ""}
+        assert "error" not in second
+
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            "http://h:port/x.jpg",
+            "http://[::1/a.jpg",
+            "http://",
+            "http:///a.jpg",
+            "http://a..b/x.jpg",
+            f"http://{'a' * 70}.example/x.jpg",
+            "http://127.0.0.1:99999/x.jpg",
+            "http://127.0.0.1:9/x.jpg",
+            "http://xn--a/x.jpg",
+            "http://a b/x.jpg",
+            "http://127.0.0.1:9/caf\udce9 ü.jpg",
+            "https://127.0.0.1:9",
+            "s3://No_Such_Bucket!/key.jpg",
+            "s3:///key.jpg",
+            "ftp://127.0.0.1/x.jpg",
+            "gs://bucket/x.jpg",
+            "file://elsewhere/x.jpg",
+            "file:///nowhere/x%00.jpg",
+            "file:relative.jpg",
+            "nowhere\0.jpg",
+            "caf\udce9.jpg",
+            "x" * 5000 + ".jpg",
+            "*" * 3 + "\0",
+        ],
+    )
+    def test_an_odd_address_is_a_line(self, visiongraph: Run, pipeline: Path, photos: Path, odd: str) -> None:
+        code, out, err = visiongraph("run", pipeline, photos / "b.png", odd, photos / "a.jpg")
+        assert code == 1, err
+        assert "Traceback" not in err
+        first, bad, last = lines(out)
+        assert "error" not in first
+        assert "error" not in last
+        assert set(bad) == {"image", "error"}
+        assert bad["error"]["detail"]
+        assert out.encode()
+        assert json.dumps(bad, ensure_ascii=False).encode()
+
+    def test_whatever_is_raised_is_a_line(
+        self, visiongraph: Run, pipeline: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from_bytes = Frame.from_bytes
+
+        def fail(data: bytes, *more: Any) -> Frame:
+            if data == b"no image":
+                raise ZeroDivisionError("a fault of the decoder")
+            return from_bytes(data, *more)
+
+        monkeypatch.setattr(Frame, "from_bytes", fail)
+        code, out, _ = visiongraph("run", pipeline, photos)
+        assert code == 1
+        assert [line.get("error") for line in lines(out)] == [
+            None,
+            None,
+            {"type": "ZeroDivisionError", "detail": "a fault of the decoder"},
+            None,
+        ]
+
+    def test_boxes_are_drawn_on_the_bytes_that_were_looked_at(
+        self, visiongraph: Run, pipeline: Path, tmp_path: Path
+    ) -> None:
+        """A camera gives another picture each time, and then none."""
+        shots = [encoded(draw(("car", 10 * n, 10, 10 * n + 40, 50), size=(100 + n, 320))) for n in range(1, 4)]
+        answers = iter(shots)
+
+        class Camera(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                shot = next(answers, None)
+                self.send_response(404 if shot is None else 200)
+                self.end_headers()
+                self.wfile.write(shot or b"")
+
+            def log_message(self, *_: object) -> None: ...
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            uri = f"http://127.0.0.1:{server.server_port}/snapshot.jpg?token=a/b"
+            code, out, err = visiongraph("run", pipeline, uri, uri, uri, "--annotate", tmp_path / "out")
+            server.shutdown()
+        assert code == 0, err
+        for n, line in enumerate(lines(out)):
+            picture = PIL.Image.open(tmp_path / "out" / f"{n}-snapshot.jpg")
+            assert picture.size == (line["image"]["width"], line["image"]["height"])
+
+    def test_a_pipe_and_stdin_are_read_once(
+        self, visiongraph: Run, pipeline: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = (photos / "b.png").read_bytes()
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_bytes, args=(data,), daemon=True)
+        writer.start()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        code, out, err = visiongraph("run", pipeline, pipe, "-", "--annotate", tmp_path / "out")
+        assert code == 0, err
+        assert [line["image"]["uri"] for line in lines(out)] == [str(pipe), "-"]
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0-pipe.jpg", "1--.jpg"]
+        writer.join(10)
+
+    def test_files_by_their_urls(self, visiongraph: Run, pipeline: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "my photos ü#1"
+        folder.mkdir()
+        path = folder / "a?b%20.png"
+        path.write_bytes(encoded(draw()))
+        uris = [
+            path.as_uri(),
+            path.as_uri().replace("file:///", "file://localhost/"),
+            f"file:{path.as_uri().removeprefix('file://')}",
+            f"FILE://{path.as_uri().removeprefix('file://')}",
+        ]
+        code, out, err = visiongraph("run", pipeline, *uris, folder.as_uri())
+        assert code == 0, err
+        assert [line["image"]["uri"] for line in lines(out)] == [*uris, str(path)]
+
+    def test_names_that_are_not_utf8(self, visiongraph: Run, pipeline: Path, tmp_path: Path) -> None:
+        folder = tmp_path / os.fsdecode(b"caf\xe9")
+        folder.mkdir()
+        for name in (b"a\xff.png", b"b\nc.png", "ü".encode() * 120 + b".png"):
+            (folder / os.fsdecode(name)).write_bytes(encoded(draw()))
+        code, out, err = visiongraph("run", pipeline, folder, "--annotate", tmp_path / "out")
+        assert code == 0, err
+        found = lines(out)
+        assert len(found) == 3
+        for line in found:
+            uri = line["image"]["uri"]
+            assert uri.startswith(f"file://{tmp_path}/caf%E9/")
+            assert json.dumps(line, ensure_ascii=False).encode()
+        code, again, err = visiongraph("run", pipeline, *(line["image"]["uri"] for line in found))
+        assert code == 0, err
+        assert [line["image"] for line in lines(again)] == [line["image"] for line in found]
+        assert len(list((tmp_path / "out").iterdir())) == 3
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+    def test_output_is_utf8_in_every_locale(self, pipeline: Path, photos: Path, encoding: str) -> None:
+        (photos / "b.png").rename(photos / "straße 日本.png")
+        environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from serve_app.cli import main; main()",
+                "run",
+                pipeline,
+                photos / "straße 日本.png",
+            ],
+            capture_output=True,
+            env=environment,
+            check=True,
+            timeout=60,
+        )
+        assert json.loads(done.stdout.decode())["image"]["uri"].endswith("straße 日本.png")
+
+    def test_the_longest_name_is_shortened(self, visiongraph: Run, pipeline: Path, tmp_path: Path) -> None:
+        path = tmp_path / ("x" * 251 + ".png")
+        path.write_bytes(encoded(draw()))
+        code, _, err = visiongraph("run", pipeline, path, path, "--annotate", tmp_path / "out")
+        assert code == 0, err
+        assert len(list((tmp_path / "out").iterdir())) == 2
+
+    def test_a_picture_that_cannot_be_written_is_an_error_of_its_image(
+        self, visiongraph: Run, pipeline: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "out" / "0-a.jpg").mkdir(parents=True)
+        code, out, _ = visiongraph("run", pipeline, photos / "a.jpg", photos / "b.png", "--annotate", tmp_path / "out")
+        assert code == 1
+        first, second = lines(out)
+        assert first["error"]["type"] == "IsADirectoryError"
+        assert first["context"]["detect"]["detected_classes"] == ["car"]
+        assert "error" not in second
+        assert (tmp_path / "out" / "1-b.jpg").is_file()
+
+    def test_a_file_in_the_place_of_the_folder_for_pictures(
+        self, visiongraph: Run, pipeline: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        code, out, err = visiongraph("run", pipeline, photos / "a.jpg", "--annotate", photos / "notes.txt")
+        assert (code, out) == (2, "")
+        assert "cannot make the folder" in err
 
 
 @pytest.mark.parametrize("command", ["run", "validate", "graph", "explain", "render", "models", "serve", "demo"])

@@ -153,6 +153,69 @@ class TestQuery:
         assert json.loads(rows[1][2]) == ["car", "car", "person"]
         assert rows[1][3] == ""
 
+    @pytest.mark.parametrize(
+        ("sql", "as_json", "as_csv"),
+        [
+            ("1764500123.456::DOUBLE", "1764500123.456", "1764500123.456"),
+            ("0.1::DOUBLE + 0.2::DOUBLE", "0.30000000000000004", "0.30000000000000004"),
+            ("1e300::DOUBLE", "1e+300", "1e+300"),
+            ("12.50::DECIMAL(8, 2)", "12.50", "12.50"),
+            (
+                "'12345678901234567890123456789.123456789'::DECIMAL(38, 9)",
+                "12345678901234567890123456789.123456789",
+                "12345678901234567890123456789.123456789",
+            ),
+            ("0.0000000001::DECIMAL(12, 10)", "0.0000000001", "0.0000000001"),
+            (
+                "1267650600228229401496703205376::HUGEINT",
+                "1267650600228229401496703205376",
+                "1267650600228229401496703205376",
+            ),
+            ("'nan'::DOUBLE", "null", '""'),
+            ("'-inf'::DOUBLE", "null", '""'),
+            ("NULL", "null", '""'),
+            ("'null'", '"null"', "null"),
+            ("true", "true", "true"),
+            ("'a,\"b\"'", '"a,\\"b\\""', '"a,""b"""'),
+            ("[1.5::DECIMAL(3, 1), NULL, 'nan'::DOUBLE]", "[1.5, null, null]", '"[1.5, null, null]"'),
+            (
+                "{'a': {'b': DATE '2026-01-02', 'c': 0.5::DECIMAL(2, 1)}}",
+                '{"a": {"b": "2026-01-02", "c": 0.5}}',
+                '"{""a"": {""b"": ""2026-01-02"", ""c"": 0.5}}"',
+            ),
+            ("MAP {1: 'a', 2: 'b'}", '{"1": "a", "2": "b"}', '"{""1"": ""a"", ""2"": ""b""}"'),
+            ("[1, 2]::INTEGER[2]", "[1, 2]", '"[1, 2]"'),
+            ("TIMESTAMP '2026-01-02 03:04:05.678'", '"2026-01-02T03:04:05.678000"', "2026-01-02T03:04:05.678000"),
+            ("TIMESTAMPTZ '2026-01-02 03:04:05+00'", '"2026-01-02T03:04:05+00:00"', "2026-01-02T03:04:05+00:00"),
+            ("TIME '10:00'", '"10:00:00"', "10:00:00"),
+            ("INTERVAL 3 DAYS", '"3 days, 0:00:00"', '"3 days, 0:00:00"'),
+            ("'\\x00\\xFF'::BLOB", '"00ff"', "00ff"),
+            ("'Straße 日本'", '"Straße 日本"', "Straße 日本"),
+        ],
+    )
+    def test_every_kind_of_value(self, visiongraph: Run, compacted: str, sql: str, as_json: str, as_csv: str) -> None:
+        sql = f"SET TimeZone = 'UTC'; SELECT {sql} AS x"
+        code, out, err = visiongraph("query", sql, "--results", compacted, "--format", "json")
+        assert (code, out) == (0, f'{{"x": {as_json}}}\n'), err
+        json.loads(out, parse_constant=pytest.fail)
+        code, out, err = visiongraph("query", sql, "--results", compacted, "--format", "csv")
+        assert (code, out) == (0, f"x\n{as_csv}\n"), err
+
+    def test_numbers_in_a_table(self, visiongraph: Run, compacted: str) -> None:
+        _, out, _ = visiongraph("query", "SELECT 1764500123.456::DOUBLE, 0.1::DOUBLE + 0.2", "--results", compacted)
+        assert "1764500123.456" in out
+        assert "0.3 " in out
+
+    def test_columns_of_one_name(self, visiongraph: Run, compacted: str) -> None:
+        _, out, _ = visiongraph("query", "SELECT 1 AS a, 2 AS a, 3 AS a", "--results", compacted, "--format", "json")
+        assert json.loads(out) == {"a": 1, "a_1": 2, "a_2": 3}
+
+    @pytest.mark.parametrize("sql", ["", "  ", ";", "-- SELECT 1"])
+    def test_no_query(self, visiongraph: Run, compacted: str, sql: str) -> None:
+        code, out, err = visiongraph("query", "--results", compacted, "--", sql)
+        assert (code, out) == (2, "")
+        assert "the query is empty" in err
+
     def test_its_columns(self, visiongraph: Run, compacted: str) -> None:
         _, out, _ = visiongraph("query", "DESCRIBE results", "--results", compacted, "--format", "json")
         columns = {json.loads(line)["column_name"] for line in out.splitlines()}
@@ -198,3 +261,13 @@ def test_compact_twice_is_compact_once(visiongraph: Run, compacted: str) -> None
 @pytest.mark.parametrize("command", ["query", "compact"])
 def test_help_has_an_example(visiongraph: Run, command: str) -> None:
     assert f"Example: visiongraph {command} " in " ".join(visiongraph(command, "--help")[1].split())
+
+
+def test_compact_says_what_it_set_aside(visiongraph: Run, results: str) -> None:
+    (Path(results) / "journal" / "2026-01-01").mkdir()
+    (Path(results) / "journal" / "2026-01-01" / "1.jsonl").write_bytes(b"{half a line")
+    code, _, err = visiongraph("compact", results)
+    assert code == 0
+    assert "3 rows into 2 Parquet files" in err
+    assert "1 lines are no results" in err
+    assert list((Path(results) / "rejected").iterdir())
