@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -153,6 +154,10 @@ class StepConfig(Closed):
 
 class PipelineConfig(Closed):
     """A pipeline file: classifiers, and when each of them runs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"patternProperties": {"^x-": {"description": "Ignored; for anchors."}}}
+    )
 
     name: str = Field(
         "pipeline",
