@@ -351,6 +351,17 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "crops_from",
         "`crops: null` means the whole image; remove one",
     ),
+    "power of powers": (
+        {"condition": "9**9**9**9 > 1"},
+        "condition",
+        "OverflowError: a whole number is larger than 2**64 in the constant 9**9**9**9 > 1 (column 1)",
+    ),
+    "long constant": (
+        {"condition": "image['width'] == 1 or [1]*10**9 == 1"},
+        "condition",
+        "does too much work: a value of 1000000000 items or characters, 10000 are allowed in the constant [1]*10**9 == 1",
+    ),
+    "more than a day": ({"timeout_ms": 10**400}, "timeout_ms", "must be at most 86400000; got a huge number"),
     "huge": ({"timeout_ms": -(10**40)}, "timeout_ms", "must be at least 1; got a huge number"),
     "long": ({"on_error": "x" * 99}, "on_error", f"must be 'fail' or 'skip'; got the text '{'x' * 57}'..."),
     "long name": ({"name": "x" * 101}, "name", "string should have at most 100 characters"),
