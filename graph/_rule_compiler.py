@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,11 +91,12 @@ def compile_text(kind: Kind, source: str) -> CompiledRule:
     return CompiledRule(program, frozenset(compiler.reads), compiler.reads_metadata)
 
 
-def programs_shown(kind: Kind, source: str) -> list[tuple[str, Program]]:
+@functools.lru_cache(maxsize=256)  # asked for every detection
+def programs_shown(kind: Kind, source: str) -> tuple[tuple[str, Program], ...]:
     """What explains a rule: the text and the program of each name or subscript chain, and of each call."""
     text = parse(source)
     names = _Compiler(kind, text).names
-    return list({text.of(node): _Compiler(kind, text).program(node) for node in watched(text.tree, names)}.items())
+    return tuple({text.of(node): _Compiler(kind, text).program(node) for node in watched(text.tree, names)}.items())
 
 
 class _Compiler:

@@ -250,7 +250,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     mark, opened = error.problem_mark or error.context_mark, error.context_mark
     message = f"not YAML:{f' {context},' if context else ''} {problem}"
     if "unknown escape" in problem or "expected escape sequence" in problem:
-        message = "a backslash in double quotes begins an escape; use single quotes, as in 'C:\\models\\y.pt'"
+        message = (
+            "an unknown escape: a backslash in double quotes begins one; use single quotes, as in 'C:\\models\\y.pt'"
+        )
     elif "'\\t'" in problem:
         message = "a tab; YAML is indented with spaces"
     elif "cannot start any token" in problem:

@@ -351,6 +351,11 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "crops_from",
         "`crops: null` means the whole image; remove one",
     ),
+    "path with a tab": (
+        {"class": "toys.Sleeper", "params": {"log": "C:\temp.log"}},
+        "params.log",
+        "a path has no control characters; got 'C:\\temp.log'; in double quotes a backslash begins an escape; use single",
+    ),
     "power of powers": (
         {"condition": "9**9**9**9 > 1"},
         "condition",
@@ -359,7 +364,7 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     "long constant": (
         {"condition": "image['width'] == 1 or [1]*10**9 == 1"},
         "condition",
-        "does too much work: a value of 1000000000 items or characters, 10000 are allowed in the constant [1]*10**9 == 1",
+        "a value of 1000000000 items or characters, 10000 are allowed in the constant [1]*10**9 == 1",
     ),
     "more than a day": ({"timeout_ms": 10**400}, "timeout_ms", "must be at most 86400000; got a huge number"),
     "huge": ({"timeout_ms": -(10**40)}, "timeout_ms", "must be at least 1; got a huge number"),
@@ -561,10 +566,14 @@ YAML_MISTAKES = {
     "windows path": (
         'pipeline:\n  - name: a\n    params:\n      model: "C:\\models\\y.pt"\n',
         4,
-        "step 'a', key 'model': a backslash in double quotes begins an escape; use single quotes, as in 'C:\\models",
+        "step 'a', key 'model': an unknown escape: a backslash in double quotes begins one; use single quotes, as in",
     ),
-    "user's path": ('name: "C:\\users"\n', 1, "a backslash in double quotes begins an escape; use single quotes"),
-    "pattern": ('name: "\\d+"\n', 1, "a backslash in double quotes begins an escape; use single quotes"),
+    "user's path": (
+        'name: "C:\\users"\n',
+        1,
+        "an unknown escape: a backslash in double quotes begins one; use single quotes",
+    ),
+    "pattern": ('name: "\\d+"\n', 1, "an unknown escape: a backslash in double quotes begins one; use single quotes"),
     "control character": ("name: a\npipeline: \x01\n", 2, "the character '\\x01' cannot stand in YAML; remove it"),
     "escape": ('name: "\\UFFFFFFFF"\n', None, "not YAML"),
     "directive": ("%x\n", 2, "not YAML: expected '<document start>'"),

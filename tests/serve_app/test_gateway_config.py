@@ -102,7 +102,7 @@ def test_a_file_and_paths_beside_it(tmp_path: Path) -> None:
         ("gateway: {auth: {keys_file: k}}\nrate_limits: {}\n", ":2: unknown key 'rate_limits' beside 'gateway'"),
         (
             'auth: {keys_file: "C:\\keys.json"}\n',
-            ":1: a backslash in double quotes begins an escape; use single quotes",
+            ":1: an unknown escape: a backslash in double quotes begins one; use single quotes",
         ),
         ("auth: none\n\ttimeout_ms: 3\n", ":2: a tab; YAML is indented with spaces"),
         ("auth: none\ntimeout_ms: 0500\n", ":2: key 'timeout_ms': 0500 has a leading zero"),
