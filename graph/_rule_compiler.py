@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from graph import _rule_values as values
 from graph._rule_budget import Budget, Failure
-from graph._rule_functions import FUNCTIONS, paid
 from graph._rule_parts import constants, watched
 from graph._rule_syntax import Node, Refused, Text, attribute, call, operator_fix, parse, unknown_name, unsupported
+from graph._rule_values import ARITHMETIC, FUNCTIONS, HELPERS, MAX_NUMBER, Shape
 
 __all__ = ["FAILURES", "IMAGE_KEYS", "CompiledRule", "Kind", "Program", "compile_text", "describe", "programs_shown"]
 
@@ -35,15 +34,7 @@ MAX_DEPTH = 60
 FAILURES = (Failure, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 """What helpers and Python's operators raise on plain values."""
 
-_HELPERS: Mapping[str, Callable[..., Any]] = {
-    **values.COMPARISONS,
-    **values.ARITHMETIC,
-    **{name: function.code for name, function in FUNCTIONS.items()},
-    **{name: getattr(values, name) for name in ("chain", "cut", "item", "loop", "negative", "positive", "step_result")},
-    **{name: getattr(values, name) for name in ("make_dict", "make_list", "make_set")},
-    "paid": paid,
-}
-_GLOBALS: dict[str, Any] = {"__builtins__": {}, **{f"__{name}": helper for name, helper in _HELPERS.items()}}
+_GLOBALS: dict[str, Any] = {"__builtins__": {}, **{f"__{name}": helper for name, helper in HELPERS.items()}}
 _PARAMETERS = ("__budget", "context", "image", "detection")
 
 
@@ -187,7 +178,7 @@ class _Compiler:
         value = node.value
         if type(value) not in (str, int, float, bool, type(None)):
             raise self._refuse(node, unsupported(type(value).__name__))
-        largest = values.MAX_NUMBER if isinstance(value, int) else sys.float_info.max
+        largest = MAX_NUMBER if isinstance(value, int) else sys.float_info.max
         if isinstance(value, int | float) and abs(value) > largest:
             raise self._refuse(node, "the number is too large; whole numbers go up to 2**64, others up to 1.8e308")
         return node
@@ -276,7 +267,7 @@ class _Compiler:
 
     def _arithmetic(self, node: ast.BinOp) -> ast.expr:
         operator = type(node.op).__name__
-        if operator not in values.ARITHMETIC:
+        if operator not in ARITHMETIC:
             raise self._refuse(node, operator_fix(operator))
         return self._call_helper(operator, self._compile(node.left), self._compile(node.right))
 
@@ -311,7 +302,7 @@ class _Compiler:
         self._scope = outside
         return ast.GeneratorExp(following[0] if len(parts) == 1 else ast.Tuple(following, ast.Load()), made)
 
-    def _target(self, node: ast.expr) -> tuple[ast.expr, values.Shape | None]:
+    def _target(self, node: ast.expr) -> tuple[ast.expr, Shape | None]:
         if isinstance(node, ast.Name):
             name = self._spelt(node, node.id)
             if name in self.names | set(FUNCTIONS) | self._scope | {"detection"} or name.startswith("__"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterable, Iterator
 
-from graph._rule_functions import FUNCTIONS
+from graph._rule_values import FUNCTIONS
 
 __all__ = ["constants", "watched"]
 

@@ -10,7 +10,7 @@ import difflib
 import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from graph._rule_budget import (
     MAX_SIZE,
@@ -26,28 +26,9 @@ from graph._rule_budget import (
     scan_cost,
     weight,
 )
+from graph._rule_syntax import MAX_LENGTH
 
-__all__ = [
-    "ARITHMETIC",
-    "COMPARISONS",
-    "MAX_NUMBER",
-    "add",
-    "bounded",
-    "chain",
-    "cut",
-    "item",
-    "items",
-    "loop",
-    "make_dict",
-    "make_list",
-    "make_set",
-    "missing",
-    "negative",
-    "number",
-    "positive",
-    "step_result",
-    "truth",
-]
+__all__ = ["ARITHMETIC", "FUNCTIONS", "HELPERS", "MAX_NUMBER", "Function", "Shape", "truth"]
 
 MAX_NUMBER = 2**64
 """Largest whole number that arithmetic takes or gives, either sign; Python's have no end and get ever slower."""
@@ -63,7 +44,7 @@ _MAX_KEYS_COMPARED, _MAX_KEY_LENGTH = 100, 60  # what a search for the nearest k
 # ---- reading
 
 
-def missing(key: Any, mapping: Iterable[Any]) -> Failure:
+def _missing(key: Any, mapping: Iterable[Any]) -> Failure:
     shown = repr(key)
     message = f"KeyError: {shown if len(shown) <= _MAX_KEY_LENGTH else shown[:_MAX_KEY_LENGTH] + '...'}"
     if isinstance(key, str) and len(key) <= _MAX_KEY_LENGTH:
@@ -73,15 +54,15 @@ def missing(key: Any, mapping: Iterable[Any]) -> Failure:
     return Failure(message)
 
 
-def step_result(_budget: Budget, context: Mapping[str, Any], name: str) -> Any:
+def _step_result(_budget: Budget, context: Mapping[str, Any], name: str) -> Any:
     """``context[name]``."""
     try:
         return context[name]
     except KeyError:
-        raise missing(name, context) from None
+        raise _missing(name, context) from None
 
 
-def item(budget: Budget, container: Any, key: Any) -> Any:
+def _item(budget: Budget, container: Any, key: Any) -> Any:
     """``container[key]``."""
     kind = type(container)
     if kind is dict:
@@ -90,13 +71,13 @@ def item(budget: Budget, container: Any, key: Any) -> Any:
         try:
             return container[key]
         except KeyError:
-            raise missing(key, container) from None
+            raise _missing(key, container) from None
     if kind in SEQUENCES:
         return container[key]
     raise TypeError(f"{name_of(container)} object is not subscriptable")
 
 
-def cut(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
+def _cut(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
     """``value[start:stop:step]``."""
     if type(value) not in SEQUENCES:
         raise TypeError(f"{name_of(value)} object cannot be sliced")
@@ -105,7 +86,7 @@ def cut(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
     return value[part]
 
 
-def items(budget: Budget, value: Any) -> Collection[Any]:
+def _items(budget: Budget, value: Any) -> Collection[Any]:
     """What a loop over ``value`` goes through, always in the same order."""
     kind = type(value)
     if kind is set:
@@ -122,17 +103,19 @@ Shape = tuple["Shape | None", ...]
 """Of what a loop unpacks: ``None`` for a variable; ``a, (b, c)`` is ``(None, (None, None))``."""
 
 
-def loop(budget: Budget, value: Any, cost: int, shape: Shape | None) -> Iterator[Any]:
+def _loop(budget: Budget, value: Any, cost: int, shape: Shape | None) -> Iterator[Any]:
     """The values that the variables of a ``for`` take, each of which costs what one turn costs."""
-    for member in items(budget, value):
-        budget.spend(cost)
+    for member in _items(budget, value):
+        budget.spent += cost
+        if budget.spent > budget.limit:
+            budget.spend(0)
         yield member if shape is None else _unpacked(budget, member, shape)
 
 
 def _unpacked(budget: Budget, value: Any, shape: Shape | None) -> Any:
     if shape is None:
         return value
-    values = items(budget, value)
+    values = _items(budget, value)
     if len(values) != len(shape):
         raise ValueError(f"expected {len(shape)} values to unpack, got {len(values)}")
     return [_unpacked(budget, part, inner) for part, inner in zip(values, shape, strict=True)]
@@ -147,7 +130,7 @@ def truth(value: Any) -> bool:
 # ---- building
 
 
-def make_list(budget: Budget, found: Iterable[Any]) -> list[Any]:
+def _make_list(budget: Budget, found: Iterable[Any]) -> list[Any]:
     made: list[Any] = []
     for value in found:
         made.append(value)
@@ -156,7 +139,7 @@ def make_list(budget: Budget, found: Iterable[Any]) -> list[Any]:
     return made
 
 
-def make_set(budget: Budget, found: Iterable[Any]) -> set[Any]:
+def _make_set(budget: Budget, found: Iterable[Any]) -> set[Any]:
     made: set[Any] = set()
     for value in found:
         budget.spend(look_up_cost(budget, value, made))  # which ends it long before MAX_SIZE
@@ -164,7 +147,7 @@ def make_set(budget: Budget, found: Iterable[Any]) -> set[Any]:
     return made
 
 
-def make_dict(budget: Budget, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+def _make_dict(budget: Budget, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     made: dict[Any, Any] = {}
     for key, value in pairs:
         budget.spend(look_up_cost(budget, key, made))  # which ends it long before MAX_SIZE
@@ -226,7 +209,7 @@ COMPARISONS: Mapping[str, Callable[[Budget, Any, Any], Any]] = {
 """By the name of the operator's class in ``ast``."""
 
 
-def chain(budget: Budget, operators: tuple[str, ...], left: Any, *operands: Callable[[], Any]) -> bool:
+def _chain(budget: Budget, operators: tuple[str, ...], left: Any, *operands: Callable[[], Any]) -> bool:
     """``left < a < b``: the operands are evaluated as far as the comparisons hold."""
     for name, operand in zip(operators, operands, strict=True):
         right = operand()
@@ -239,7 +222,7 @@ def chain(budget: Budget, operators: tuple[str, ...], left: Any, *operands: Call
 # ---- arithmetic
 
 
-def bounded(value: Any) -> Any:
+def _bounded(value: Any) -> Any:
     if isinstance(value, int):
         if not -MAX_NUMBER <= value <= MAX_NUMBER:
             raise OverflowError("a whole number is larger than 2**64")
@@ -251,17 +234,17 @@ def bounded(value: Any) -> Any:
     return value
 
 
-def number(value: Any, user: str) -> Any:
+def _number(value: Any, user: str) -> Any:
     if type(value) not in NUMBERS:
         raise TypeError(f"{user} works on numbers, not on {name_of(value)}")
-    return bounded(value)
+    return _bounded(value)
 
 
 def _numeric(symbol: str, operation: Callable[[Any, Any], Any]) -> Callable[[Budget, Any, Any], Any]:
     def computed(_budget: Budget, left: Any, right: Any) -> Any:
         if type(left) not in NUMBERS or type(right) not in NUMBERS:
             raise TypeError(f"'{symbol}' does not work on {name_of(left)} and {name_of(right)}")
-        return bounded(operation(bounded(left), bounded(right)))
+        return _bounded(operation(_bounded(left), _bounded(right)))
 
     return computed
 
@@ -272,7 +255,7 @@ _multiply_numbers = _numeric("*", operator.mul)
 _raise_numbers = _numeric("**", operator.pow)
 
 
-def add(budget: Budget, left: Any, right: Any) -> Any:
+def _add(budget: Budget, left: Any, right: Any) -> Any:
     kind = type(left)
     if kind is type(right) and kind in SEQUENCES:
         budget.grow(len(left) + len(right))
@@ -302,7 +285,7 @@ def _power(budget: Budget, left: Any, right: Any) -> Any:
 
 
 ARITHMETIC: Mapping[str, Callable[[Budget, Any, Any], Any]] = {
-    "Add": add,
+    "Add": _add,
     "Sub": _subtract,
     "Mult": _multiply,
     "Div": _numeric("/", operator.truediv),
@@ -313,9 +296,107 @@ ARITHMETIC: Mapping[str, Callable[[Budget, Any, Any], Any]] = {
 """By the name of the operator's class in ``ast``."""
 
 
-def negative(_budget: Budget, value: Any) -> Any:
-    return -number(value, "'-'")
+def _negative(_budget: Budget, value: Any) -> Any:
+    return -_number(value, "'-'")
 
 
-def positive(_budget: Budget, value: Any) -> Any:
-    return +number(value, "'+'")
+def _positive(_budget: Budget, value: Any) -> Any:
+    return +_number(value, "'+'")
+
+
+# ---- functions
+
+MAX_DIGITS = 20
+"""Largest number of digits for ``round``, either sign; no number here has more. ``round(1, -10**9)`` would compute
+10**10**9."""
+
+
+def _paid(budget: Budget, value: Any) -> Iterable[Any]:
+    """The items of ``value`` for a function that goes through all of them."""
+    found = _items(budget, value)
+    budget.spend(len(found))
+    return found
+
+
+def _size(_budget: Budget, value: Any) -> int:
+    if type(value) not in SIZED:
+        raise TypeError(f"len() works on lists, texts and dicts, not on {name_of(value)}")
+    return len(value)
+
+
+def _magnitude(_budget: Budget, value: Any) -> Any:
+    return abs(_number(value, "abs()"))
+
+
+def _rounded(_budget: Budget, value: Any, digits: Any = None) -> Any:
+    if isinstance(digits, int) and abs(digits) > MAX_DIGITS:
+        raise OverflowError(f"round() takes up to {MAX_DIGITS} digits")
+    return _bounded(round(_number(value, "round()"), digits))
+
+
+def _total(budget: Budget, values: Iterable[Any], start: Any = 0) -> Any:
+    if type(start) is list or type(start) is tuple:
+        for value in values:
+            start = _add(budget, start, value)
+        return start
+    return _bounded(sum([_number(value, "sum()") for value in values], _number(start, "sum()")))
+
+
+def _extreme(budget: Budget, name: str, values: Iterable[Any], default: tuple[Any, ...]) -> list[Any]:
+    found = list(values)
+    if not found and not default:
+        raise ValueError(f"{name}() of nothing; write {name}(..., default=0)")
+    for value in found:
+        if type(value) not in SCALARS:
+            budget.spend(weight(budget, value))  # no comparison looks at more of it than all
+    return found or [default[0]]
+
+
+def _smallest(budget: Budget, values: Iterable[Any], *default: Any) -> Any:
+    return min(_extreme(budget, "min", values, default))
+
+
+def _largest(budget: Budget, values: Iterable[Any], *default: Any) -> Any:
+    return max(_extreme(budget, "max", values, default))
+
+
+class Function(NamedTuple):
+    code: Callable[..., Any]
+    """Takes the budget, then the arguments."""
+
+    most: int
+    """Arguments; one at least."""
+
+    iterates: bool
+    """Whether it goes through its first argument, which may be a generator."""
+
+
+FUNCTIONS: Mapping[str, Function] = {
+    "abs": Function(_magnitude, 1, iterates=False),
+    "all": Function(lambda _budget, found: all(found), 1, iterates=True),
+    "any": Function(lambda _budget, found: any(found), 1, iterates=True),
+    "len": Function(_size, 1, iterates=False),
+    "max": Function(_largest, MAX_LENGTH, iterates=True),
+    "min": Function(_smallest, MAX_LENGTH, iterates=True),
+    "round": Function(_rounded, 2, iterates=False),
+    "sum": Function(_total, 2, iterates=True),
+}
+"""What a rule may call, by name."""
+
+HELPERS: Mapping[str, Callable[..., Any]] = {
+    **COMPARISONS,
+    **ARITHMETIC,
+    **{name: function.code for name, function in FUNCTIONS.items()},
+    "chain": _chain,
+    "cut": _cut,
+    "item": _item,
+    "loop": _loop,
+    "make_dict": _make_dict,
+    "make_list": _make_list,
+    "make_set": _make_set,
+    "negative": _negative,
+    "paid": _paid,
+    "positive": _positive,
+    "step_result": _step_result,
+}
+"""What a compiled rule calls, by name; each takes the budget first."""

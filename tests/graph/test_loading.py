@@ -354,7 +354,7 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     "path with a tab": (
         {"class": "toys.Sleeper", "params": {"log": "C:\temp.log"}},
         "params.log",
-        "a path has no control characters; got 'C:\\temp.log'; in double quotes a backslash begins an escape; use single",
+        "a path has no control characters; got 'C:\\temp.log'; in double quotes a backslash begins an escape",
     ),
     "power of powers": (
         {"condition": "9**9**9**9 > 1"},
