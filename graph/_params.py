@@ -70,6 +70,9 @@ def checked_params(
             arguments[key] = value
         else:
             arguments[key], found = _checked(parameter, value)
+            if isinstance(value, str) and min(value, default=" ") < " " and _names_path(parameter.annotation):
+                fix = "in double quotes a backslash begins an escape; use single quotes"
+                found.append(((), f"a path has no control characters; got {value!r}; {fix}"))
             problems += [((key, *loc), message) for loc, message in found]
     for parameter in constructor.parameters.values():
         if parameter.required and parameter.name not in params:

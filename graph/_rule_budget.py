@@ -1,8 +1,7 @@
-"""The work that one evaluation of a rule may do, and what things cost."""
+"""The work that the rules of a step may do for one image, and what things cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
@@ -13,24 +12,25 @@ __all__ = [
     "SCALARS",
     "SEQUENCES",
     "SIZED",
+    "Budget",
     "Failure",
-    "Run",
     "look_up_cost",
     "name_of",
     "scan_cost",
     "weight",
 ]
 
-MAX_OPERATIONS = 100_000
-"""Elementary operations in one evaluation. One takes 0.1 to 0.4 us, so that no rule holds an event loop for longer than
-about 40 ms; it is enough for a look at 10,000 detections, or at every pair of 80."""
+MAX_OPERATIONS = 30_000
+"""Operations of all rules of a step for one image. One takes about 0.1 us: some milliseconds in all, whatever a client
+sends. An ordinary crop rule takes 5 to 15 for each detection; a look at every pair of 60 detections fits."""
 
 MAX_SIZE = 10_000
 """Items or characters of a value that a rule builds: more than any list of detections, too few to matter as memory."""
 
 _CHARACTERS = 6  # one operation pays for 2**6 characters compared or searched: the C code does about one a nanosecond
 _ITEMS = 3  # one operation pays for 2**3 items that are copied
-_PROBES = 6  # one operation pays for 2**6 steps in a hash table; who picks its numbers can make a look-up walk it all
+_PROBES = 4  # one operation pays for 2**4 steps in a hash table, of which tuples of chosen numbers may need very many
+_LARGEST_KEY = 2**64  # of larger whole numbers, any number of different ones can have the same hash
 
 NUMBERS = frozenset({int, float, bool})
 SCALARS = NUMBERS | {type(None)}
@@ -43,22 +43,26 @@ class Failure(Exception):
     """The evaluation ends here; ``str(failure)`` says why."""
 
 
-class Run:
-    """One evaluation: what the rule may read, the values of its comprehension variables, and the operations so far."""
+class Budget:
+    """What the rules of one step may still do for one image: its condition, and its crop rule for every detection.
 
-    __slots__ = ("context", "detection", "image", "spent", "variables")
+    Each step has its own, and an evaluation counts the same in every process, so that whether the budget is enough
+    depends neither on the runtime nor on which step comes first.
+    """
 
-    def __init__(self, context: Mapping[str, Any], image: dict[str, Any], detection: dict[str, Any] | None) -> None:
-        self.context = context
-        self.image = image
-        self.detection = detection
-        self.variables: list[Any] = []
+    __slots__ = ("limit", "spent")
+
+    def __init__(self, limit: int = MAX_OPERATIONS) -> None:
+        self.limit = limit
         self.spent = 0
 
     def spend(self, operations: int) -> None:
         self.spent += operations
-        if self.spent > MAX_OPERATIONS:
-            raise Failure(f"does too much work: more than {MAX_OPERATIONS} operations; look at fewer values")
+        if self.spent > self.limit:
+            raise Failure(
+                f"does too much work: the rules of this step may do {self.limit:,} operations for one image, over all "
+                "detections; look at fewer values"
+            )
 
     def grow(self, length: int) -> None:
         """Pay for a value of ``length`` items or characters that is about to be built."""
@@ -76,8 +80,8 @@ def name_of(value: Any) -> str:
     return repr(type(value).__name__)
 
 
-def weight(run: Run, value: Any) -> int:
-    """Operations that a walk through all of ``value`` takes at worst; raises where the run could not pay for them."""
+def weight(budget: Budget, value: Any) -> int:
+    """Operations that a walk through all of ``value`` takes at worst; raises where the budget cannot pay for them."""
     kind = type(value)
     if kind in SCALARS:
         return 1
@@ -92,20 +96,24 @@ def weight(run: Run, value: Any) -> int:
             found += len(value) >> _CHARACTERS
         elif kind in SIZED:
             length = len(value)
-            if run.spent + found + length > MAX_OPERATIONS:
-                run.spend(found + length)
+            if budget.spent + found + length > budget.limit:
+                budget.spend(found + length)
             left.extend(value)
             if kind is dict:
                 left.extend(value.values())
-            if kind is dict or kind is set:
+            if kind is set and tuple in map(type, value):
                 found += length * length >> _PROBES
         elif kind not in SCALARS:
             raise TypeError(f"a value of type {name_of(value)} is not plain JSON; a rule cannot use it")
     return found
 
 
-def look_up_cost(run: Run, key: Any, table: dict[Any, Any] | set[Any]) -> int:
-    return weight(run, key) * (1 + (len(table) >> _PROBES))
+def look_up_cost(budget: Budget, key: Any, table: dict[Any, Any] | set[Any]) -> int:
+    if type(key) is str:
+        return 1 + (len(key) >> _CHARACTERS)
+    if type(key) is int and not -_LARGEST_KEY <= key <= _LARGEST_KEY:
+        raise OverflowError("a whole number is larger than 2**64")
+    return weight(budget, key) * (1 + (len(table) >> _PROBES if type(key) is tuple else 1))
 
 
 def scan_cost(part: str, text: str) -> int:

@@ -1,4 +1,4 @@
-"""The rules of a pipeline file: ``condition``, decided once an image, and ``crops``, decided once a detection.
+"""The rules of a pipeline file: ``condition``, evaluated once per image, and ``crops``, evaluated once per detection.
 
 A rule is an expression in a small, safe part of Python::
 
@@ -9,9 +9,10 @@ and in ``crops`` ``detection``. Literals, subscripts and slices, comparisons, ``
 ``+ - * / // % **``, ``x if y else z``, comprehensions, and the functions ``abs all any len max min round sum``; nothing
 else, so that a rule can reach nothing else.
 
-Everything means what it means in Python, with these exceptions: an evaluation does a bounded number of operations and
-builds values of bounded size, whole numbers end at 2**64 and others at infinity, ``%`` formats no texts (all of them
-:class:`RuleError`), and a loop over a set goes in a fixed order, so that a rule is decided alike in every process.
+Everything means what it means in Python, with these exceptions: the rules of a step do a bounded number of operations
+for one image (:class:`Budget`) and build values of bounded size, whole numbers end at 2**64 and others at infinity,
+``%`` formats no strings (all of them :class:`RuleError`), and a loop over a set goes in a fixed order, so that a rule
+is decided alike in every process. Parts that read nothing are evaluated when the file is loaded.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from classifiers.errors import SetupError, VisionError
-from graph._rule_budget import Failure, Run
-from graph._rule_compiler import CompiledRule, Kind, compile_text
+from graph._rule_budget import Budget
+from graph._rule_compiler import FAILURES, Kind, Program, compile_text, describe, programs_shown
 from graph._rule_syntax import Refused
 from graph._rule_values import truth
 
-__all__ = ["Kind", "Rule", "RuleError", "RuleSyntaxError", "compile_rule"]
+__all__ = ["Budget", "Kind", "Rule", "RuleError", "RuleSyntaxError", "compile_rule"]
 
 
 class RuleSyntaxError(SetupError):
@@ -57,70 +58,76 @@ class Rule:
     reads_metadata: bool = field(compare=False, repr=False)
     """Whether its answer may depend on ``image['metadata']``."""
 
-    _compiled: CompiledRule = field(compare=False, repr=False)
+    _program: Program = field(compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Callable[[Kind, str], Rule], tuple[Kind, str]]:
         return compile_rule, (self.kind, self.source)
 
     def __call__(
-        self, *, context: Mapping[str, Any], image: Mapping[str, Any], detection: Mapping[str, Any] | None = None
+        self,
+        *,
+        context: Mapping[str, Any],
+        image: Mapping[str, Any],
+        detection: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
     ) -> bool:
-        """Decide.
+        """Evaluate the rule.
 
         Args:
             context: the results of the steps that the rule ``reads``, by name; plain JSON values.
             image: ``width``, ``height``, ``metadata``.
             detection: the detection that is decided; only for ``crops``.
+            budget: what it may do, shared with other evaluations; a new one without it.
 
         Raises:
-            RuleError: it cannot be decided with these values.
+            RuleError: it cannot be decided with these values, or the budget is used up.
         """
-        run = self._run(context, image, detection)
+        values = self._values(context, image, detection)
         try:
-            return truth(self._compiled.program(run))
-        except _FAILURES as error:
-            raise RuleError(f"{_describe(error)} in: {self.source}") from error
+            value = self._program(budget or Budget(), *values)
+            return value if value is True or value is False else truth(value)
+        except FAILURES as error:
+            raise RuleError(f"{describe(error)} in: {self.source}") from error
 
     def explain(
-        self, *, context: Mapping[str, Any], image: Mapping[str, Any], detection: Mapping[str, Any] | None = None
+        self,
+        *,
+        context: Mapping[str, Any],
+        image: Mapping[str, Any],
+        detection: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
     ) -> list[tuple[str, object]]:
         """The values that it is decided by, with their texts in the rule: what it reads, and what its calls gave.
 
-        What depends on the variable of a comprehension is left out. The reason stands as text where a value cannot
-        be had.
+        What depends on the variable of a comprehension is left out. Where there is no value, the reason stands there.
         """
+        values, budget = self._values(context, image, detection), budget or Budget()
         found: list[tuple[str, object]] = []
-        for text, program in self._compiled.watched:
-            run = self._run(context, image, detection)
+        for text, program in programs_shown(self.kind, self.source):
             try:
-                found.append((text, program(run)))
-            except _FAILURES as error:
-                found.append((text, _describe(error)))
+                found.append((text, program(budget, *values)))
+            except FAILURES as error:
+                found.append((text, describe(error)))
         return found
 
-    def _run(self, context: Mapping[str, Any], image: Mapping[str, Any], detection: Mapping[str, Any] | None) -> Run:
+    def _values(
+        self, context: Mapping[str, Any], image: Mapping[str, Any], detection: Mapping[str, Any] | None
+    ) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any] | None]:
         if (detection is None) is (self.kind == "crops"):
             raise ValueError("detection goes with a rule of kind 'crops', and only with it")
-        return Run(context, dict(image), None if detection is None else dict(detection))
-
-
-_FAILURES = (Failure, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
-"""What the operators of Python raise on plain values."""
-
-
-def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+        image = image if type(image) is dict else dict(image)  # a rule works with plain dicts only
+        return context, image, detection if detection is None or type(detection) is dict else dict(detection)
 
 
 def compile_rule(kind: Kind, source: str) -> Rule:
     """Compile the text of a rule.
 
     Raises:
-        RuleSyntaxError: the text is not a rule.
+        RuleSyntaxError: the text is not a rule, or a constant part of it cannot be evaluated.
     """
     source = source.strip()
     try:
         compiled = compile_text(kind, source)
     except Refused as error:
         raise RuleSyntaxError(str(error), error.column) from None
-    return Rule(kind, source, compiled.reads, compiled.reads_metadata, compiled)
+    return Rule(kind, source, compiled.reads, compiled.reads_metadata, compiled.program)

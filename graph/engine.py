@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from classifiers import InputError
-from graph.conditions import RuleError
+from graph.conditions import Budget, RuleError
 from graph.errors import DeadlineExceeded, Overloaded, StepFailed
 from graph.frame import Frame
 from graph.messages import Carried, CropSpec, StepAnswer, StepInfo, StepRequest, Target
 from graph.plan import Plan, PlannedStep
-from graph.rules import detections_for, picked
+from graph.rules import detections_for, picks
 
 __all__ = ["Engine", "StepBackend"]
 
@@ -42,6 +42,9 @@ class StepBackend(Protocol):
             Exception: anything else means that the step could not be reached: it failed.
         """
 
+
+_OPERATIONS_AT_ONCE = 5_000
+"""Operations of rules after which other images get their turn; half a millisecond or so."""
 
 _Status = Literal["ok", "skipped", "failed", "timed_out"]
 _WORDS: dict[_Status, str] = {"skipped": "was skipped", "failed": "failed", "timed_out": "timed out"}
@@ -182,10 +185,11 @@ class _Walk:
         targets: tuple[Target, ...] | None = None
         started = time.perf_counter()
         try:
-            if step.condition is not None and not step.condition(context=context, image=self._image):
+            budget = Budget()
+            if step.condition is not None and not step.condition(context=context, image=self._image, budget=budget):
                 return _Outcome("skipped", reason=f"condition is false: {step.condition.source}")
             if step.crops is not None:
-                targets = picked(step, context, self._image, detections_for(step, context))
+                targets = await self._picked(step, context, budget)
                 if not targets:
                     return _Outcome("skipped", reason=f"no detection matches: {step.crops.source}")
         except RuleError as error:
@@ -206,6 +210,17 @@ class _Walk:
         except Exception as error:  # noqa: BLE001 - the step could not be reached, for whatever reason
             return _failed(started, error)
         return _ended(answer, _since(started))
+
+    async def _picked(self, step: PlannedStep, context: dict[str, Any], budget: Budget) -> tuple[Target, ...]:
+        found: list[Target] = []
+        others_turn = budget.spent + _OPERATIONS_AT_ONCE
+        for target in picks(step, context, self._image, detections_for(step, context), budget):
+            if target is not None:
+                found.append(target)
+            if budget.spent > others_turn:
+                await asyncio.sleep(0)
+                others_turn = budget.spent + _OPERATIONS_AT_ONCE
+        return tuple(found)
 
     def _request(
         self,

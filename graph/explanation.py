@@ -6,11 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graph.conditions import Rule, RuleError
+from graph.conditions import Budget, Rule, RuleError
 from graph.plan import Plan, PlannedStep
 from graph.rules import detections_for
 
 __all__ = ["Decision", "StepExplanation", "explain"]
+
+
+_Budgets = tuple[Budget, Budget]
+"""Of one step: for its rules, as in the engine, and for the values that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +55,32 @@ class StepExplanation:
 def explain(plan: Plan, result: Mapping[str, Any]) -> list[StepExplanation]:
     """Decide every rule of ``plan`` again on the values that ``result`` shows, and say how each came out."""
     image = {key: result["image"][key] for key in ("width", "height")} | {"metadata": result["metadata"]}
-    return [_explain_step(plan[entry["name"]], entry, result["context"], image) for entry in result["steps"]]
+    return [
+        _explain_step(plan[entry["name"]], entry, result["context"], image, (Budget(), Budget()))
+        for entry in result["steps"]
+    ]
 
 
 def _explain_step(
-    step: PlannedStep, entry: Mapping[str, Any], results: Mapping[str, Any], image: Mapping[str, Any]
+    step: PlannedStep,
+    entry: Mapping[str, Any],
+    results: Mapping[str, Any],
+    image: Mapping[str, Any],
+    budgets: _Budgets,
 ) -> StepExplanation:
     why = entry.get("reason") or entry.get("error", {}).get("detail")
     if not all(name in results for name in step.depends_on):
         return StepExplanation(step.name, entry["status"], why, None, ())
     context = {name: results[name] for name in step.depends_on}
-    condition = _decide(step.condition, "image", context, image) if step.condition is not None else None
+    condition = _decide(step.condition, "image", context, image, budgets) if step.condition is not None else None
     crops: tuple[Decision, ...] = ()
     if step.crops is not None and (condition is None or condition.held):
-        crops = tuple(_decide_crops(step, step.crops, context, image))
+        crops = tuple(_decide_crops(step, step.crops, context, image, budgets))
     return StepExplanation(step.name, entry["status"], why, condition, crops)
 
 
 def _decide_crops(
-    step: PlannedStep, rule: Rule, context: Mapping[str, Any], image: Mapping[str, Any]
+    step: PlannedStep, rule: Rule, context: Mapping[str, Any], image: Mapping[str, Any], budgets: _Budgets
 ) -> Iterator[Decision]:
     try:
         detections = detections_for(step, context)
@@ -78,7 +89,7 @@ def _decide_crops(
         return
     for index, detection in enumerate(detections):
         subject = f"#{index} {detection['class_name']} {detection.get('confidence', '')}".strip()
-        yield _decide(rule, subject, context, image, detection)
+        yield _decide(rule, subject, context, image, budgets, detection)
 
 
 def _decide(
@@ -86,11 +97,13 @@ def _decide(
     subject: str,
     context: Mapping[str, Any],
     image: Mapping[str, Any],
+    budgets: _Budgets,
     detection: Mapping[str, Any] | None = None,
 ) -> Decision:
-    values = tuple(rule.explain(context=context, image=image, detection=detection))
+    of_rules, of_values = budgets
+    values = tuple(rule.explain(context=context, image=image, detection=detection, budget=of_values))
     try:
-        held = rule(context=context, image=image, detection=detection)
+        held = rule(context=context, image=image, detection=detection, budget=of_rules)
     except RuleError as error:
         return Decision(rule.source, subject, None, values, str(error))
     return Decision(rule.source, subject, held, values)

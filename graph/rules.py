@@ -1,33 +1,35 @@
-"""Deciding on which detections a step runs."""
+"""Evaluating the rules of a step for one image: whether it runs, and on which detections."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from graph.conditions import RuleError
+from graph.conditions import Budget, RuleError
 from graph.messages import Target
 from graph.plan import PlannedStep
 
-__all__ = ["detections_for", "picked"]
+__all__ = ["detections_for", "picks"]
 
 
-def picked(
-    step: PlannedStep, context: Mapping[str, Any], image: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]
-) -> tuple[Target, ...]:
-    """The detections that the step's crop rule picks, in the detector's order.
+def picks(
+    step: PlannedStep,
+    context: Mapping[str, Any],
+    image: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    budget: Budget,
+) -> Iterator[Target | None]:
+    """Evaluate the step's crop rule for each detection, in the detector's order; ``None``: it is not picked.
 
     Raises:
-        RuleError: the rule could not be decided for one of them.
+        RuleError: the rule could not be decided for one of them, or ``budget`` is used up.
     """
     rule = step.crops
     if rule is None:
         raise ValueError(f"step '{step.name}' has no crop rule")
-    return tuple(
-        Target(index, detection)
-        for index, detection in enumerate(detections)
-        if rule(context=context, image=image, detection=detection)
-    )
+    for index, detection in enumerate(detections):
+        held = rule(context=context, image=image, detection=detection, budget=budget)
+        yield Target(index, detection) if held else None
 
 
 def detections_for(step: PlannedStep, context: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

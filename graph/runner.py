@@ -17,12 +17,12 @@ from typing import Any
 from classifiers import BaseClassifier, Image, InputError, SetupError
 from classifiers.crops import crop
 from graph._classes import constructor_of
-from graph.conditions import RuleError
+from graph.conditions import Budget, RuleError
 from graph.frame import Frame
 from graph.messages import CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target
 from graph.plan import Plan, PlannedStep
 from graph.result import BadResult, normalise
-from graph.rules import picked
+from graph.rules import picks
 
 __all__ = ["Prepared", "StepRunner", "load_classifier"]
 
@@ -216,15 +216,16 @@ class StepRunner:
             if dependent is None:
                 continue  # the caller's pipeline is newer than this replica's
             context = {self._step.name: result}
-            condition = dependent.condition
+            condition, budget = dependent.condition, Budget()
             try:
                 if (
                     condition is not None
                     and condition.reads <= context.keys()
-                    and not condition(context=context, image=request.image)
+                    and not condition(context=context, image=request.image, budget=budget)
                 ):
                     continue
-                targets = picked(dependent, context, request.image, result["detections"])
+                found = picks(dependent, context, request.image, result["detections"], budget)
+                targets = [target for target in found if target is not None]
             except RuleError:
                 continue  # the engine decides the same rule again, and the failure is that step's
             crops = {target.index: _cut(request.frame.pixels(), target.detection, spec) for target in targets}

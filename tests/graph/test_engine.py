@@ -9,6 +9,7 @@ from toys import draw
 
 from classifiers import BadImage
 from graph import DeadlineExceeded, Engine, Frame, Overloaded, Plan, StepFailed, load_plan
+from graph.explanation import explain
 from graph.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest
 
 PERSON = {"bbox": [10.0, 10.0, 50.0, 90.0], "confidence": 0.9, "class_id": 1, "class_name": "person"}
@@ -209,6 +210,55 @@ class TestFailing:
         engine, _ = make(step("d"), step("c", "d", crops="detection['size'] > 1"), d=FOUND)
         result = await engine.run(FRAME)
         assert result["steps"][1]["error"]["type"] == "RuleError"
+
+    @pytest.mark.parametrize(
+        "rules",
+        [
+            {"crops": "detection['class_name'] in [x['name'] for x in image['metadata']['names']]"},
+            {"crops": "any(x['name'] == detection['class_name'] for x in image['metadata']['names'])"},
+            {"condition": "any(x == 0 for x in image['metadata']['names'] for y in image['metadata']['names'])"},
+            {
+                "condition": "sum(len(x['name']) for x in image['metadata']['names']) > 0",
+                "crops": "any(x['name'] == detection['class_name'] for x in image['metadata']['names'])",
+            },
+        ],
+    )
+    async def test_the_work_of_rules_is_bounded_per_image(self, rules: dict[str, str]) -> None:
+        crowd = {"detections": [PERSON] * 300, "detected_classes": ["person"]}
+        names = {"names": [{"name": f"n{n}"} for n in range(4_000)]}
+        others = [step(f"other{n}", "d", crops="detection['class_name'] == 'person'") for n in range(3)]
+        engine, _ = make(step("d"), step("c", "d", **rules), *others, d=crowd)
+        result = await engine.run(FRAME, metadata=names)
+        assert statuses(result) == {"d": "ok", "c": "failed", "other0": "ok", "other1": "ok", "other2": "ok"}
+        assert "the rules of this step may do 30,000 operations for one image" in result["steps"][1]["error"]["detail"]
+        _, explained, *_ = explain(engine.plan, result)
+        assert "30,000 operations" in str((explained.crops[-1] if explained.crops else explained.condition).error)
+
+    @pytest.mark.parametrize("steps", [1, 5, 30])
+    async def test_ordinary_rules_over_hundreds_of_detections_do_not_come_near_it(self, steps: int) -> None:
+        crowd = {"detections": [PERSON] * 300 + [CAR] * 300, "detected_classes": ["car", "person"]}
+        rules = {
+            "condition": "any(d['class_name'] == 'car' and d['confidence'] > 0.9 for d in context['d']['detections']) "
+            "or 'person' in context['d']['detected_classes']",
+            "crops": "detection['class_name'] in ('person', 'bus') and detection['confidence'] >= 0.4 "
+            "and (detection['bbox'][2] - detection['bbox'][0]) / image['width'] > 0.01",
+        }
+        engine, _ = make(step("d"), *[step(f"s{n}", "d", **rules) for n in range(steps)], d=crowd)
+        assert set(statuses(await engine.run(FRAME)).values()) == {"ok"}
+
+    async def test_long_rules_let_others_have_their_turn(self) -> None:
+        crowd = {"detections": [PERSON] * 300, "detected_classes": ["person"]}
+        engine, _ = make(step("d"), step("c", "d", crops="any(x == 'y' for x in image['metadata']['x'])"), d=crowd)
+
+        async def turns(length: int) -> int:
+            running, counted = asyncio.create_task(engine.run(FRAME, metadata={"x": ["x"] * length})), 0
+            while not running.done():
+                await asyncio.sleep(0)
+                counted += 1
+            assert statuses(running.result())["c"] == "skipped"
+            return counted
+
+        assert await turns(20) >= await turns(0) + 2
 
     async def test_crops_need_detections(self) -> None:
         engine, _ = make(step("d"), step("c", "d", crops="True"), d={"label": "street"})

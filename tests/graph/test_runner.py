@@ -33,7 +33,7 @@ def run(step: StepRunner, *requests: StepRequest) -> list[StepAnswer]:
 
 
 def request(**more: Any) -> StepRequest:
-    return StepRequest(image=SEEN, **{"context": {}, "frame": FRAME, **more})
+    return StepRequest(**{"image": SEEN, "context": {}, "frame": FRAME, **more})
 
 
 DETECT = {"name": "detect", "class": "toys.Blobs"}
@@ -200,6 +200,13 @@ class TestCutting:
 
     def test_a_rule_that_raises_is_left_to_the_engine(self) -> None:
         answer = self.cut(COLOUR | {"crops": "detection['nothing']"}, SIZE)
+        assert answer.error is None
+        assert list(answer.crops) == ["size"]
+
+    def test_a_rule_that_does_too_much_is_left_to_the_engine(self) -> None:
+        image = {**SEEN, "metadata": {"names": ["x"] * 4_000}}
+        slow = "any(name == detection['class_name'] for name in image['metadata']['names'])"
+        answer = self.cut(COLOUR | {"crops": f"{slow} or True"}, SIZE, image=image)
         assert answer.error is None
         assert list(answer.crops) == ["size"]
 
