@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +28,7 @@ from graph.config import AutoscalingConfig
 from serve_app.blocks import in_words, read_block
 
 __all__ = [
+    "LOOPBACK_HOSTS",
     "AbsolutePath",
     "AuthConfig",
     "FetchConfig",
@@ -43,6 +45,9 @@ _WHO = (
     "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
 )
 
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+"""What a client on this machine calls it. A web page that names another host here is not from this machine."""
+
 SERVED_CONTENT_TYPES = ("image/bmp", "image/gif", "image/jpeg", "image/png", "image/tiff", "image/webp")
 
 
@@ -57,6 +62,13 @@ def _network(text: object) -> str:
         return str(ipaddress.ip_network(str(text)))
     except ValueError as error:
         raise ValueError(f"{error}; write an address or a network such as 10.0.0.0/8") from error
+
+
+def _host(text: str) -> str:
+    name = text.removeprefix("*.")
+    if text != "*" and (not name or re.search(r"[\s/*@]|\]?:\d+$", name)):
+        raise ValueError(f"'{text}' is no host; write a name or an address without port, or *.example.com")
+    return text
 
 
 def _redis_url(text: str) -> str:
@@ -78,6 +90,7 @@ def _folder_at(scheme: str) -> AfterValidator:
 # Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+Host = Annotated[str, AfterValidator(_host)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 S3Prefix = Annotated[str, _folder_at("s3://")]
@@ -261,6 +274,11 @@ class GatewayConfig(_Closed):
     trusted_proxies: tuple[Network, ...] = Field(
         (), description="Addresses of proxies whose X-Forwarded-For is believed; from others it is ignored"
     )
+    hosts: tuple[Host, ...] | None = Field(
+        None,
+        description="Hosts that requests may name in their Host header, without port; *.example.com for all below it. "
+        "Default: any, and on an address that only this machine reaches, the names of this machine",
+    )
     access_log: bool = Field(True, description="A JSON line a request in the replica's log")
     timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it"
@@ -270,14 +288,27 @@ class GatewayConfig(_Closed):
         ge=1,
         description="MiB of bodies that a replica holds at a time; memory takes up to three times that. More is 503",
     )
+    min_body_bytes_per_s: int = Field(
+        1024, ge=0, description="A body that brings less, over 5 s, is answered 408. 0: no minimum"
+    )
+    max_arriving_per_client: int = Field(
+        256,
+        ge=1,
+        description="Bodies from one address that may be arriving at one replica for more than 5 s; the oldest of more "
+        "than that are answered 503",
+    )
     num_cpus: float = Field(
         0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit"
     )
     num_replicas: int | None = Field(None, ge=1, description="Replicas; default 1. Not together with autoscaling")
     autoscaling: AutoscalingConfig | None = Field(None, description="Let Serve choose the number of replicas")
-    max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time")
+    max_ongoing_requests: int = Field(
+        64,
+        ge=1,
+        description="Requests that one replica works on at a time; those whose body is still arriving not counted",
+    )
     max_queued_requests: int | None = Field(
-        256, ge=1, description="Requests that may wait for a replica; more are answered 503. null: no bound"
+        256, ge=1, description="Requests that may wait in one replica; more are answered 503. null: no bound"
     )
 
     @model_validator(mode="after")
@@ -287,6 +318,13 @@ class GatewayConfig(_Closed):
         if self.autoscaling is not None and self.autoscaling.target_ongoing_crops is not None:
             raise ValueError("autoscaling.target_ongoing_crops is for steps; here write target_ongoing_requests")
         return self
+
+    def bound_to(self, address: str) -> GatewayConfig:
+        """The same for an entry that binds ``address``: where only this machine reaches it, only its names are known,
+        unless ``hosts`` says others."""
+        if self.hosts is not None or address not in (*LOOPBACK_HOSTS, "::1"):
+            return self
+        return self.model_copy(update={"hosts": LOOPBACK_HOSTS})
 
     @property
     def shares(self) -> int:

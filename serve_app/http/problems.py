@@ -28,6 +28,7 @@ __all__ = [
     "NotFound",
     "NotReady",
     "Problem",
+    "SlowBody",
     "TooManyRequests",
     "Unauthorized",
     "UnsupportedBody",
@@ -73,7 +74,11 @@ class JobsUnavailable(VisionError):
 
 
 class UnsupportedBody(VisionError):
-    """The body's content type is none that the route takes."""
+    """The body has a content type that the route does not take, or is compressed."""
+
+
+class SlowBody(VisionError):
+    """The body arrives too slowly."""
 
 
 class NotReady(VisionError):
@@ -86,6 +91,7 @@ STATUS: dict[type[VisionError], int] = {
     Forbidden: 403,
     NotFound: 404,
     DeadlineExceeded: 408,
+    SlowBody: 408,
     TooManyBytes: 413,
     UnsupportedBody: 415,
     UnsupportedImage: 415,
@@ -121,7 +127,7 @@ _MEANINGS = {
     401: "No credential, or one that is not good",
     403: "Not allowed",
     404: "There is no such job, or not for this key; or jobs are switched off",
-    408: "The deadline passed",
+    408: "The deadline passed, or the body arrived too slowly",
     413: "Too many bytes",
     415: "Not a type that is served",
     422: "The image cannot be decoded, or has too many pixels",
