@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -28,8 +28,10 @@ from graph.config import AutoscalingConfig
 from serve_app.blocks import in_words, read_block
 
 __all__ = [
+    "JWT_TENANTS",
     "LOOPBACK_HOSTS",
     "AbsolutePath",
+    "Algorithm",
     "AuthConfig",
     "FetchConfig",
     "GatewayConfig",
@@ -40,6 +42,8 @@ __all__ = [
     "read_gateway_config",
 ]
 
+T = TypeVar("T")
+
 _WHO = (
     "say who may come in: 'none' lets everybody in; "
     "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
@@ -47,6 +51,9 @@ _WHO = (
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """What a client on this machine calls it. A web page that names another host here is not from this machine."""
+
+JWT_TENANTS = "jwt:"
+"""Begins the names of tenants that a token names; no tenant of a key has it."""
 
 SERVED_CONTENT_TYPES = ("image/bmp", "image/gif", "image/jpeg", "image/png", "image/tiff", "image/webp")
 
@@ -118,7 +125,9 @@ class JwtConfig(_Closed):
         "scope", min_length=1, description="The claim with the scopes: a list, or words with spaces between"
     )
     tenant_claim: str = Field(
-        "sub", min_length=1, description="The claim that names the tenant, to whom limits and jobs belong"
+        "sub",
+        min_length=1,
+        description="The claim that names the tenant, to whom limits and jobs belong: alice is the tenant jwt:alice",
     )
 
     @model_validator(mode="after")
@@ -215,7 +224,9 @@ class RateLimitsConfig(_Closed):
             f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} under way; with auth: none no limit"
         ),
     )
-    keys: dict[str, Limits] = Field(default_factory=dict, description="By key id, or by tenant, whose keys share it")
+    keys: dict[str, Limits] = Field(
+        default_factory=dict, description="By key id, or by tenant, whose keys share it; a token's is jwt:NAME"
+    )
     redis_url: RedisUrl | None = Field(
         None,
         description="redis:// or rediss:// URL of the one count for all replicas; without it each counts its share",
@@ -311,6 +322,26 @@ class GatewayConfig(_Closed):
         256, ge=1, description="Requests that may wait in one replica; more are answered 503. null: no bound"
     )
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _rows_of_tokens(cls, value: object, handler: ModelWrapValidatorHandler[GatewayConfig]) -> GatewayConfig:
+        """Where there are no keys, a row can only mean a token's tenant."""
+        config = handler(value)
+        if config.auth.jwt is None or config.auth.keys_file is not None:
+            return config
+        limits, fetch = config.rate_limits, config.fetch
+        return config.model_copy(
+            update={
+                "rate_limits": limits.model_copy(update={"keys": _of_tokens(limits.keys)}),
+                "fetch": fetch.model_copy(
+                    update={
+                        "s3": fetch.s3.model_copy(update={"allow": _of_tokens(fetch.s3.allow)}),
+                        "gs": fetch.gs.model_copy(update={"allow": _of_tokens(fetch.gs.allow)}),
+                    }
+                ),
+            }
+        )
+
     @model_validator(mode="after")
     def _one_way_to_scale(self) -> GatewayConfig:
         if self.num_replicas is not None and self.autoscaling is not None:
@@ -341,6 +372,13 @@ class GatewayConfig(_Closed):
         if self.rate_limits.default is not None:
             return f"key:{key_id}", self.rate_limits.default
         return f"key:{key_id}", Limits() if self.auth.is_open else _KEY_DEFAULT
+
+
+def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
+    return {
+        name if name == "*" or name.startswith(JWT_TENANTS) else f"{JWT_TENANTS}{name}": row
+        for name, row in rows.items()
+    }
 
 
 def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:

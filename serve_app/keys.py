@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from classifiers import SetupError
+from serve_app.gateway_config import JWT_TENANTS
 
 __all__ = [
     "KEY_SCOPES",
@@ -54,6 +55,13 @@ class ApiKey(BaseModel):
     created: AwareDatetime = Field(description="When it was made")
     expires: AwareDatetime | None = Field(None, description="When it ends by itself")
     revoked: AwareDatetime | None = Field(None, description="When it was taken back")
+
+    @field_validator("tenant")
+    @classmethod
+    def _is_of_no_token(cls, tenant: str) -> str:
+        if tenant.startswith(JWT_TENANTS):
+            raise ValueError(f"'{JWT_TENANTS}' begins the names of tenants of tokens; choose another name")
+        return tenant
 
     def is_good(self, now: datetime) -> bool:
         """Whether it opens anything at that time."""

@@ -13,6 +13,7 @@ from classifiers import TooManyBytes
 from serve_app.http.deadlines import deadline
 from serve_app.http.desk import JobDesk, JobItem
 from serve_app.http.guard import Guard
+from serve_app.http.json_bodies import content_type, is_json, mistakes_in, utf8
 from serve_app.http.metadata import MAX_METADATA_BYTES, checked_metadata
 from serve_app.http.problems import Forbidden, Malformed, NotFound, UnsupportedBody, problems
 from serve_app.http.schemas import Result
@@ -116,8 +117,13 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
                 open_desk.sources.check(item.uri, policy)
             except Forbidden as error:
                 raise Forbidden(f"[{index}].uri: {error}", index=index) from error
-        await guard.take_images(request, len(items))
-        ids = await open_desk.submit(items, None if guard.is_open else client.tenant, policy, idempotency_key)
+        ids = await open_desk.submit(
+            items,
+            None if guard.is_open else client.tenant,
+            policy,
+            idempotency_key,
+            pay=lambda: guard.take_images(request, len(items)),
+        )
         root = request.scope.get("root_path", "")
         jobs = [{"id": job_id, "status_url": f"{root}/v1/jobs/{job_id}"} for job_id in ids]
         return JSONResponse({"jobs": jobs}, 202)
@@ -165,8 +171,7 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
 
 
 async def _read(request: Request) -> list[JobItem]:
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
+    if not is_json(content_type(request)):
         raise UnsupportedBody("send JSON: Content-Type: application/json")
     raw = await request.body()
     if len(raw) > _MAX_BODY_BYTES:
@@ -181,12 +186,12 @@ def _parse(raw: bytes) -> list[JobItem]:
     Raises:
         Malformed: with the first mistakes.
     """
+    raw = utf8(raw)
     is_list = raw.lstrip()[:1] == b"["
     try:
         bodies = _LIST.validate_json(raw) if is_list else [_ONE.validate_json(raw)]
     except ValidationError as error:
-        mistakes = error.errors(include_url=False, include_input=False)[:5]
-        found = "; ".join(f"{'.'.join(str(part)[:80] for part in m['loc'])}: {m['msg']}" for m in mistakes)
+        found = mistakes_in(error, JobBody.model_fields)
         raise Malformed(
             f'the body is not {{"uri": ..., "metadata": {{...}}}} or a list of up to {_MAX_JOBS:,} of them: {found}'
         ) from error
