@@ -55,8 +55,6 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 JWT_TENANTS = "jwt:"
 """Begins the names of tenants that a token names; no tenant of a key has it."""
 
-SERVED_CONTENT_TYPES = ("image/bmp", "image/gif", "image/jpeg", "image/png", "image/tiff", "image/webp")
-
 
 def _absolute(path: str) -> str:
     if not Path(path).is_absolute():
@@ -268,7 +266,9 @@ class FetchConfig(_Closed):
     private_networks: tuple[Network, ...] = Field(
         (), description="Networks that are not public and may be asked all the same"
     )
-    content_types: tuple[str, ...] = Field(SERVED_CONTENT_TYPES, description="What the answer may call itself")
+    content_types: tuple[str, ...] = Field(
+        (), description="Content types that the answer may have; none listed: any, for the bytes say what it is"
+    )
     max_redirects: int = Field(3, ge=0, le=10, description="Each is checked like the first address")
     timeout_s: float = Field(10, gt=0, description="For all of it; the request's own deadline counts too")
     concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")

@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from classifiers import VisionError
+from classifiers.masking import without_secrets
 from graph import VisionPipeline, annotate
 from serve_app.cli.arguments import PipelineArgument, stderr
 from serve_app.sources import expand, read
@@ -55,7 +56,7 @@ def run(
             if isinstance(result, VisionError):
                 failed += 1
                 line: dict[str, Any] = {
-                    "image": {"uri": uri},
+                    "image": {"uri": without_secrets(uri)},
                     "error": {"type": type(result).__name__, "detail": str(result)},
                 }
             else:
