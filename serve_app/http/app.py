@@ -23,7 +23,7 @@ from serve_app.http.fetching import Fetcher
 from serve_app.http.guard import Guard
 from serve_app.http.jobs import add_job_routes
 from serve_app.http.middleware import BodyLimit, KnownHosts, LenientRouting, RequestIdentity, Room
-from serve_app.http.problems import NotReady, add_problem_handlers, problems
+from serve_app.http.problems import JsonAnswer, NotReady, add_problem_handlers, problems
 from serve_app.http.schemas import Health, PipelineView, Result
 from serve_app.results import Reuse
 
@@ -119,7 +119,7 @@ def make_app(
             request.state.facts.update(facts_of(result))
             if annotate_:
                 return Response(await drawings.draw(frame, result), media_type="image/jpeg")
-            return JSONResponse(result)
+            return JsonAnswer(result)
 
         async def fetch_and_work(uri: str, metadata: dict[str, Any]) -> Response:
             client = request.state.principal

@@ -15,7 +15,7 @@ from serve_app.http.desk import JobDesk, JobItem
 from serve_app.http.guard import Guard
 from serve_app.http.json_bodies import content_type, is_json, mistakes_in, utf8
 from serve_app.http.metadata import MAX_METADATA_BYTES, checked_metadata
-from serve_app.http.problems import Forbidden, Malformed, NotFound, UnsupportedBody, problems
+from serve_app.http.problems import Forbidden, JsonAnswer, Malformed, NotFound, UnsupportedBody, problems
 from serve_app.http.schemas import Result
 from serve_app.results import JobStatus
 
@@ -137,7 +137,7 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
     async def get_job(request: Request, job_id: str) -> JSONResponse:
         status = await seen(request, job_id)
         outcome = status.outcome
-        return JSONResponse(
+        return JsonAnswer(
             {
                 "id": job_id,
                 "status": status.status,
