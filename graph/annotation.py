@@ -16,6 +16,7 @@ from graph.frame import Frame
 __all__ = ["annotate"]
 
 _JPEG_QUALITY = 90
+_MAX_LABEL_LENGTH = 200
 
 
 def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
@@ -97,6 +98,7 @@ def _label(
     colour: tuple[int, int, int],
 ) -> None:
     """White text on the box's colour, above the corner where there is room, and never outside the picture."""
+    text = text[:_MAX_LABEL_LENGTH]
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
     x = max(0, min(corner[0], draw.im.size[0] - width))

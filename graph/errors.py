@@ -1,6 +1,8 @@
 """What can go wrong with one image on its way through the graph. Extends the tree of ``classifiers.errors``::
 
 VisionError
+├── InputError
+│   └── Malformed     what came with the image (metadata, an id, an address) cannot be understood or stored
 ├── StepFailed        a step with ``on_error: fail`` failed (field ``step``)
 ├── DeadlineExceeded  the request's own deadline passed
 └── Overloaded        a step has no room; try again (field ``retry_after_s``)
@@ -8,9 +10,13 @@ VisionError
 
 from __future__ import annotations
 
-from classifiers.errors import VisionError
+from classifiers.errors import InputError, VisionError
 
-__all__ = ["DeadlineExceeded", "Overloaded", "StepFailed"]
+__all__ = ["DeadlineExceeded", "Malformed", "Overloaded", "StepFailed"]
+
+
+class Malformed(InputError):
+    """A request, or what came with an image (metadata, an id, an address), cannot be understood or stored."""
 
 
 class StepFailed(VisionError):

@@ -20,6 +20,7 @@ from classifiers.images import ImageLimits
 from graph.engine import Engine
 from graph.frame import Frame
 from graph.local import LocalBackend
+from graph.metadata import checked_metadata
 from graph.plan import load_plan
 
 __all__ = ["ImageLike", "VisionPipeline"]
@@ -73,11 +74,11 @@ class VisionPipeline:
             The result, plain JSON values: ``id``, ``image``, ``pipeline``, ``context``, ``steps``, ``metadata``.
 
         Raises:
-            InputError: the image is at fault.
+            InputError: the image is at fault, or the metadata is not JSON (``Malformed``).
             StepFailed: a step with ``on_error: fail`` failed or timed out.
             DeadlineExceeded: ``timeout_s`` passed.
         """
-        return self._submit(self._run(image, metadata, timeout_s)).result()
+        return self._submit(self._run(image, checked_metadata(metadata), timeout_s)).result()
 
     def run_batch(
         self, images: Iterable[ImageLike], *, metadata: Mapping[str, Any] | None = None
@@ -106,12 +107,16 @@ class VisionPipeline:
             images: any number; they are read only as far ahead as ``in_flight``.
             metadata: of all of them.
             in_flight: images under way at once; default: enough to fill the largest batch of any step.
+
+        Raises:
+            Malformed: the metadata is not JSON.
         """
+        known = checked_metadata(metadata)
         window = in_flight or max(4, *(step.serve.max_batch_size for step in self.plan))
         waiting: deque[Future[dict[str, Any]]] = deque()
         try:
             for image in images:
-                waiting.append(self._submit(self._run(image, metadata, None)))
+                waiting.append(self._submit(self._run(image, known, None)))
                 if len(waiting) >= window:
                     yield _result(waiting.popleft())
             while waiting:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from graph.conditions import RuleError
 from graph.frame import Frame
 from graph.messages import CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target
 from graph.plan import Plan, PlannedStep
-from graph.result import normalise
+from graph.result import BadResult, normalise
 from graph.rules import picked
 
 __all__ = ["Prepared", "StepRunner", "load_classifier"]
@@ -151,25 +151,32 @@ class StepRunner:
         results: list[Any] = []
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
-            answers = list(self.classifier.process_batch(chunk, contexts[start : start + size]))
-            if len(answers) != len(chunk):
-                raise ValueError(
-                    f"{self._step.class_path}.process_batch returned {len(answers)} results for {len(chunk)} images"
+            answers: object = self.classifier.process_batch(chunk, contexts[start : start + size])
+            returned = list(answers) if isinstance(answers, Iterable) else answers
+            if not isinstance(returned, list) or len(returned) != len(chunk):
+                what = f"{len(returned)} results" if isinstance(returned, list) else type(returned).__name__
+                raise BadResult(
+                    f"{self._step.class_path}.process_batch returned {what} for {len(chunk)} images; it must return a "
+                    "list with a dict for each image"
                 )
-            results += answers
+            results += returned
         return results
 
     def finish(self, call: Prepared, outcome: list[Any] | StepError) -> StepAnswer:
         """Shape the answer of one call, and cut the crops of the steps that hang on it."""
         if isinstance(outcome, StepError):
             return StepAnswer(self.info.digest, error=outcome)
+        source = self._step.class_path
         try:
             if call.request.targets is None:
-                result = _at_full_size(normalise(outcome[0]), call)
+                result = _at_full_size(normalise(outcome[0], source), call)
             else:
-                pairs = zip(call.request.targets, outcome, strict=True)
-                result = {"objects": [{**normalise(answer), "detection": target.index} for target, answer in pairs]}
-        except (TypeError, ValueError) as error:
+                found = [
+                    {**normalise(answer, f"{source}, detection {target.index}"), "detection": target.index}
+                    for target, answer in zip(call.request.targets, outcome, strict=True)
+                ]
+                result = {"objects": found}
+        except BadResult as error:
             return StepAnswer(self.info.digest, error=self._error(error, call.request))
         return StepAnswer(self.info.digest, result=result, crops=self._cut_for_dependents(call, result))
 
@@ -194,7 +201,8 @@ class StepRunner:
         if isinstance(error, InputError):
             return StepError(type(error).__name__, str(error), error)
         _log.error("step '%s' failed on request %s", self._step.name, request.request_id, exc_info=error)
-        return StepError(type(error).__name__, str(error))
+        detail = str(error).encode(errors="backslashreplace").decode()  # results are stored as UTF-8
+        return StepError(type(error).__name__, detail)
 
     def _cut_for_dependents(self, call: Prepared, result: dict[str, Any]) -> dict[str, dict[int, Image]]:
         request = call.request
@@ -248,7 +256,7 @@ def _at_full_size(result: dict[str, Any], call: Prepared) -> dict[str, Any]:
         limits = [call.request.image["width"], call.request.image["height"]] * 2
         for detection in result.get("detections", ()):
             sides = zip(detection["bbox"], limits, strict=True)
-            detection["bbox"] = [round(min(side * call.divisor, limit), 2) for side, limit in sides]
+            detection["bbox"] = [round(max(-limit, min(side * call.divisor, limit)), 2) for side, limit in sides]
     return result
 
 

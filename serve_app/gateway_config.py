@@ -49,11 +49,14 @@ _WHO = (
     "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
 )
 
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 """What a client on this machine calls it. A web page that names another host here is not from this machine."""
 
 JWT_TENANTS = "jwt:"
 """Begins the names of tenants that a token names; no tenant of a key has it."""
+
+
+_HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
 
 
 def _absolute(path: str) -> str:
@@ -69,13 +72,6 @@ def _network(text: object) -> str:
         raise ValueError(f"{error}; write an address or a network such as 10.0.0.0/8") from error
 
 
-def _host(text: str) -> str:
-    name = text.removeprefix("*.")
-    if text != "*" and (not name or re.search(r"[\s/*@]|\]?:\d+$", name)):
-        raise ValueError(f"'{text}' is no host; write a name or an address without port, or *.example.com")
-    return text
-
-
 def _redis_url(text: str) -> str:
     if urlsplit(text).scheme not in ("redis", "rediss"):
         raise ValueError("must start with redis:// or rediss://")
@@ -87,17 +83,37 @@ def _folder_at(scheme: str) -> AfterValidator:
         bucket, _, prefix = text.removeprefix(scheme).partition("/")
         if not text.startswith(scheme) or not bucket:
             raise ValueError(f"'{text}' is not {scheme}BUCKET or {scheme}BUCKET/FOLDER")
+        if "*" in text:
+            folder = text.partition("*")[0].rpartition("/")[0]
+            fix = folder if len(folder) > len(scheme) else f"{scheme}BUCKET for each bucket"
+            raise ValueError(f"'{text}': there are no patterns here, a folder stands for all below it; write {fix}")
         return f"{scheme}{bucket}/{prefix.strip('/')}".rstrip("/")
 
     return AfterValidator(check)
 
 
+def _host(text: str) -> str:
+    if _HOST_NAME.fullmatch(text):
+        return text
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ValueError(
+            f"'{text}' matches no host; write a name such as images.example.com, or *.example.com for all below it, "
+            "without scheme, port and path"
+        ) from error
+
+
+def _without_brackets(text: object) -> object:
+    return text.strip("[]") if isinstance(text, str) else text
+
+
 # Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-Host = Annotated[str, AfterValidator(_host)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Host = Annotated[str, AfterValidator(_host)]
 S3Prefix = Annotated[str, _folder_at("s3://")]
 GcsPrefix = Annotated[str, _folder_at("gs://")]
 
@@ -259,7 +275,7 @@ class FetchConfig(_Closed):
     schemes: tuple[Literal["http", "https"], ...] = Field(
         (), description="Web addresses: [https], or [https, http]; none by default"
     )
-    hosts: tuple[str, ...] = Field(
+    hosts: tuple[Host, ...] = Field(
         (), description="Only these hosts: names, or *.example.com; none listed: every public host"
     )
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Ports that may be asked")
@@ -285,7 +301,7 @@ class GatewayConfig(_Closed):
     trusted_proxies: tuple[Network, ...] = Field(
         (), description="Addresses of proxies whose X-Forwarded-For is believed; from others it is ignored"
     )
-    hosts: tuple[Host, ...] | None = Field(
+    hosts: tuple[Annotated[Host, BeforeValidator(_without_brackets)], ...] | None = Field(
         None,
         description="Hosts that requests may name in their Host header, without port; *.example.com for all below it. "
         "Default: any, and on an address that only this machine reaches, the names of this machine",
@@ -353,7 +369,7 @@ class GatewayConfig(_Closed):
     def bound_to(self, address: str) -> GatewayConfig:
         """The same for an entry that binds ``address``: where only this machine reaches it, only its names are known,
         unless ``hosts`` says others."""
-        if self.hosts is not None or address not in (*LOOPBACK_HOSTS, "::1"):
+        if self.hosts is not None or address not in LOOPBACK_HOSTS:
             return self
         return self.model_copy(update={"hosts": LOOPBACK_HOSTS})
 

@@ -4,15 +4,15 @@ own rights."""
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 
 from classifiers import TooManyBytes, VisionError
 from classifiers.images import ImageLimits
 from graph import Frame
+from serve_app.uris import scheme_of, split_bucket_uri
 
 __all__ = ["SourceError", "expand", "read"]
 
@@ -29,17 +29,28 @@ def expand(arguments: Sequence[str]) -> list[str]:
     prefixes are opened.
 
     Raises:
-        SourceError: a folder without images, a pattern without matches, or a prefix that cannot be listed.
+        SourceError: a folder or an ``s3://`` prefix without images, a pattern without matches, a prefix that cannot be
+            listed, or an empty argument.
     """
     return [uri for argument in arguments for uri in _expand(argument)]
 
 
 def _expand(argument: str) -> list[str]:
-    scheme = urlsplit(argument).scheme
+    if not argument:
+        raise SourceError("an empty argument names no image; is a variable unset?")
+    scheme = scheme_of(argument)
     if scheme in ("http", "https"):
         return [argument]
     if scheme == "s3":
-        return list(_s3_objects(argument)) if argument.endswith("/") else [argument]
+        bucket, key = split_bucket_uri(argument)
+        return [argument] if key and not key.endswith("/") else _s3_objects(bucket, key)
+    try:
+        return _expand_path(argument)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise SourceError(f"cannot read {argument}: {error.strerror or error}") from error
+
+
+def _expand_path(argument: str) -> list[str]:
     path = Path(argument)
     if path.is_dir():
         found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
@@ -61,7 +72,7 @@ def read(uri: str, limits: ImageLimits) -> Frame:
         SourceError: it cannot be fetched.
         InputError: it can, and is no image or over the limits.
     """
-    scheme = urlsplit(uri).scheme
+    scheme = scheme_of(uri)
     if scheme in ("http", "https"):
         data = _http(uri, limits.max_bytes)
     elif scheme == "s3":
@@ -93,29 +104,25 @@ def _s3(uri: str, max_bytes: int) -> bytes:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
-    parts = urlsplit(uri)
+    bucket, key = split_bucket_uri(uri)
     try:
-        body = boto3.client("s3").get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"]
+        body = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
         data: bytes = body.read(max_bytes + 1)
     except (BotoCoreError, ClientError) as error:
         raise SourceError(f"cannot fetch {uri}: {error}") from error
     return data
 
 
-def _s3_objects(uri: str) -> Iterator[str]:
+def _s3_objects(bucket: str, prefix: str) -> list[str]:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
-    parts = urlsplit(uri)
     try:
-        pages = (
-            boto3.client("s3")
-            .get_paginator("list_objects_v2")
-            .paginate(Bucket=parts.netloc, Prefix=parts.path.lstrip("/"))
-        )
-        for page in pages:
-            for item in page.get("Contents", []):
-                if Path(item["Key"]).suffix.lower() in _SUFFIXES:
-                    yield f"s3://{parts.netloc}/{item['Key']}"
+        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
     except (BotoCoreError, ClientError) as error:
-        raise SourceError(f"cannot list {uri}: {error}") from error
+        raise SourceError(f"cannot list s3://{bucket}/{prefix}: {error}") from error
+    found = [f"s3://{bucket}/{key}" for key in keys if Path(key).suffix.lower() in _SUFFIXES]
+    if not found:
+        raise SourceError(f"there are no images below s3://{bucket}/{prefix} ({', '.join(sorted(_SUFFIXES))})")
+    return found

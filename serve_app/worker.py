@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from classifiers import VisionError
 from classifiers.images import ImageLimits
 from graph import Plan
 from graph.config import INGRESS, merge
@@ -24,12 +22,10 @@ from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
 from serve_app.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.results import ResultStore
+from serve_app.results import Compactor, ResultStore
 from serve_app.transport import crop_budget_bytes
 
 __all__ = ["Worker", "in_flight"]
-
-_log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -60,7 +56,9 @@ class Worker:
         await self._backend.ready()
         self._store = ResultStore.from_uri(config.results)
         self._consumer: Consumer | None = None
-        self._compacting: asyncio.Task[None] | None = None
+        self._compactor = Compactor(
+            self._store.objects, config.compact_every_s, lambda: serve.get_replica_context().rank.rank == 0
+        )
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Take new tunables; images under way keep the engine that they began with. The first ones start it."""
@@ -70,7 +68,7 @@ class Worker:
         if self._consumer is None:
             self._consumer = self._make_consumer(plan)
             self._consumer.start()
-            self._compacting = asyncio.create_task(self._compact())
+            self._compactor.start()
 
     def _make_consumer(self, plan: Plan) -> Consumer:
         config, room = self._config, in_flight(plan, self._config)
@@ -103,32 +101,18 @@ class Worker:
     def check_health(self) -> None:
         """Called by Serve; an exception makes it replace the replica."""
         self._host.check_health()
-        reason = None if self._consumer is None else self._consumer.stuck()
-        if reason is not None:
-            raise RuntimeError(reason)
+        stuck = None if self._consumer is None else self._consumer.stuck()
+        for reason in (stuck, self._compactor.failure()):
+            if reason is not None:
+                raise RuntimeError(reason)
 
     async def __del__(self) -> None:
         # Serve awaits it before it ends the replica.
         stop_buffering_logs()
-        if self._compacting is not None:
-            self._compacting.cancel()
+        self._compactor.stop()
         if self._consumer is not None:
             await self._consumer.stop()
             await self._store.close()
-
-    async def _compact(self) -> None:
-        """Move results to Parquet; one of the workers does, and no harm is done while two think that they are it."""
-        # Here, for pyarrow takes a third of a second: the worker takes jobs before that.
-        from serve_app.results.compaction import compact
-
-        while True:
-            await asyncio.sleep(self._config.compact_every_s)
-            if serve.get_replica_context().rank.rank != 0:
-                continue
-            try:
-                await asyncio.to_thread(compact, self._store.objects)
-            except (VisionError, OSError) as error:
-                _log.warning("results are not in Parquet yet: %s", error)
 
     def _plan_with(self, tunables: Mapping[str, Any]) -> Plan:
         return Plan.from_config(merge(self._structure, tunables))

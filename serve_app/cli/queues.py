@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import enum
 import json
+import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
-from urllib.parse import urlsplit
 
 import typer
 from rich.markup import escape
@@ -21,6 +21,8 @@ from rich.table import Column, Table
 
 from classifiers import SetupError, VisionError
 from classifiers.masking import without_secrets
+from graph import Malformed
+from graph.metadata import checked_metadata
 from serve_app.cli.arguments import stderr, stdout
 from serve_app.queues import Queue, QueueStats, QueueUnavailable, queue_from_url
 from serve_app.queues.letters import Held, hold
@@ -28,7 +30,8 @@ from serve_app.queues.letters import purge as throw_away
 from serve_app.queues.letters import retry as put_back
 from serve_app.queues.urls import FORMS, QueueUrl, with_prefetch
 from serve_app.results import ResultStore
-from serve_app.sources import expand
+from serve_app.sources import SourceError, expand
+from serve_app.uris import checked_uri, path_of_file_uri, scheme_of, split_bucket_uri
 
 __all__ = ["dlq", "queue", "submit"]
 
@@ -63,7 +66,7 @@ def submit(
         typer.Argument(
             metavar="URI",
             help="s3:// objects or prefixes (with / at the end), gs://, https://; files, "
-            "folders and globs for a queue in a file.",
+            "folders and globs for a queue in a file; - for lines of stdin.",
         ),
     ],
     metadata: Annotated[
@@ -77,14 +80,28 @@ def submit(
 ) -> None:
     """Put images on a queue, for the workers of a pipeline that was served with it.
 
-    One line a job on stdout, once the broker has accepted it: {"id": ..., "uri": ...}.
+    One line a job on stdout, once the broker has accepted it: {"id": ..., "uri": ...}. What cannot be submitted is
+    said on stderr, the others are still sent, and the exit status is 1.
 
     Example: visiongraph submit 'sqs://photos?region=eu-west-1' s3://bucket/2026/11/ --metadata site=3
     """
     to = queue_from_url(queue_url)
-    known = dict(map(_pair, metadata or ()))
-    jobs = [{"id": uuid.uuid4().hex, "uri": _for_workers(uri, queue_url), "metadata": known} for uri in expand(uris)]
+    known = _metadata(metadata or ())
+    jobs, mistakes = _jobs(uris, queue_url, known)
+    if not jobs and mistakes:
+        kind = SetupError if any(isinstance(mistake, SetupError) for mistake in mistakes) else VisionError
+        raise kind("\n".join(map(str, mistakes)))
     asyncio.run(_submit(to, jobs))
+    if mistakes:
+        sys.stderr.write("".join(f"{mistake}\n" for mistake in mistakes) + f"{len(mistakes)} were not submitted\n")
+        raise typer.Exit(1)
+
+
+def _metadata(pairs: Iterable[str]) -> dict[str, Any]:
+    try:
+        return checked_metadata(dict(map(_pair, pairs)))
+    except Malformed as error:
+        raise typer.BadParameter(str(error), param_hint="--metadata") from error
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -93,25 +110,64 @@ def _pair(text: str) -> tuple[str, Any]:
         raise typer.BadParameter(f"'{text}' is not KEY=VALUE", param_hint="--metadata")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 
+def _jobs(
+    arguments: Iterable[str], queue_url: str, metadata: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[VisionError]]:
+    """The jobs, and what is wrong with those images that cannot be one."""
+    jobs: list[dict[str, Any]] = []
+    mistakes: list[VisionError] = []
+    for argument in _with_stdin(arguments):
+        try:
+            for uri in expand([argument]):
+                try:
+                    jobs.append({"id": uuid.uuid4().hex, "uri": _for_workers(uri, queue_url), "metadata": metadata})
+                except VisionError as error:
+                    mistakes.append(error)
+        except SourceError as error:
+            mistakes.append(error)
+    return jobs, mistakes
+
+
+def _with_stdin(arguments: Iterable[str]) -> Iterator[str]:
+    """The arguments; in the place of ``-`` the lines of stdin."""
+    for argument in arguments:
+        if argument == "-":
+            lines = (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer)
+            yield from (line for line in lines if line)
+        else:
+            yield argument
+
+
 def _for_workers(uri: str, queue_url: str) -> str:
-    """The address as workers understand it: a file's by its URL, and only where they are on this machine."""
-    scheme = urlsplit(uri).scheme
-    if scheme not in ("", "file"):
-        return uri
-    if urlsplit(queue_url).scheme != "sqlite":
+    """The address as workers understand it: a file's by its URL, and only where they are on this machine.
+
+    Raises:
+        VisionError: they could not fetch it.
+    """
+    scheme = scheme_of(uri)
+    if scheme in ("s3", "gs"):
+        bucket, key = split_bucket_uri(uri)
+        if not bucket or not key or key.endswith("/"):
+            raise SetupError(f"{uri} names no object; {scheme}://BUCKET/KEY does")
+    if scheme in ("s3", "gs", "http", "https"):
+        return checked_uri(uri)
+    path = path_of_file_uri(uri) if scheme == "file" else Path(uri)
+    try:
+        is_file = path is not None and path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        is_file = False
+    if path is None or not is_file:
+        what = f"; workers do not fetch {scheme}://" if scheme not in ("", "file") else ""
+        raise SetupError(f"there is no file {uri}{what}")
+    if scheme_of(queue_url) != "sqlite":
         raise SetupError(
             f"{uri} is a file of this machine, and only workers of a queue in a file (sqlite://) can read it; "
             "upload it, and submit its s3://, gs:// or https:// address"
         )
-    path = Path(uri)
-    if scheme == "file":
-        return uri
-    if not path.is_file():
-        raise SetupError(f"there is no file {uri}")
     return path.resolve().as_uri()
 
 

@@ -77,6 +77,11 @@ def compact(
     """
     done = compact_results(objects_from_uri(results))
     stderr.print(f"{done.rows:,} rows into {done.files:,} Parquet files", highlight=False)
+    if done.rejected:
+        stderr.print(
+            f"{done.rejected:,} lines are no results; they are in {escape(results)} under rejected/, with the reasons",
+            highlight=False,
+        )
 
 
 def _print_why_empty(objects: Objects, results: str) -> None:

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from classifiers import VisionError
 from classifiers.masking import without_secrets
-from graph import VisionPipeline, annotate
+from graph import Malformed, VisionPipeline, annotate
+from graph.metadata import parse_metadata
 from serve_app.cli.arguments import PipelineArgument, stderr
 from serve_app.sources import expand, read
 
@@ -74,12 +75,9 @@ def run(
 
 def _metadata(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--metadata") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter("must be a JSON object", param_hint="--metadata")
-    return value
+        return parse_metadata(text)
+    except Malformed as error:
+        raise typer.BadParameter(str(error), param_hint="--metadata") from error
 
 
 def _picture_name(uri: str, index: int, total: int) -> str:

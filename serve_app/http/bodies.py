@@ -14,9 +14,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from classifiers._signatures import served_format
+from graph.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
 from serve_app.http.base64_text import decode_base64
 from serve_app.http.json_bodies import content_type, is_json, mistakes_in, utf8
-from serve_app.http.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
 from serve_app.http.problems import Malformed, UnsupportedBody
 
 __all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
@@ -152,7 +152,7 @@ async def _metadata(form: FormData) -> dict[str, Any]:
         text = utf8(raw).decode().strip()
     except UnicodeDecodeError as error:
         raise Malformed("the form field 'metadata' is not UTF-8") from error
-    return parse_metadata(text) if text not in ("", "null") else {}
+    return parse_metadata(text, "the form field 'metadata'") if text not in ("", "null") else {}
 
 
 def _json(raw: bytes) -> Upload:

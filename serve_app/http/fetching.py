@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import string
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import httpcore
 import httpx
@@ -22,6 +23,7 @@ from serve_app.gateway_config import FetchConfig
 from serve_app.http.addresses import AddressRules
 from serve_app.http.bucket_images import BucketImages
 from serve_app.http.problems import FetchFailed, Forbidden
+from serve_app.uris import scheme_of
 
 __all__ = ["Fetcher", "resolve"]
 
@@ -30,6 +32,7 @@ _LATER = (408, 425, 429)
 _HEADERS = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("User-Agent", "visiongraph")]
 _MAX_LOCATION = 2048
 _NO_IMAGE = ("text/", "application/json", "application/xml", "application/xhtml+xml")
+_PRINTABLE = string.digits + string.ascii_letters + string.punctuation + " "
 _KEEP_ALIVE_S = 15.0
 
 # A name or an address, after international names have been put into ASCII; no % of any kind.
@@ -74,7 +77,7 @@ class Fetcher:
         Raises:
             Forbidden: it may not.
         """
-        scheme = uri.partition(":")[0].lower()
+        scheme = scheme_of(uri)
         if scheme in self._buckets:
             self._buckets[scheme].check(uri, key_id, tenant)
         elif scheme in self._config.schemes:
@@ -85,8 +88,8 @@ class Fetcher:
             fix = f"send {' or '.join(f'{s}://...' for s in served)}, or the image's bytes" if served else _BYTES
             raise Forbidden(f"addresses of this kind are not fetched here; {fix}")
 
-    async def fetch(self, uri: str, key_id: str, tenant: str) -> bytes:
-        """Fetch an image for a client.
+    async def fetch(self, uri: str, key_id: str, tenant: str, version: str | None = None) -> bytes:
+        """Fetch an image for a client; ``version``: of an object in a bucket, the newest by default.
 
         Raises:
             Forbidden: the address is not one that may be asked, or not by this client.
@@ -96,9 +99,9 @@ class Fetcher:
             Overloaded: as many images are being fetched as may be.
         """
         self.check(uri, key_id, tenant)
-        bucket = self._buckets.get(uri.partition(":")[0].lower())
+        bucket = self._buckets.get(scheme_of(uri))
         async with self._in_time():
-            return await (self._get(uri) if bucket is None else bucket.read(uri))
+            return await (self._get(uri) if bucket is None else bucket.read(uri, version))
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -135,14 +138,15 @@ class Fetcher:
         raise FetchFailed(f"the address leads on more than {self._config.max_redirects} times; send the last one")
 
     def _checked(self, uri: str) -> httpx.URL:
-        """Parse an address once: what is checked is what is asked."""
-        if not uri.isascii() or any(c <= " " or c in '\\"<>^`{|}\x7f' for c in uri):
-            raise Forbidden("the address has characters that no address has; encode them with %")
+        """Parse an address once: what is checked is what is asked. Encoded as browsers do, but without what would
+        show a person another address than the one that is asked: control characters and backslashes."""
+        if "\\" in uri.partition("?")[0]:
+            raise Forbidden("the address has a backslash; write /, or encode it as %5C")
         try:
-            url = httpx.URL(uri)
-            host, port = url.host, url.port
+            url = httpx.URL(uri.rstrip(" \t\r\n"))
+            host, port = url.raw_host.decode("ascii"), url.port
         except (httpx.InvalidURL, ValueError, TypeError, UnicodeError) as error:
-            raise Forbidden("the address is none") from error
+            raise Forbidden(f"the address cannot be understood: {error}") from error
         if url.scheme not in self._config.schemes:
             raise Forbidden("the address leads to a scheme that is not fetched here")
         if url.userinfo or "@" in url.netloc.decode():
@@ -151,12 +155,12 @@ class Fetcher:
             raise Forbidden("the address has no host, or not one that is written as hosts are")
         if (port or (443 if url.scheme == "https" else 80)) not in self._config.ports:
             raise Forbidden(f"port {port} is not asked here")
-        if self._config.hosts and not any(_is_host(host, pattern) for pattern in self._config.hosts):
+        if self._config.hosts and not any(_is_host(host, url.host, pattern) for pattern in self._config.hosts):
             raise Forbidden(f"{host} is none of the hosts that images are fetched from")
         return url
 
     def _next(self, url: httpx.URL, answer: httpcore.Response) -> str:
-        location = _header(answer, b"location")
+        location = _as_text(_header(answer, b"location").encode("latin-1"))
         if not location or len(location) > _MAX_LOCATION:
             raise FetchFailed(f"{url.host} answers {answer.status} without saying where to")
         uri = urljoin(str(url), location)
@@ -265,9 +269,18 @@ def _host(url: httpx.URL) -> str:
     return url.netloc.decode("ascii")
 
 
-def _is_host(host: str, pattern: str) -> bool:
-    host, pattern = host.lower().rstrip("."), pattern.lower()
-    return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
+def _as_text(location: bytes) -> str:
+    """Servers send names as they are, mostly in UTF-8; other bytes are encoded one by one, as browsers do."""
+    try:
+        return location.decode()
+    except UnicodeDecodeError:
+        return quote(location, safe=_PRINTABLE)
+
+
+def _is_host(ascii_host: str, host: str, pattern: str) -> bool:
+    pattern = pattern.lower()
+    names = [name.lower().rstrip(".") for name in (ascii_host, host)]  # a pattern may be written either way
+    return any(name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern for name in names)
 
 
 def _header(answer: httpcore.Response, name: bytes) -> str:

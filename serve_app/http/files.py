@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from classifiers import TooManyBytes
 from serve_app.http.problems import FetchFailed, Forbidden
+from serve_app.uris import path_of_file_uri
 
 __all__ = ["FileImages"]
 
@@ -31,12 +31,11 @@ class FileImages:
         Raises:
             Forbidden: it is in none of the folders.
         """
-        parts = urlsplit(uri)
-        path = unquote(parts.path)
-        if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
+        path = path_of_file_uri(uri)
+        if path is None:
             raise Forbidden("the address names no file of this machine; write file:///absolute/path.jpg")
         try:
-            file = Path(path).resolve()
+            file = path.resolve()
         except (OSError, RuntimeError) as error:  # links in a circle
             raise Forbidden("the address names no file of this machine") from error
         if not any(file.is_relative_to(folder) for folder in self._folders):

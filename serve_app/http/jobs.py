@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions that stand in a function.
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, Request
@@ -10,20 +11,19 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from classifiers import TooManyBytes
+from graph.metadata import checked_metadata
 from serve_app.http.deadlines import deadline
 from serve_app.http.desk import JobDesk, JobItem
 from serve_app.http.guard import Guard
 from serve_app.http.json_bodies import content_type, is_json, mistakes_in, utf8
-from serve_app.http.metadata import MAX_METADATA_BYTES, checked_metadata
 from serve_app.http.problems import Forbidden, JsonAnswer, Malformed, NotFound, UnsupportedBody, problems
 from serve_app.http.schemas import Result
+from serve_app.queues.jobs import MAX_ID_CHARACTERS
 from serve_app.results import JobStatus
 
 __all__ = ["add_job_routes"]
 
 _MAX_JOBS = 1000
-# Longer ones are no name of a file or an object.
-_MAX_ID_BYTES = 200
 # Objects made from JSON can take twenty times its bytes.
 _MAX_BODY_BYTES = 4 * 2**20
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -41,8 +41,8 @@ class JobBody(_Closed):
     """One image to run."""
 
     uri: str = Field(min_length=1, max_length=2048, description="Where the image is: https://... or s3://...")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="Rules see it as image['metadata']")
-    annotate: bool = Field(False, description="Keep the picture with boxes and labels, too")
+    metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
+    annotate: bool | None = Field(False, description="Keep the picture with boxes and labels, too")
 
 
 class AcceptedJob(_Closed):
@@ -112,11 +112,7 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
             items = await _read(request)
         client = request.state.principal
         policy = None if guard.is_open else {"key_id": client.key_id, "tenant": client.tenant}
-        for index, item in enumerate(items):
-            try:
-                open_desk.sources.check(item.uri, policy)
-            except Forbidden as error:
-                raise Forbidden(f"[{index}].uri: {error}", index=index) from error
+        await asyncio.to_thread(_check_sources, open_desk, items, policy)
         ids = await open_desk.submit(
             items,
             None if guard.is_open else client.tenant,
@@ -162,12 +158,20 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
     async def seen(request: Request, job_id: str) -> JobStatus:
         """The job, where the client may see it: a tenant sees its own, an administrator those that no tenant sent."""
         desk = the_desk()
-        status = await desk.status(job_id) if len(job_id.encode()) <= _MAX_ID_BYTES else None
+        status = await desk.status(job_id) if len(job_id) <= MAX_ID_CHARACTERS else None
         client = request.state.principal
         owner = None if status is None or status.marker is None else status.marker.owner
         if status is not None and ("admin" in client.scopes if owner is None else owner == client.tenant):
             return status
         raise NotFound("there is no such job; it may have been another tenant's, or too old")
+
+
+def _check_sources(desk: JobDesk, items: Sequence[JobItem], policy: dict[str, Any] | None) -> None:
+    for index, item in enumerate(items):
+        try:
+            desk.sources.check(item.uri, policy)
+        except Forbidden as error:
+            raise Forbidden(f"[{index}].uri: {error}", index=index) from error
 
 
 async def _read(request: Request) -> list[JobItem]:
@@ -195,17 +199,7 @@ def _parse(raw: bytes) -> list[JobItem]:
         raise Malformed(
             f'the body is not {{"uri": ..., "metadata": {{...}}}} or a list of up to {_MAX_JOBS:,} of them: {found}'
         ) from error
-    return [_item(index, body) for index, body in enumerate(bodies)]
-
-
-def _item(index: int, body: JobBody) -> JobItem:
-    try:
-        metadata = checked_metadata(body.metadata)
-        body.uri.encode()
-    except Malformed as error:
-        raise Malformed(f"[{index}]: {error}") from error
-    except UnicodeEncodeError as error:
-        raise Malformed(f"[{index}].uri: half of a surrogate pair is no text") from error
-    if metadata and len(body.model_dump_json(include={"metadata"})) > MAX_METADATA_BYTES:
-        raise Malformed(f"[{index}].metadata has more than {MAX_METADATA_BYTES:,} bytes")
-    return JobItem(body.uri, metadata, body.annotate)
+    return [
+        JobItem(body.uri, checked_metadata(body.metadata, f"[{index}].metadata"), bool(body.annotate))
+        for index, body in enumerate(bodies)
+    ]

@@ -91,10 +91,8 @@ class KnownHosts:
     def _knows(self, header: str | None) -> bool:
         if header is None:
             return True
-        name = _PORT.sub("", header.strip()).lower().removesuffix(".")
-        return any(
-            name.endswith(known[1:]) if known.startswith("*.") else known in ("*", name) for known in self._hosts
-        )
+        name = _PORT.sub("", header.strip()).lower().removesuffix(".").strip("[]")
+        return any(name.endswith(known[1:]) if known.startswith("*.") else known == name for known in self._hosts)
 
 
 _PROBES = ("/healthz", "/readyz")

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from classifiers import BadImage, InputError, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
 from graph.conditions import RuleError
-from graph.errors import DeadlineExceeded, Overloaded, StepFailed
+from graph.errors import DeadlineExceeded, Malformed, Overloaded, StepFailed
 
 __all__ = [
     "PROBLEM_JSON",
@@ -45,10 +45,6 @@ PROBLEM_JSON = "application/problem+json"
 _CLIENT_HAS_GONE = 499
 
 _log = logging.getLogger(__name__)
-
-
-class Malformed(VisionError):
-    """The request cannot be understood."""
 
 
 class Unauthorized(VisionError):

@@ -13,6 +13,7 @@ from serve_app.http.fetching import Fetcher
 from serve_app.http.files import FileImages
 from serve_app.http.problems import FetchFailed, Forbidden
 from serve_app.intake_config import SourcesConfig
+from serve_app.uris import scheme_of
 
 __all__ = ["Sources", "is_final"]
 
@@ -49,13 +50,18 @@ class Sources:
         """
         if policy is not None:
             self._clients.check(uri, policy["key_id"], policy["tenant"])
-        elif _is_file(uri):
+        elif scheme_of(uri) == "file":
             self._files.check(uri)
         else:
             self._own.check(uri, _NOBODY, _NOBODY)
 
-    async def frame(self, uri: str, policy: dict[str, Any] | None) -> Frame:
+    async def frame(self, uri: str, policy: dict[str, Any] | None, version: str | None = None) -> Frame:
         """Fetch an image and read its header; see :meth:`check` for ``policy``.
+
+        Args:
+            uri: the address.
+            policy: of the key whose job it is.
+            version: of an object in a bucket; ``None``: the newest.
 
         Raises:
             Forbidden: it may not be fetched.
@@ -63,11 +69,11 @@ class Sources:
             InputError: it is no image, or over the limits.
         """
         if policy is not None:
-            data = await self._clients.fetch(uri, policy["key_id"], policy["tenant"])
-        elif _is_file(uri):
+            data = await self._clients.fetch(uri, policy["key_id"], policy["tenant"], version)
+        elif scheme_of(uri) == "file":
             data = await self._files.read(uri)
         else:
-            data = await self._own.fetch(uri, _NOBODY, _NOBODY)
+            data = await self._own.fetch(uri, _NOBODY, _NOBODY, version)
         return await read_frame(data, self._limits, uri)
 
 
@@ -76,7 +82,3 @@ def is_final(error: BaseException) -> bool:
     if isinstance(error, FetchFailed):
         return not error.fields.get("retryable", False)
     return isinstance(error, InputError | Forbidden) and isinstance(error, VisionError)
-
-
-def _is_file(uri: str) -> bool:
-    return uri[:5].lower() == "file:"

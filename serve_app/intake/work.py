@@ -130,7 +130,7 @@ class JobRunner:
             if marker.withdrawn:
                 return None
             try:
-                frame = await (early or self._sources.frame(marker.uri, marker.policy))
+                frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
                 result = await self._result(frame, marker, delivery.is_last)
                 outcome = Outcome(job.id, "succeeded", result)
             except Exception as error:
@@ -146,7 +146,7 @@ class JobRunner:
         """Begin to fetch before it is known whether the job has ended, where that is most unlikely."""
         if delivery.attempts > 1 or job.id.startswith(JOB_PREFIX):
             return None
-        task = asyncio.create_task(self._sources.frame(job.uri, None))
+        task = asyncio.create_task(self._sources.frame(job.uri, None, job.version))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask
         return task
 

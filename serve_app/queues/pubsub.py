@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import time
 from collections import OrderedDict
@@ -190,7 +192,7 @@ class PubsubQueue(Queue):
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         published = raw.message.publish_time.timestamp() if raw.message.publish_time else None
-        return Message(raw.message.data, max(raw.delivery_attempt, seen), published, (raw.ack_id, identity))
+        return Message(_body(raw.message), max(raw.delivery_attempt, seen), published, (raw.ack_id, identity))
 
     async def _publish(self, clients: _Clients, topic: str, bodies: Sequence[bytes]) -> None:
         for chunk in chunks(bodies, _MAX_PUBLISH):
@@ -263,6 +265,14 @@ class PubsubQueue(Queue):
             raise QueueUnavailable(
                 f"the Pub/Sub subscription '{self._subscription}' cannot be used: {error}"
             ) from error
+
+
+def _body(message: Any) -> bytes:
+    """The data; of a Cloud Storage notification, whose attributes say what happened, both, as Pub/Sub pushes them."""
+    if "objectId" not in message.attributes:
+        return bytes(message.data)
+    pushed = {"attributes": dict(message.attributes), "data": base64.b64encode(message.data).decode()}
+    return json.dumps({"message": pushed}).encode()
 
 
 class _Clients:

@@ -4,6 +4,7 @@ What needs pyarrow is imported from its own modules, ``compaction`` and ``query`
 third of a second.
 """
 
+from serve_app.results.compactor import Compactor
 from serve_app.results.objects import BadResultsUri, Objects, StoreUnavailable, objects_from_uri
 from serve_app.results.reuse import Reuse
 from serve_app.results.store import JOB_PREFIX, JobMarker, JobStatus, Outcome, ResultStore, content_key
@@ -11,6 +12,7 @@ from serve_app.results.store import JOB_PREFIX, JobMarker, JobStatus, Outcome, R
 __all__ = [
     "JOB_PREFIX",
     "BadResultsUri",
+    "Compactor",
     "JobMarker",
     "JobStatus",
     "Objects",

@@ -4,84 +4,124 @@ A run first writes down which journal objects it takes (the plan, on condition, 
 writes files whose names and contents follow from the plan alone, then says that it is done,
 then deletes the journal objects.
 Whoever finds a plan that is not done carries it out again: the same files are written over themselves.
+
+Only the plan with the highest number is ever carried out, and it is never deleted, so numbers are not used twice.
+
+A file's name tells when the first and the last of its outcomes ended. An outcome that is journaled twice ended once, so
+only files whose time covers that of a new outcome are searched for its id: mostly the last one.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+import logging
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector
+from pyarrow.fs import FileSelector, FileSystem
 
-from serve_app.results.objects import Objects
-from serve_app.results.table import rows_to_table
+from classifiers import VisionError
+from serve_app.results.objects import Objects, StoreUnavailable
+from serve_app.results.table import row_of, rows_to_table
 
 __all__ = ["Compacted", "compact"]
 
 _MAX_SEGMENTS = 2000
 _PLANS = "compaction/"
+_FILE = re.compile(r"part-(\d+)(?:_(-?\d+)_(-?\d+))?\.parquet")
+
+_log = logging.getLogger(__name__)
+
+_Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """What one run did."""
+    """What one run did. ``rejected``: lines of the journal that are no results; they are kept under ``rejected/``."""
 
     rows: int = 0
     files: int = 0
     segments: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: Compacted) -> Compacted:
+        return Compacted(
+            self.rows + other.rows,
+            self.files + other.files,
+            self.segments + other.segments,
+            self.rejected + other.rejected,
+        )
 
 
 def compact(objects: Objects, max_segments: int = _MAX_SEGMENTS) -> Compacted:
     """Move what the journal holds to Parquet, up to ``max_segments`` journal objects a plan, until it is empty.
 
+    A line that is no result is logged and set aside under ``rejected/``; the others are moved.
+
     Raises:
         StoreUnavailable: the store does not answer; run it again.
+        VisionError: a file of the store is damaged; the message names it.
     """
     total = Compacted()
     number = _last_plan(objects)
     if number:
-        total = _carry_out(objects, number)
+        total += _carry_out(objects, number)
     while segments := list(itertools.islice(objects.keys("journal/"), max_segments)):
-        number += 1
-        objects.create(_plan_key(number), json.dumps({"segments": segments}).encode())
-        done = _carry_out(objects, number)
-        total = Compacted(total.rows + done.rows, total.files + done.files, total.segments + done.segments)
+        objects.create(_plan_key(number + 1), _plan(segments))
+        # Not number + 1: where other runs have gone on meanwhile, the plan of that number is done and deleted, and what
+        # was created is one that nobody may carry out.
+        number = _last_plan(objects)
+        total += _carry_out(objects, number)
+        for key, old in _plans(objects):
+            if old < number:
+                objects.delete(key)
     return total
 
 
 def _carry_out(objects: Objects, number: int) -> Compacted:
-    plan = objects.get(_plan_key(number))
-    if plan is None:
-        return Compacted()
-    segments: list[str] = json.loads(plan)["segments"]
-    done_key = f"{_PLANS}{number:010d}.done"
+    key = _plan_key(number)
+    plan = json.loads(objects.get(key) or _plan([]))
+    segments: list[str] = plan["segments"]
     counts = Compacted()
-    if objects.get(done_key) is None:
-        outcomes = _read(objects, segments)
+    if not plan.get("is_done"):
+        rejected: list[dict[str, str]] = []
+        outcomes = _read(objects, segments, rejected)
         if outcomes is None:
             return Compacted()  # another run has done it meanwhile
-        files = {
-            partition: _new_rows(objects, partition, number, rows)
-            for partition, rows in _by_partition(outcomes).items()
-        }
-        for partition, rows in files.items():
-            if rows:
-                objects.put(f"{partition}/{_file_name(number)}", _parquet(rows_to_table(rows)))
-        counts = Compacted(sum(map(len, files.values())), sum(map(bool, files.values())), len(segments))
-        objects.put(done_key, b"")
+        rows = files = 0
+        for partition, found in _by_partition(outcomes, rejected).items():
+            new = _new_rows(objects, partition, number, found)
+            table = pa.concat_tables([rows_to_table([]), *_tables(new, rejected)])
+            if table.num_rows:
+                objects.put(f"{partition}/{_file_name(number, new)}", _parquet(table))
+                rows, files = rows + table.num_rows, files + 1
+        if rejected:
+            _set_aside(objects, number, rejected)
+        counts = Compacted(rows, files, len(segments), len(rejected))
+        objects.put(key, _plan(segments, is_done=True))
     for segment in segments:
         objects.delete(segment)
+    if segments:
+        objects.put(key, _plan([], is_done=True))  # the next run has nothing left to do for it
     return counts
 
 
-def _read(objects: Objects, segments: Iterable[str]) -> dict[str, dict[str, Any]] | None:
+def _plan(segments: Sequence[str], *, is_done: bool = False) -> bytes:
+    return json.dumps({"segments": segments, "is_done": is_done}).encode()
+
+
+def _read(
+    objects: Objects, segments: Iterable[str], rejected: list[dict[str, str]]
+) -> dict[str, dict[str, Any]] | None:
     """The outcomes of journal objects by their ids; ``None`` where an object is gone."""
     outcomes: dict[str, dict[str, Any]] = {}
     for segment in segments:
@@ -89,30 +129,91 @@ def _read(objects: Objects, segments: Iterable[str]) -> dict[str, dict[str, Any]
         if data is None:
             return None
         for line in data.split(b"\n"):
-            outcome = json.loads(line)
-            outcomes.setdefault(outcome["id"], outcome)
+            try:
+                outcome = json.loads(line)
+                outcomes.setdefault(str(outcome["id"]), outcome)
+            except (ValueError, TypeError, LookupError, RecursionError) as error:
+                rejected.append(_rejection(line.decode(errors="backslashreplace"), error))
     return outcomes
 
 
-def _by_partition(outcomes: Mapping[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    partitions: dict[str, list[dict[str, Any]]] = {}
+def _by_partition(outcomes: dict[str, dict[str, Any]], rejected: list[dict[str, str]]) -> dict[str, list[_Row]]:
+    partitions: dict[str, list[_Row]] = {}
     for _, outcome in sorted(outcomes.items()):
-        pipeline = quote(outcome["result"]["pipeline"]["name"], safe="")
-        partition = f"parquet/pipeline={pipeline}/date={outcome['finished'][:10]}"
-        partitions.setdefault(partition, []).append(outcome)
+        try:
+            row = row_of(outcome)
+            row["id"].encode()  # ids are compared before rows become a table
+            pipeline = quote(outcome["result"]["pipeline"]["name"], safe="")
+            partition = f"parquet/pipeline={pipeline}/date={row['finished'].astimezone(UTC).date().isoformat()}"
+        except Exception as error:  # noqa: BLE001 - whatever it lacks
+            rejected.append(_rejection(json.dumps(outcome), error))
+        else:
+            partitions.setdefault(partition, []).append(row)
     return partitions
 
 
-def _new_rows(objects: Objects, partition: str, number: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that no earlier plan has put there. An outcome never changes, so it never changes its partition."""
+def _tables(rows: list[_Row], rejected: list[dict[str, str]]) -> Iterator[pa.Table]:
+    """The rows as tables, without those that do not fit into the columns."""
+    try:
+        yield rows_to_table(rows)
+    except Exception as error:  # noqa: BLE001 - Arrow raises errors of many kinds
+        if len(rows) == 1:
+            rejected.append(_rejection(json.dumps(rows[0], default=str), error))
+            return
+        yield from _tables(rows[: len(rows) // 2], rejected)
+        yield from _tables(rows[len(rows) // 2 :], rejected)
+
+
+def _rejection(line: str, error: Exception) -> dict[str, str]:
+    return {"reason": f"{type(error).__name__}: {error}", "line": line}
+
+
+def _set_aside(objects: Objects, number: int, rejected: list[dict[str, str]]) -> None:
+    key = f"rejected/{number:010d}.jsonl"
+    objects.put(key, b"\n".join(json.dumps(rejection).encode() for rejection in rejected))
+    _log.error(
+        "%d results cannot be put into Parquet and were set aside in %s; the first: %.500r",
+        len(rejected),
+        key,
+        rejected[0]["reason"],
+    )
+
+
+def _new_rows(objects: Objects, partition: str, number: int, rows: list[_Row]) -> list[_Row]:
+    """Those that no other plan has put there. An outcome never changes, so it never changes its partition."""
     filesystem, root = objects.filesystem()
-    ids = pa.array([row["id"] for row in rows])
+    ids, times = pa.array([row["id"] for row in rows]), sorted(map(_time, rows))
     known: set[str] = set()
-    for info in filesystem.get_file_info(FileSelector(f"{root}/{partition}", allow_not_found=True)):
-        if info.base_name.startswith("part-") and info.base_name < _file_name(number):
-            column = pq.read_table(info.path, columns=["id"], filesystem=filesystem, partitioning=None)["id"]
-            known.update(column.filter(pc.is_in(column, value_set=ids)).to_pylist())
+    try:
+        infos = filesystem.get_file_info(FileSelector(f"{root}/{partition}", allow_not_found=True))
+        for path, name in ((info.path, _FILE.fullmatch(info.base_name)) for info in infos):
+            if name is not None and int(name[1]) != number and _covers(name, times):
+                column = _ids(filesystem, path)
+                known.update(column.filter(pc.is_in(column, value_set=ids)).to_pylist())
+    except OSError as error:
+        raise StoreUnavailable(f"{partition} cannot be read: {error}") from error
     return [row for row in rows if row["id"] not in known]
+
+
+def _ids(filesystem: FileSystem, path: str) -> pa.ChunkedArray:
+    try:
+        return pq.read_table(path, columns=["id"], filesystem=filesystem, partitioning=None)["id"]
+    except pa.ArrowException as error:
+        raise VisionError(f"{path} is damaged ({error}); move it away, or put a copy in its place") from error
+
+
+def _covers(name: re.Match[str], times: list[int]) -> bool:
+    """Whether one of the times, which are sorted, lies in the file's."""
+    if name[2] is None:  # by an earlier version, whose names tell no times
+        return True
+    first = bisect_left(times, int(name[2]))
+    return first < len(times) and times[first] <= int(name[3])
+
+
+def _time(row: _Row) -> int:
+    """When the outcome ended: milliseconds since the epoch."""
+    finished: datetime = row["finished"]
+    return round(finished.timestamp() * 1000)
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -122,14 +223,19 @@ def _parquet(table: pa.Table) -> bytes:
     return data
 
 
+def _plans(objects: Objects) -> list[tuple[str, int]]:
+    """The keys of all plans with their numbers; an earlier version kept beside each that it was done."""
+    return [(key, int(key[len(_PLANS) :].split(".")[0])) for key in objects.keys(_PLANS)]
+
+
 def _last_plan(objects: Objects) -> int:
-    numbers = [int(key[len(_PLANS) :].split(".")[0]) for key in objects.keys(_PLANS) if key.endswith(".json")]
-    return max(numbers, default=0)
+    return max((number for key, number in _plans(objects) if key.endswith(".json")), default=0)
 
 
 def _plan_key(number: int) -> str:
     return f"{_PLANS}{number:010d}.json"
 
 
-def _file_name(number: int) -> str:
-    return f"part-{number:010d}.parquet"
+def _file_name(number: int, rows: list[_Row]) -> str:
+    times = list(map(_time, rows))
+    return f"part-{number:010d}_{min(times)}_{max(times)}.parquet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from abc import ABC, abstractmethod
@@ -94,10 +95,15 @@ def objects_from_uri(uri: str) -> Objects:
 
 
 class LocalObjects(Objects):
-    """Files in a folder: written aside, then linked or renamed to their names."""
+    """Files in a folder: written aside, then linked or renamed to their names.
+
+    File and folder are synced before a write counts, so that a power cut does not take back what was acknowledged.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        self._synced: set[Path] = set()
+        """Folders whose own names in their parents are known to be on the disk."""
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -111,6 +117,7 @@ class LocalObjects(Objects):
         path = self._path(key)
         try:
             self._aside(path, data).rename(path)
+            _sync(path.parent)
         except OSError as error:
             raise self._unavailable(error) from error
 
@@ -118,15 +125,17 @@ class LocalObjects(Objects):
         path = self._path(key)
         try:
             if path.exists():
+                _sync(path.parent)  # whoever has linked it may not have come to that yet
                 return False
             aside = self._aside(path, data)
             try:
                 path.hardlink_to(aside)  # fails where the name is taken, unlike a rename
+                return True
             except FileExistsError:
                 return False
             finally:
                 aside.unlink()
-            return True
+                _sync(path.parent)
         except OSError as error:
             raise self._unavailable(error) from error
 
@@ -149,13 +158,23 @@ class LocalObjects(Objects):
         return self._root / key
 
     def _aside(self, path: Path, data: bytes) -> Path:
+        self._make_folder(path.parent)
         aside = path.with_name(f".{uuid.uuid4().hex}")
-        with suppress(FileNotFoundError):
+        try:
             self._write(aside, data)
-            return aside
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._write(aside, data)
+        except FileNotFoundError:  # somebody has removed the folder
+            self._synced.clear()
+            self._make_folder(path.parent)
+            self._write(aside, data)
         return aside
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder in self._synced or (folder.is_dir() and not folder.is_relative_to(self._root)):
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)  # also where the folder was there: another process may have just made it
+        self._synced.add(folder)
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
@@ -166,6 +185,21 @@ class LocalObjects(Objects):
 
     def _unavailable(self, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(f"the results folder {self._root} cannot be used: {error.strerror or error}")
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return  # who may not read it has made nothing in it
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 class BucketObjects(Objects):

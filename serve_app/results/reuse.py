@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from graph import Engine, Frame, Plan
-from serve_app.results.objects import StoreUnavailable
 from serve_app.results.store import ResultStore, content_key
 
 __all__ = ["Reuse"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
 class Reuse:
-    """Runs an engine on what was not seen before. A store that is away costs time, not results.
+    """Runs an engine on what was not seen before. A store that does not work costs reuse, not results.
 
     Args:
         store: where results are kept under their content.
+        patience_s: how long an image waits for the store. After an error it is left alone for ten times as long.
     """
 
-    def __init__(self, store: ResultStore) -> None:
+    def __init__(self, store: ResultStore, patience_s: float = 2.0) -> None:
         self._store = store
+        self._patience_s = patience_s
+        self._asks_again_at = -math.inf
 
     async def run(
         self,
@@ -38,11 +44,7 @@ class Reuse:
         """As :meth:`graph.Engine.run`. ``steps`` of a result that is used again say how long they took then."""
         fingerprint = await engine.fingerprint()
         key = content_key(frame.sha256, fingerprint, metadata if _reads_metadata(engine.plan) else {})
-        known = None
-        try:
-            known = await self._store.cached(key)
-        except StoreUnavailable as error:
-            _log.warning("results cannot be looked up: %s", error)
+        known = await self._ask(self._store.cached, key)
         if known is not None:
             image = {**known["image"], "uri": frame.uri}
             pipeline = {**known["pipeline"], "name": engine.plan.name}
@@ -50,9 +52,25 @@ class Reuse:
         result = await engine.run(frame, metadata=metadata, request_id=request_id, timeout_s=timeout_s)
         # A result that two configurations had a part in has a fingerprint of its own: it is nobody's.
         if result["pipeline"]["fingerprint"] == fingerprint == await engine.fingerprint() and _is_whole(result):
-            with suppress(StoreUnavailable):
-                await self._store.keep(key, result)
+            await self._ask(self._store.keep, key, result)
         return result
+
+    async def _ask(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T | None:
+        """What the store answers; ``None`` where it does not."""
+        if time.monotonic() < self._asks_again_at:
+            return None
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await call(*arguments)
+        except ValueError as error:  # of this image alone: what was kept is damaged
+            _log.warning("a kept result cannot be read: %s", error)
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever keeps the store from answering
+            pause_s = 10 * self._patience_s
+            self._asks_again_at = time.monotonic() + pause_s
+            words = f"no answer within {self._patience_s:g} s" if isinstance(error, TimeoutError) else repr(error)
+            _log.warning("results are neither looked up nor kept for %g s: %s", pause_s, words)
+            return None
 
 
 def _reads_metadata(plan: Plan) -> bool:

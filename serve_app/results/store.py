@@ -9,6 +9,7 @@
     pictures/ab/ID.jpg       the annotated picture, where it was asked for
     journal/DATE/...jsonl    outcomes that are not in Parquet yet, many in an object
     parquet/                 what was compacted of them
+    rejected/...jsonl        what of them is no result, with the reason
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ JOB_PREFIX = "job-"
 """Begins the ids that the gateway makes. Only for these there is a marker, which says what counts."""
 
 _THREADS = 16
+_MAX_NAME = 200  # names of files have up to 255 bytes
+
+# Results of form 1 were kept before their shape was checked.
+_CONTENT_FORM = 2
 
 T = TypeVar("T")
 
@@ -96,7 +101,7 @@ class JobStatus:
 
 def content_key(sha256: str, fingerprint: str, metadata: Mapping[str, Any]) -> str:
     """Identity of a result: the image's bytes, the pipeline, and the metadata that its rules read."""
-    text = json.dumps([sha256, fingerprint, metadata], sort_keys=True)
+    text = json.dumps([_CONTENT_FORM, sha256, fingerprint, metadata], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -211,5 +216,8 @@ def _encoded(marker: JobMarker) -> bytes:
 
 def _key(kind: str, name: str, suffix: str = "json") -> str:
     # two digits of a hash: object stores scale by prefix, and folders stay small
-    shard = hashlib.sha256(name.encode()).hexdigest()[:2]
-    return f"{kind}/{shard}/{quote(name, safe='')}.{suffix}"
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    quoted = quote(name, safe="")
+    if len(quoted) > _MAX_NAME:
+        quoted = digest
+    return f"{kind}/{digest[:2]}/{quoted}.{suffix}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["SCHEMA", "rows_to_table"]
+__all__ = ["SCHEMA", "row_of", "rows_to_table"]
 
 _LABEL = pa.struct([("step", pa.string()), ("label", pa.string()), ("confidence", pa.float64())])
 _DETECTION = pa.struct(
@@ -17,7 +17,7 @@ _DETECTION = pa.struct(
         ("step", pa.string()),
         ("index", pa.int32()),
         ("class_name", pa.string()),
-        ("class_id", pa.int32()),
+        ("class_id", pa.int64()),
         ("confidence", pa.float64()),
         ("bbox", pa.list_(pa.float64())),
         ("labels", pa.list_(_LABEL)),
@@ -56,12 +56,22 @@ SCHEMA = pa.schema(
 """
 
 
-def rows_to_table(outcomes: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The table of outcomes with results, in their order."""
-    return pa.Table.from_pylist([_row(outcome) for outcome in outcomes], SCHEMA)
+def rows_to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The table of rows, in their order.
+
+    Raises:
+        Exception: a value does not fit into its column.
+    """
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def _row(outcome: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an outcome with a result. ``finished`` knows its time zone.
+
+    Raises:
+        Exception: it is not what :meth:`serve_app.results.Outcome.encode` writes.
+    """
+    finished = datetime.fromisoformat(outcome["finished"])
     result = outcome["result"]
     context: dict[str, Any] = result["context"]
     detectors = [name for name, value in context.items() if "detections" in value]
@@ -69,7 +79,7 @@ def _row(outcome: Mapping[str, Any]) -> dict[str, Any]:
     labels = _object_labels(context) if len(detectors) == 1 else {}
     return {
         "id": outcome["id"],
-        "finished": datetime.fromisoformat(outcome["finished"]),
+        "finished": finished if finished.tzinfo else finished.replace(tzinfo=UTC),
         "uri": result["image"]["uri"],
         "sha256": result["image"]["sha256"],
         "width": result["image"]["width"],

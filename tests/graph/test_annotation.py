@@ -80,3 +80,14 @@ def test_the_same_class_has_the_same_colour() -> None:
     other = annotate(GREY, {"context": {"d": {"detections": [detection(100, 100, 200, 200, "zebra")]}}})
     assert one == again
     assert one != other
+
+
+@pytest.mark.parametrize("words", ["x" * 2_000_000, "two\nlines", "\x00", "", "😀"])
+def test_any_words_can_be_drawn(words: str) -> None:
+    drawn(
+        {
+            "d": {"detections": [detection(10, 10, 60, 90, words)]},
+            "c": {"objects": [{"detection": 0, "label": words}]},
+            "s": {"label": words},
+        }
+    )

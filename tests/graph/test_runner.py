@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import numpy as np
 import pytest
-from toys import Blobs, draw, encoded
+from toys import Blobs, MeanColour, draw, encoded
 from zoo import Make
 
 from classifiers import ModelNotFound, SetupError
@@ -108,22 +109,58 @@ def test_one_bad_image_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "words"),
-    [({"x": float("nan")}, "nan"), ({"detections": [{"class_name": "a"}]}, "four numbers")],
+    [
+        ({"x": float("nan")}, r"toys.Blobs: result\['x'\] must be a finite number or None, but is nan"),
+        ({"objects": []}, r"toys.Blobs: result\['objects'\] must be under another key"),
+        (None, "toys.Blobs: result must be a dict, but is None"),
+    ],
 )
-def test_what_json_does_not_know_is_the_steps_failure(
-    answer: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+def test_a_result_that_does_not_fit_is_the_steps_failure(
+    answer: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Blobs, "process", lambda self, image, context: answer)
     [got] = run(runner(DETECT), request())
+    assert got.result is None
     assert got.error is not None
-    assert words in got.error.detail
+    assert got.error.type == "BadResult"
+    assert re.match(words, got.error.detail)
 
 
-def test_a_result_too_few_is_the_steps_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Blobs, "process_batch", lambda self, images, contexts: [])
+def test_a_result_that_does_not_fit_names_the_detection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MeanColour, "process", lambda self, image, context: {"label": len(image)})
+    [got] = run(runner(COLOUR, DETECT), request(targets=targets(1)))
+    assert got.error is not None
+    assert got.error.detail.startswith("toys.MeanColour, detection 1: result['label'] must be a string")
+
+
+def test_one_bad_result_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Blobs, "process_batch", lambda self, images, contexts: [{"label": "a"}, {"label": 1}, {"label": "c"}]
+    )
+    answers = run(runner(DETECT), request(), request(), request())
+    assert [answer.error is None for answer in answers] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"), [([], "0 results"), (None, "NoneType"), (3, "int"), ([{}, {}], "2 results")]
+)
+def test_not_one_result_an_image_is_the_steps_failure(
+    returned: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Blobs, "process_batch", lambda self, images, contexts: returned)
     [got] = run(runner(DETECT), request())
     assert got.error is not None
-    assert "process_batch returned 0 results for 1 images" in got.error.detail
+    assert f"toys.Blobs.process_batch returned {words} for 1 images" in got.error.detail
+
+
+def test_an_error_in_words_that_utf8_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no file caf\udce9.txt")
+
+    monkeypatch.setattr(Blobs, "process", fail)
+    [got] = run(runner(DETECT), request())
+    assert got.error is not None
+    assert got.error.detail == "no file caf\\udce9.txt"
 
 
 def test_an_image_that_cannot_be_decoded_is_answered_before_the_model() -> None:

@@ -50,7 +50,12 @@ class PubsubServer:
         ids = []
         with self.changed:
             for message in request.messages:
-                sent = t.PubsubMessage(data=message.data, message_id=uuid.uuid4().hex, publish_time=time_now())
+                sent = t.PubsubMessage(
+                    data=message.data,
+                    attributes=message.attributes,
+                    message_id=uuid.uuid4().hex,
+                    publish_time=time_now(),
+                )
                 ids.append(sent.message_id)
                 for subscription in self.subscriptions.values():
                     if subscription.spec.topic == request.topic:

@@ -74,10 +74,28 @@ def test_every_mistake_at_once() -> None:
         ({"auth": "none", "autoscaling": {"max_replicas": 3, "target_ongoing_crops": 8.0}}, "is for steps"),
         ({"auth": "none", "fetch": {"schemes": ["file"]}}, "https"),
         ({"auth": "none", "fetch": {"private_networks": ["localhost"]}}, "10.0.0.0/8"),
+        ({"auth": "none", "fetch": {"s3": {"allow": {"*": ["s3://photos/*"]}}}}, "write s3://photos"),
+        ({"auth": "none", "fetch": {"s3": {"allow": {"*": ["s3://photos/in/**/*.jpg"]}}}}, "write s3://photos/in"),
+        ({"auth": "none", "fetch": {"s3": {"allow": {"*": ["s3://photos-*/in"]}}}}, "write s3://BUCKET"),
+        ({"auth": "none", "fetch": {"gs": {"allow": {"a": ["gs://*"]}}}}, "write gs://BUCKET"),
+        ({"auth": "none", "fetch": {"hosts": ["https://a.example"]}}, "without scheme"),
+        ({"auth": "none", "fetch": {"hosts": ["a.example:8080"]}}, "without scheme, port"),
+        ({"auth": "none", "fetch": {"hosts": ["a.example/photos"]}}, "path"),
+        ({"auth": "none", "fetch": {"hosts": ["img*.a.example"]}}, "*.example.com"),
+        ({"auth": "none", "fetch": {"hosts": ["*"]}}, "*.example.com"),
+        ({"auth": "none", "fetch": {"hosts": [""]}}, "matches no host"),
     ],
 )
 def test_mistakes(block: Any, says: str) -> None:
     assert any(says in line for line in lines(block))
+
+
+def test_rules_that_match() -> None:
+    hosts = ["a.example", "*.a.example", "bücher.example", "xn--bcher-kva.example", "192.0.2.1", "2001:db8::1", "host"]
+    fetch = {"hosts": hosts, "s3": {"allow": {"*": ["s3://photos", "s3://photos/in/"]}}}
+    config = read_gateway_config({"auth": "none", "fetch": fetch})
+    assert config.fetch.hosts == tuple(hosts)
+    assert config.fetch.s3.allow == {"*": ("s3://photos", "s3://photos/in")}
 
 
 def test_a_file_and_paths_beside_it(tmp_path: Path) -> None:

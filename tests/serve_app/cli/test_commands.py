@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import jsonschema
 import PIL.Image
 import pytest
@@ -83,11 +84,28 @@ class TestRun:
         assert code == 0
         assert lines(out)[0]["metadata"] == {"site": 3}
 
-    @pytest.mark.parametrize("metadata", ["nonsense", "[1]"])
+    @pytest.mark.parametrize("metadata", ["nonsense", "[1]", '{"a": NaN}', '{"a": 1e999}', '{"a": "caf\udce9"}'])
     def test_metadata_that_is_none(self, visiongraph: Run, pipeline: Path, photos: Path, metadata: str) -> None:
         code, out, err = visiongraph("run", pipeline, photos / "b.png", "--metadata", metadata)
         assert (code, out) == (2, "")
-        assert "JSON" in err
+        assert "'metadata'" in err
+
+    def test_objects_of_a_bucket(
+        self, visiongraph: Run, pipeline: Path, photos: Path, moto: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="run", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        keys = ["day/photo#1?.png", "/day/a b%20+.png", "day//\u202f.png"]
+        for key in keys:
+            client.put_object(Bucket="run", Key=key, Body=(photos / "b.png").read_bytes())
+        uris = [f"s3://run/{key}" for key in keys]
+        code, out, err = visiongraph("run", pipeline, *uris, "s3://run/day/")
+        assert code == 0, err
+        assert [line["image"]["uri"] for line in lines(out)] == [*uris, uris[2], uris[0]]
+        code, out, err = visiongraph("run", pipeline, "s3://run/typo/")
+        assert (code, out) == (1, "")
+        assert "no images below s3://run/typo/" in err
 
     def test_nothing_to_run(self, visiongraph: Run, pipeline: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ from typing import Any
 import boto3
 import pytest
 from brokers import BROKERS, Broker
+from intakes import LIMITS
 
+from classifiers import BadImage
+from serve_app.gateway_config import FetchConfig
+from serve_app.http.sources import Sources
+from serve_app.intake_config import SourcesConfig
 from serve_app.queues import DeadLetter, Message, QueueUnavailable, queue_from_url
 from serve_app.queues.sqlite import SqliteQueue
 from serve_app.results import Outcome, ResultStore
@@ -125,9 +131,87 @@ class TestSubmit:
         assert code == 0, err
         assert [line["uri"] for line in lines(out)] == ["s3://photos/day/1.jpg", "s3://photos/day/2.jpg"]
 
+    def test_a_prefix_without_images(
+        self, visiongraph: Run, url: str, moto: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="typos", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        client.put_object(Bucket="typos", Key="day/notes.txt", Body=b"x")
+        for prefix in ("s3://typos/dya/", "s3://typos/day/", "s3://typos/", "s3://typos"):
+            code, out, err = visiongraph("submit", url, prefix)
+            assert (code, out) == (1, "")
+            assert f"no images below {prefix}" in err
+        code, out, _ = visiongraph("submit", url, "s3://typos/dya/", "s3://typos/day/1.jpg")
+        assert (code, [line["uri"] for line in lines(out)]) == (1, ["s3://typos/day/1.jpg"])
+
+    @pytest.mark.parametrize(
+        "name",
+        ["caf\udce9.jpg", "cam1:0001.jpg", "C:\\photo.jpg", "a#1?.jpg", "[1].jpg", "*.jpg", "http:x.jpg", "100%.jpg"],
+    )
+    def test_an_existing_file_is_a_file(
+        self, visiongraph: Run, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path(name).write_bytes(b"x")
+        sources = Sources(SourcesConfig(files=(str(tmp_path),)), FetchConfig(), LIMITS, 1)
+        for argument in (name, tmp_path / name, (tmp_path / name).as_uri()):
+            code, out, err = visiongraph("submit", url, argument)
+            assert code == 0, err
+            [line] = lines(out)
+            with pytest.raises(BadImage):  # what the worker says, having read it
+                asyncio.run(sources.frame(line["uri"], None))
+
+    def test_what_is_not_there_does_not_keep_the_rest_back(self, visiongraph: Run, url: str, tmp_path: Path) -> None:
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(b"x")
+        (folder / "b.jpg").symlink_to(folder / "gone.jpg")
+        (folder / "c.jpg").symlink_to(folder / "c.jpg")
+        (folder / "d.jpg").write_bytes(b"x")
+        code, out, err = visiongraph("submit", url, folder, tmp_path / "*.gif", "", "x" * 300, "s3://b/1.jpg")
+        assert code == 1
+        assert [Path(line["uri"]).name for line in lines(out)] == ["a.jpg", "d.jpg", "1.jpg"]
+        for says in (
+            f"no file {folder}/b.jpg",
+            f"no file {folder}/c.jpg",
+            "nothing matches",
+            "an empty argument",
+            "xxx",
+        ):
+            assert says in err
+        assert "5 were not submitted" in err
+        assert "Traceback" not in err
+
+    def test_lines_of_stdin(self, visiongraph: Run, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "caf\udce9.jpg").write_bytes(b"x")
+        text = b"s3://b/a b.jpg\r\n\n" + os.fsencode(tmp_path) + b"/caf\xe9.jpg\ngs://b/last.jpg"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        code, out, err = visiongraph("submit", url, "-", "https://h/z.jpg")
+        assert code == 0, err
+        assert [line["uri"] for line in lines(out)] == [
+            "s3://b/a b.jpg",
+            f"file://{tmp_path}/caf%E9.jpg",
+            "gs://b/last.jpg",
+            "https://h/z.jpg",
+        ]
+
+    @pytest.mark.parametrize(
+        "metadata", ["n=NaN", "n=[Infinity]", "n=1e999", "n=caf\udce9", "\udce9=1", "n=" + "x" * 70_000]
+    )
+    def test_metadata_that_cannot_be_stored(self, visiongraph: Run, url: str, metadata: str) -> None:
+        code, out, err = visiongraph("submit", url, "s3://b/1.jpg", "--metadata", metadata)
+        assert (code, out) == (2, "")
+        assert "--metadata" in err
+
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
+            (("sqlite:////q.db", "ftp://h/a.jpg"), "do not fetch ftp://"),
+            (("sqlite:////q.db", "s3:///a.jpg"), "names no object"),
+            (("sqlite:////q.db", "gs://b/day/"), "names no object"),
+            (("sqlite:////q.db", "file://host/a.jpg"), "there is no file"),
+            (("sqlite:////q.db", "cam1:0001.jpg"), "there is no file cam1:0001.jpg"),
             (("redis://127.0.0.1:6379/0?stream=x", __file__), "upload it"),
             (("kafka://x", "s3://b/1.jpg"), "known forms"),
             (("sqlite:////nowhere/at/all/q.db", "no-such-file.jpg"), "there is no file no-such-file.jpg"),

@@ -198,3 +198,13 @@ def test_compact_twice_is_compact_once(visiongraph: Run, compacted: str) -> None
 @pytest.mark.parametrize("command", ["query", "compact"])
 def test_help_has_an_example(visiongraph: Run, command: str) -> None:
     assert f"Example: visiongraph {command} " in " ".join(visiongraph(command, "--help")[1].split())
+
+
+def test_compact_says_what_it_set_aside(visiongraph: Run, results: str) -> None:
+    (Path(results) / "journal" / "2026-01-01").mkdir()
+    (Path(results) / "journal" / "2026-01-01" / "1.jsonl").write_bytes(b"{half a line")
+    code, _, err = visiongraph("compact", results)
+    assert code == 0
+    assert "3 rows into 2 Parquet files" in err
+    assert "1 lines are no results" in err
+    assert list((Path(results) / "rejected").iterdir())

@@ -181,6 +181,15 @@ class TestProblems:
     async def test_malformed_forms(self, client: httpx.AsyncClient, body: bytes, kind: str) -> None:
         problem(await post(client, body, kind), 400, "malformed")
 
+    async def test_null_counts_as_left_out(self, client: httpx.AsyncClient) -> None:
+        body = {"base64": base64.b64encode(PNG).decode(), "uri": None, "metadata": None}
+        for response in (
+            await client.post("/v1/images", json=body),
+            await client.post("/v1/images", files={"image": PNG}, data={"metadata": "null"}),
+        ):
+            assert response.status_code == 200, response.text
+            assert response.json()["metadata"] == {}
+
     @pytest.mark.parametrize("metadata", ["not json", "[1]", "[" * 100_000])
     async def test_malformed_metadata(self, client: httpx.AsyncClient, metadata: str) -> None:
         response = await client.post("/v1/images", files={"image": PNG}, data={"metadata": metadata})

@@ -365,6 +365,67 @@ async def test_a_good_one(friendly: httpx.AsyncClient, site: Site) -> None:
     assert response.json()["context"]["detect"]["detected_classes"] == ["car", "person"]
 
 
+ENCODED = [
+    ("/a b.png", "/a%20b.png"),
+    ("/Straße/ü.png", "/Stra%C3%9Fe/%C3%BC.png"),
+    ("/車 \U0001f600.png", "/%E8%BB%8A%20%F0%9F%98%80.png"),
+    ("/a%20b.png", "/a%20b.png"),
+    ("/100%.png", "/100%.png"),
+    ('/"<>`{|}^.png', "/%22%3C%3E%60%7B|%7D^.png"),
+    ("/a.png?q=ü b&c=d/é", "/a.png?q=%C3%BC%20b&c=d/%C3%A9"),
+    ("/a.png?w=\\", "/a.png?w=\\"),
+    ("/no\u00a0break\u202f.png", "/no%C2%A0break%E2%80%AF.png"),
+    ("/a.png#part 1", "/a.png"),
+    ("/a.png \n", "/a.png"),
+]
+
+
+@pytest.mark.parametrize(("path", "asked"), ENCODED)
+async def test_addresses_are_encoded_as_browsers_do(
+    friendly: httpx.AsyncClient, site: Site, path: str, asked: str
+) -> None:
+    site.page(asked)
+    uri = f"http://127.0.0.1:{site.port}{path}"
+    response = await ask(friendly, uri)
+    assert response.status_code == 200, response.text
+    assert site.asked == [asked]
+    assert response.json()["image"]["uri"] == uri
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        (b"/a b.png", "/a%20b.png"),
+        ("/ü.png".encode(), "/%C3%BC.png"),
+        (b"/\xfc.png", "/%FC.png"),
+        (b"/a%20b.png", "/a%20b.png"),
+        ("ü b.png?x=\U0001f600".encode(), "/%C3%BC%20b.png?x=%F0%9F%98%80"),
+    ],
+)
+async def test_redirects_are_encoded_too(friendly: httpx.AsyncClient, site: Site, location: bytes, asked: str) -> None:
+    site.redirect("/r", location.decode("latin-1"))  # as http.server writes headers
+    site.page(asked)
+    response = await ask(friendly, f"http://127.0.0.1:{site.port}/r")
+    assert response.status_code == 200, response.text
+    assert site.asked == ["/r", asked]
+
+
+@pytest.mark.parametrize("pattern", ["bücher.example", "xn--bcher-kva.example", "*.EXAMPLE"])
+async def test_international_names(
+    backend: LocalBackend, site: Site, names: dict[str, Callable[[], list[str]]], pattern: str
+) -> None:
+    names["xn--bcher-kva.example"] = lambda: ["127.0.0.1"]
+    allowed = rules(site, private_networks=["127.0.0.0/8"], hosts=[pattern])
+    site.redirect("/r", f"http://bücher.example:{site.port}/a.png".encode().decode("latin-1"))
+    async with client_of(app_over(backend, allowed)) as client:
+        for host in ("bücher.example", "BÜCHER.example", "xn--bcher-kva.example"):
+            for path in ("/a.png", "/r"):
+                response = await ask(client, f"http://{host}:{site.port}{path}")
+                assert response.status_code == 200, response.text
+        problem(await ask(client, f"http://xn--bcher-kva.test:{site.port}/a.png"), 403, "forbidden")
+    assert set(site.hosts) == {f"xn--bcher-kva.example:{site.port}"}
+
+
 async def test_hosts_that_are_listed(
     backend: LocalBackend, site: Site, names: dict[str, Callable[[], list[str]]]
 ) -> None:

@@ -392,7 +392,7 @@ def jobs() -> Iterator[tuple[str, bytes, str, int]]:
             *("http://images.example/a.png", "https://127.0.0.1/a.png", "https://[::1]/a.png", "https://2130706433/"),
             *("https://user@images.example/a.png", "https://images.example:22/", "https://images.example\\@127.0.0.1/"),
             *("https://images.example.evil.test/", "https://", "data:image/png;base64,AAAA", "gs://b/a", "s3://b/a"),
-            *(" https://images.example/a.png", "https://images.example/a.png\r\nx: y", "https://images.example/a b"),
+            *(" https://images.example/a.png", "https://images.example/a.png\r\nx: y", "https://ïmages.example/a b"),
             *("sqlite:///etc/passwd", "unix:///var/run/docker.sock", "s3://b/../a"),
         ]
     ):

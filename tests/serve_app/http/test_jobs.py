@@ -79,6 +79,20 @@ async def test_one_job_needs_no_list(at: Place, backend: LocalBackend) -> None:
     assert len(response.json()["jobs"]) == await waiting(at) == 1
 
 
+async def test_null_counts_as_left_out(at: Place, backend: LocalBackend) -> None:
+    async with gateway(at, backend) as client:
+        body = {"uri": at.image(), "metadata": None, "annotate": None}
+        for sent in (body, [body]):
+            response = await client.post("/v1/jobs", json=sent)
+            assert response.status_code == 202, response.text
+        async with consuming(at, backend):
+            await until(at.is_empty)
+        job = response.json()["jobs"][0]
+        assert (await client.get(job["status_url"])).json()["result"]["metadata"] == {}
+        problem(await client.get(f"{job['status_url']}/picture"), 404)
+        problem(await client.post("/v1/jobs", json={"uri": None}), 400, "malformed")
+
+
 async def test_a_list_is_accepted_whole_or_not_at_all(at: Place, backend: LocalBackend) -> None:
     good = {"uri": at.image()}
     async with gateway(at, backend) as client:

@@ -16,8 +16,23 @@ from graph import LocalBackend
 from serve_app.buckets import s3_bucket
 from serve_app.gateway_config import S3Config
 from serve_app.http.bucket_images import BucketImages
-from serve_app.http.problems import Forbidden
+from serve_app.http.problems import FetchFailed, Forbidden
+from serve_app.http.sources import is_final
 from serve_app.keys import create_key
+
+KEYS = [
+    "Bildschirmfoto 2026-11-30 um 9.41.00\u202fAM.png",
+    "no\u00a0break.png",
+    "team 👩\u200d🚀.png",
+    "a#1?x=y&z.png",
+    "100%.png",
+    "a%20b+c.png",
+    "x:y@z;(1)!'*~|^`{}[]<>\"$,=.png",
+    "back\\slash.png",
+    "e\u0301.png",
+    "\u2028\ue000\ufeff.png",
+    " leading and trailing ",
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +76,28 @@ async def test_reading(backend: LocalBackend, store: str, tmp_path: Any) -> None
         problem(await ask(client, "https://example.com/a.png"), 403, "forbidden")
 
 
+@pytest.mark.parametrize("key", KEYS)
+async def test_every_key_that_s3_takes(store: str, key: str) -> None:
+    boto3.client("s3", endpoint_url=store).put_object(Bucket="photos", Key=key, Body=key.encode())
+    images = BucketImages("s3", {"*": ["s3://photos"]}, lambda name: s3_bucket(name, None, store), 1000)
+    uri = f"s3://photos/{key}"
+    images.check(uri, "key", "tenant")
+    assert await images.read(uri) == key.encode()
+
+
+async def test_versions(store: str) -> None:
+    client = boto3.client("s3", endpoint_url=store)
+    client.create_bucket(Bucket="versions")
+    client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
+    first, second = (client.put_object(Bucket="versions", Key="a", Body=body)["VersionId"] for body in (b"1", b"2"))
+    images = BucketImages("s3", {}, lambda name: s3_bucket(name, None, store), 1000)
+    assert [await images.read("s3://versions/a", version) for version in (first, second, None)] == [b"1", b"2", b"2"]
+    client.delete_object(Bucket="versions", Key="a", VersionId=first)
+    with pytest.raises(FetchFailed, match=f"no such version.*{first}") as error:
+        await images.read("s3://versions/a", first)
+    assert is_final(error.value)
+
+
 async def test_a_store_that_is_away(backend: LocalBackend) -> None:
     s3 = {"allow": {"*": ["s3://photos"]}, "endpoint_url": "http://127.0.0.1:1"}
     async with client_of(app_over(backend, config(fetch={"s3": s3}))) as client:
@@ -81,6 +118,9 @@ async def test_a_store_that_is_away(backend: LocalBackend) -> None:
         ("s3://b/f/./a.png", False),
         ("s3://b/f/\x00.png", False),
         ("s3://b/f/\n.png", False),
+        ("s3://b/f/\x7f.png", False),
+        ("s3://b/f/\x85.png", False),
+        ("s3://b/f/\u202f\u00a0\u200d.png", True),
         ("s3://B/f/a.png", False),
         ("s3://b2/f/a.png", False),
         ("s3://user@b/f/a.png", False),

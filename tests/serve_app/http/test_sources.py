@@ -56,6 +56,15 @@ async def test_files_of_the_folders_that_are_listed(folder: Path) -> None:
         assert is_final(error.value), uri
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.png", "café.png".encode(), b"a#1?.png", b"100%.png", b"cam1:0001.png"])
+async def test_every_name_that_a_file_may_have(folder: Path, name: bytes) -> None:
+    file = folder / os.fsdecode(name)
+    file.write_bytes(PNG)
+    sources = Sources(SourcesConfig(files=(str(folder),)), FetchConfig(), LIMITS, 4)
+    frame = await sources.frame(file.as_uri(), None)
+    assert (frame.width, frame.uri) == (320, file.as_uri())
+
+
 async def test_a_key_has_what_the_key_may_have_and_no_files(folder: Path) -> None:
     own = SourcesConfig.model_validate({"files": [str(folder)], "s3": {"allow": {"*": ["s3://raw"]}}})
     clients = FetchConfig.model_validate({"s3": {"allow": {"acme": ["s3://acme"]}}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 import uuid
@@ -363,6 +364,53 @@ async def test_the_objects_of_an_s3_event_are_jobs_of_their_own(
         compact(at.store.objects)
         found = query(at.store.objects, "SELECT uri FROM results ORDER BY uri").rows
         assert found == [(f"s3://{bucket}/a b.png",), (f"s3://{bucket}/c.png",)]
+
+
+async def test_the_version_that_a_notification_names_is_the_one_that_is_fetched(
+    moto: str, tmp_path: Path, toys: LocalBackend
+) -> None:
+    bucket, key = f"photos-{uuid.uuid4().hex[:8]}", "a.png"
+    client = boto3.client("s3", endpoint_url=moto)
+    client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    pictures = [encoded(draw(("car", 10, 10, 90, 50))), encoded(draw(("person", 10, 10, 50, 90)))]
+    versions = [client.put_object(Bucket=bucket, Key=key, Body=data)["VersionId"] for data in pictures]
+    rules = {"s3": {"allow": {"*": [f"s3://{bucket}"]}, "endpoint_url": moto, "region": "eu-west-1"}}
+    async with place(tmp_path) as at:
+        for version in (*versions, "null"):  # both uploads were over before the first event is read
+            entry = {"key": key, "versionId": version, "sequencer": version}
+            await at.publish(
+                {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": entry}}]}
+            )
+        async with consuming(at, toys, own=rules):
+            await until(at.is_empty)
+        assert await at.letters() == []
+        compact(at.store.objects)
+        found = query(at.store.objects, "SELECT sha256 FROM results").rows
+        hashes = [hashlib.sha256(data).hexdigest() for data in pictures]
+        assert Counter(digest for (digest,) in found) == {hashes[0]: 1, hashes[1]: 2}  # "null": the newest
+
+
+async def test_what_cannot_be_stored_is_a_dead_letter_at_once(at: Place, toys: LocalBackend) -> None:
+    uri = at.image()
+    bodies = [
+        b'{"id": "nan", "uri": "%s", "metadata": {"a": NaN}}',
+        b'{"id": "infinity", "uri": "%s", "metadata": {"a": [1e999]}}',
+        b'{"id": "metadata", "uri": "%s", "metadata": {"a": "caf\\udce9"}}',
+        b'{"id": "id\\ud800", "uri": "%s"}',
+        b'{"id": "uri", "uri": "%s\\udfff"}',
+        b'{"id": "large", "uri": "%s", "metadata": {"a": "' + b"x" * 70_000 + b'"}}',
+        b'{"id": "' + b"x" * 1000 + b'", "uri": "%s"}',
+    ]
+    await at.publish(*(body.replace(b"%s", uri.encode()) for body in bodies))
+    # as long as an id may be, and longer than the name of a file may be once it is encoded
+    await at.publish({"id": "ü/" * 100, "uri": uri}, {"id": 7, "uri": uri, "metadata": None})
+    async with consuming(at, toys):
+        await until(at.is_empty)
+    letters = await at.letters()
+    assert [(letter.type, letter.attempts) for letter in letters] == [("BadMessage", 1)] * len(bodies)
+    assert sorted(rows(at)) == sorted(["ü/" * 100, "7"])
+    assert await at.store.outcome("ü/" * 100) is not None
 
 
 async def test_the_marker_says_what_counts(at: Place, toys: LocalBackend) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from toys import draw, encoded
 
 from graph import Engine, Frame, LocalBackend, Plan, load_plan
 from graph.messages import StepAnswer, StepRequest
-from serve_app.results import ResultStore, Reuse, StoreUnavailable
+from serve_app.results import BadResultsUri, ResultStore, Reuse, StoreUnavailable
 
 STREET = encoded(draw(("person", 10, 10, 50, 90)))
 
@@ -99,14 +101,78 @@ async def test_a_result_with_a_failure_is_not_kept(store: ResultStore, engines: 
     assert not list(store.objects.keys("content/"))
 
 
-async def test_a_store_that_is_away_costs_no_result(
-    store: ResultStore, engines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreUnavailable("no answer"),
+        BadResultsUri("there is no bucket"),
+        PermissionError("403 Forbidden"),
+        RuntimeError("the credentials have expired"),
+    ],
+)
+async def test_a_store_that_fails_costs_no_result(
+    store: ResultStore,
+    engines: Callable[..., Any],
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine, _ = engines()
+    asked = 0
 
-    def away(*_: Any) -> None:
-        raise StoreUnavailable("the store is away")
+    def fail(*_: Any) -> None:
+        nonlocal asked
+        asked += 1
+        raise error
 
-    monkeypatch.setattr(store.objects, "get", away)
-    monkeypatch.setattr(store.objects, "create", away)
+    monkeypatch.setattr(store.objects, "get", fail)
+    monkeypatch.setattr(store.objects, "create", fail)
+    reuse = Reuse(store)
+    for _ in range(3):
+        assert (await run(reuse, engine))["steps"][0]["status"] == "ok"
+    assert asked == 1  # it is left alone for a while
+    assert caplog.text.count("results are neither looked up nor kept") == 1
+    assert str(error) in caplog.text
+
+
+async def test_a_store_that_hangs_costs_no_result_and_works_again_later(
+    store: ResultStore, engines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, backend = engines()
+    reuse = Reuse(store, patience_s=0.02)
+    await run(reuse, engine)
+    answers = threading.Event()
+    get = store.objects.get
+    monkeypatch.setattr(store.objects, "get", lambda key: (answers.wait(30), get(key))[1])
+    async with asyncio.timeout(10):
+        assert (await run(reuse, engine))["steps"][0]["status"] == "ok"
+    assert "no answer within 0.02 s" in caplog.text
+    answers.set()
+    async with asyncio.timeout(10):
+        calls = -1
+        while calls != backend.calls:
+            calls = backend.calls
+            await run(reuse, engine)
+
+
+@pytest.mark.parametrize("kept", [b"{half", b"\xff"])
+async def test_a_kept_result_that_is_damaged_costs_no_result(
+    store: ResultStore, engines: Callable[..., Any], kept: bytes
+) -> None:
+    engine, backend = engines()
+    reuse = Reuse(store)
+    await run(reuse, engine)
+    [key] = store.objects.keys("content/")
+    store.objects.put(key, kept)
+    assert (await run(reuse, engine))["steps"][0]["status"] == "ok"
+    other = encoded(draw(("car", 10, 10, 50, 90)))
+    await run(reuse, engine, other)
+    await run(reuse, engine, other)
+    assert backend.calls == 3  # others are looked up and kept as before
+
+
+async def test_a_bucket_that_is_not_there_costs_no_result(moto: str, engines: Callable[..., Any]) -> None:
+    engine, _ = engines()
+    store = ResultStore.from_uri(f"s3://nowhere/x?region=eu-west-1&endpoint_url={moto}")
     assert (await run(Reuse(store), engine))["steps"][0]["status"] == "ok"
+    await store.close()

@@ -1,0 +1,59 @@
+"""Addresses of images: what kind an address is, and its parts.
+
+They are taken apart by hand: like the name of a file, the key of an object may hold ``?`` and ``#``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from graph import Malformed
+
+__all__ = ["CONTROL_CHARACTERS", "checked_uri", "path_of_file_uri", "scheme_of", "split_bucket_uri"]
+
+CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""What no key of an object may hold here. Everything else is in use: macOS puts U+202F into names of screenshots."""
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(file):/", re.IGNORECASE)
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme in lower case; empty for a path. ``cam1:0001.jpg`` and ``C:\\\\a.jpg`` are names of files."""
+    match = _SCHEME.match(uri)
+    return "" if match is None else (match[1] or match[2]).lower()
+
+
+def split_bucket_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of ``s3://bucket/key`` or ``gs://bucket/key``; the key is everything after the bucket."""
+    bucket, _, key = uri.partition(":")[2].removeprefix("//").partition("/")
+    return bucket, key
+
+
+def path_of_file_uri(uri: str) -> Path | None:
+    """The path behind ``file:///path``, also one that is not UTF-8; ``None``: it names no file of this machine."""
+    rest = uri.partition(":")[2]
+    if rest.startswith("//"):
+        host, slash, rest = rest[2:].partition("/")
+        if host.lower() not in ("", "localhost"):
+            return None
+        rest = slash + rest
+    path = os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
+    return Path(path) if path.startswith("/") and "\0" not in path else None
+
+
+def checked_uri(uri: object) -> str:
+    """Return an address that can be stored.
+
+    Raises:
+        Malformed: it is not a string, empty, or has a lone surrogate.
+    """
+    if not isinstance(uri, str) or not uri:
+        raise Malformed("'uri' must say where the image is: s3://bucket/key, gs://bucket/key or https://...")
+    try:
+        uri.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed("'uri' has half of a surrogate pair, which is not valid Unicode") from error
+    return uri
