@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from graph.mistakes import Mistake, PipelineError
 
-__all__ = ["Loc", "Report"]
+__all__ = ["Loc", "Report", "place_text"]
 
 Loc: TypeAlias = tuple[str | int, ...]
 """Keys and indices from the top of the data down, as pydantic's ``loc``."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -14,10 +15,11 @@ from pydantic import (
     model_validator,
 )
 
+from classifiers.images import ImageLimits
 from graph._closed import Closed, mistake
 from graph._serve_config import INGRESS, ServeConfig
 
-__all__ = ["CLASS_PATH", "LimitsConfig", "PipelineConfig", "StepConfig"]
+__all__ = ["CLASS_PATH", "PipelineConfig", "StepConfig"]
 
 # In a context `detection` is the crop's own detection; the ingress deployment is called `gateway`, and `ingress` where
 # steps share its process; `worker` is the deployment that consumes a queue.
@@ -26,13 +28,6 @@ STEP_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 CLASS_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
 
 _MOVED = ("timeout_ms", "on_error")  # may stand in `serve:` too
-
-
-class LimitsConfig(Closed):
-    """Images over a limit are refused before their pixels are decoded."""
-
-    max_bytes: int = Field(32 * 2**20, ge=1, description="Largest encoded image, in bytes.", examples=[33554432])
-    max_pixels: int = Field(50_000_000, ge=1, description="Largest image, width x height.", examples=[50000000])
 
 
 def _as_tuple(value: Any) -> Any:
@@ -103,6 +98,7 @@ class StepConfig(Closed):
     timeout_ms: int | None = Field(
         None,
         ge=1,
+        le=86_400_000,
         description="Longest time for this step, in milliseconds; null: the request's deadline.",
         examples=[500],
     )
@@ -159,6 +155,10 @@ class StepConfig(Closed):
 class PipelineConfig(Closed):
     """A pipeline file: classifiers, and when each of them runs."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"patternProperties": {"^x-": {"description": "Ignored; for anchors."}}}
+    )
+
     name: str = Field(
         "pipeline",
         min_length=1,
@@ -171,8 +171,8 @@ class PipelineConfig(Closed):
         description="The steps. Their order is that of the results; what runs when follows from `depends_on`.",
         examples=[[{"name": "object_detection", "class": "classifiers.objects.ObjectClassifier"}]],
     )
-    limits: LimitsConfig = Field(
-        default_factory=LimitsConfig, description="What images are taken.", examples=[{"max_bytes": 33554432}]
+    limits: ImageLimits = Field(
+        default_factory=ImageLimits, description="Which images are accepted.", examples=[{"max_bytes": 33554432}]
     )
 
     def to_dict(self) -> dict[str, Any]:

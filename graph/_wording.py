@@ -68,6 +68,8 @@ def sentence(detail: ErrorDetails, example: str = "") -> str:
     got = f"; got {shown(value)}"
     if kind == "pipeline_mistake":
         return str(context["message"])
+    if kind == "string_type" and isinstance(value, bool | int | float):  # `no` is false in YAML, and 1.10 is 1.1
+        return f"expected a text{for_example}{got}; put it in quotes if it is a text"
     if kind in _EXPECTED:
         return f"expected {_EXPECTED[kind]}{for_example}{got}"
     if kind in _LIMITS:

@@ -9,12 +9,11 @@ from typing import Any
 
 from graph._serve_config import INGRESS, AutoscalingConfig, ServeConfig
 from graph._split import merge, structure, tunables
-from graph._step_config import LimitsConfig, PipelineConfig, StepConfig
+from graph._step_config import PipelineConfig, StepConfig
 
 __all__ = [
     "INGRESS",
     "AutoscalingConfig",
-    "LimitsConfig",
     "PipelineConfig",
     "ServeConfig",
     "StepConfig",

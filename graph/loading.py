@@ -15,9 +15,9 @@ from graph._checks import Draft, check_steps, read_drafts
 from graph._placement import check_placement
 from graph._report import Loc, Report
 from graph._wording import report_validation_error, shown
-from graph._yaml import Document, Problem, read_yaml
 from graph.config import PipelineConfig
 from graph.mistakes import Mistake, PipelineError, nearest
+from graph.yaml_reader import Document, Problem, read_yaml
 
 __all__ = ["Checked", "Mistake", "PipelineError", "Source", "check", "load"]
 
@@ -71,8 +71,10 @@ def _checked(document: Document, report: Report, name: str, folder: Path | None 
     data = document.data
     if not isinstance(data, dict):
         if not document.problems:
-            report.add((), f"expected a mapping with the key `pipeline`; got {shown(data)}")
+            wrong = f"expected a mapping with the key `pipeline`; got {shown(data)}"
+            report.add((), wrong if document.lines else "the file is empty; a pipeline file has the key `pipeline`")
         report.raise_if_any()
+    data = {key: value for key, value in data.items() if not key.startswith("x-")}  # for anchors, and for notes
     if data.get("name") is None:
         data["name"] = name
     drafts = read_drafts(data)

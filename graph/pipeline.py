@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -26,6 +26,8 @@ from graph.plan import load_plan
 __all__ = ["ImageLike", "VisionPipeline"]
 
 T = TypeVar("T")
+
+_CLOSED = "this VisionPipeline is closed; make a new one"
 
 ImageLike: TypeAlias = str | Path | bytes | PIL.Image.Image | npt.NDArray[np.uint8] | Callable[[ImageLimits], Frame]
 """A path, encoded bytes, a Pillow image, an (H, W, 3) RGB uint8 array, or a function that gets the image when its
@@ -52,11 +54,12 @@ class VisionPipeline:
 
     def __init__(self, pipeline: str | Path | Mapping[str, Any]) -> None:
         self.plan = load_plan(pipeline)
-        limits = self.plan.config.limits
-        self.limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+        self.limits = self.plan.config.limits
         self._backend = LocalBackend(self.plan)
         self._engine = Engine(self.plan, self._backend)
         self._loop = asyncio.new_event_loop()
+        self._closed = False
+        self._lock = threading.Lock()  # nothing is submitted to a loop that is about to stop
         self._thread = threading.Thread(target=self._loop.run_forever, name="visiongraph", daemon=True)
         self._thread.start()
 
@@ -77,8 +80,9 @@ class VisionPipeline:
             InputError: the image is at fault, or the metadata is not JSON (``Malformed``).
             StepFailed: a step with ``on_error: fail`` failed or timed out.
             DeadlineExceeded: ``timeout_s`` passed.
+            RuntimeError: the pipeline is closed, or another thread closed it during the call.
         """
-        return self._submit(self._run(image, checked_metadata(metadata), timeout_s)).result()
+        return _result(self._submit(self._run(image, checked_metadata(metadata), timeout_s)))
 
     def run_batch(
         self, images: Iterable[ImageLike], *, metadata: Mapping[str, Any] | None = None
@@ -90,6 +94,7 @@ class VisionPipeline:
 
         Raises:
             VisionError: as :meth:`run`, of the first image that failed; :meth:`stream` goes on past it.
+            RuntimeError: as :meth:`run`.
         """
         results: list[dict[str, Any]] = []
         for result in self.stream(images, metadata=metadata):
@@ -110,6 +115,7 @@ class VisionPipeline:
 
         Raises:
             Malformed: the metadata is not JSON.
+            RuntimeError: as :meth:`run`.
         """
         known = checked_metadata(metadata)
         window = in_flight or max(4, *(step.serve.max_batch_size for step in self.plan))
@@ -118,21 +124,27 @@ class VisionPipeline:
             for image in images:
                 waiting.append(self._submit(self._run(image, known, None)))
                 if len(waiting) >= window:
-                    yield _result(waiting.popleft())
+                    yield _result_or_error(waiting.popleft())
             while waiting:
-                yield _result(waiting.popleft())
+                yield _result_or_error(waiting.popleft())
         finally:
             for future in waiting:
                 future.cancel()
 
     def fingerprint(self) -> str:
         """Identity of the pipeline as it is loaded: structure, rules, parameters, code versions and weights."""
-        return self._submit(self._engine.fingerprint()).result()
+        return _result(self._submit(self._engine.fingerprint()))
 
     def close(self) -> None:
-        """End the threads. Called at the end of a ``with`` block; a second call does nothing."""
-        if self._loop.is_closed():
-            return
+        """End the threads. Called at the end of a ``with`` block; a second call does nothing.
+
+        What other threads wait for raises ``RuntimeError`` at once; this call waits for models that are running.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
         self._backend.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -147,10 +159,11 @@ class VisionPipeline:
         self.close()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("this VisionPipeline is closed; make a new one")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise RuntimeError(_CLOSED)
 
     async def _run(
         self, image: ImageLike, metadata: Mapping[str, Any] | None, timeout_s: float | None
@@ -182,8 +195,22 @@ def _read_frame(image: ImageLike, limits: ImageLimits) -> Frame:
     return Frame.from_array(image, limits)
 
 
-def _result(future: Future[dict[str, Any]]) -> dict[str, Any] | VisionError:
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _result(future: Future[T]) -> T:
     try:
         return future.result()
+    except CancelledError:  # only close() cancels what somebody waits for
+        raise RuntimeError(_CLOSED) from None
+
+
+def _result_or_error(future: Future[dict[str, Any]]) -> dict[str, Any] | VisionError:
+    try:
+        return _result(future)
     except VisionError as error:
         return error

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from classifiers.images import ImageLimits
 from graph import Engine, Plan
 from graph.config import INGRESS, merge
 from serve_app.backend import ServeBackend
@@ -73,8 +72,7 @@ class Gateway:
             return None, None
         store = ResultStore.from_uri(self._intake.results)
         limits = self._engine.plan.config.limits
-        image_limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
-        sources = Sources(self._intake.fetch, self._config.fetch, image_limits, self._config.fetch.concurrent)
+        sources = Sources(self._intake.fetch, self._config.fetch, limits, self._config.fetch.concurrent)
         desk = JobDesk(queue_from_url(self._intake.queue), store, sources)
         return desk, Reuse(store) if self._intake.reuse_results else None
 

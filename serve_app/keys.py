@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from classifiers import SetupError
+from serve_app.blocks import read_json
 from serve_app.gateway_config import JWT_TENANTS
 
 __all__ = [
@@ -75,6 +76,16 @@ class KeyFile(BaseModel):
 
     keys: tuple[ApiKey, ...] = ()
 
+    @field_validator("keys")
+    @classmethod
+    def _one_row_for_each(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        seen: set[str] = set()
+        for key in keys:
+            if key.id in seen:
+                raise ValueError(f"two keys have the id {key.id!r}; keep one")
+            seen.add(key.id)
+        return keys
+
 
 def key_hash(key: str) -> str:
     """What of a key is stored."""
@@ -93,13 +104,15 @@ def read_keys(path: Path) -> KeyFile:
         SetupError: it cannot be read, or is none.
     """
     try:
-        return KeyFile.model_validate_json(path.read_bytes())
+        return KeyFile.model_validate(read_json(path.read_bytes()))
     except OSError as error:
         raise unreadable(path, error) from error
     except ValidationError as error:
         # The values stay out of the message: a file of the wrong kind may hold anything.
         found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:5])
         raise SetupError(f"{path} is not a key file: {found}") from error
+    except (ValueError, RecursionError) as error:
+        raise SetupError(f"{path} is not a key file: {error}") from error
 
 
 def unreadable(path: Path, error: OSError) -> SetupError:

@@ -9,7 +9,6 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from classifiers.images import ImageLimits
 from graph import Plan
 from graph.config import INGRESS, merge
 from serve_app.autoscaling import worker_stats
@@ -72,7 +71,7 @@ class Worker:
 
     def _make_consumer(self, plan: Plan) -> Consumer:
         config, room = self._config, in_flight(plan, self._config)
-        limits = ImageLimits(max_bytes=plan.config.limits.max_bytes, max_pixels=plan.config.limits.max_pixels)
+        limits = plan.config.limits
         patience = Patience()
         runner = JobRunner(
             lambda is_last: self._engine(is_last),  # noqa: PLW0108 - another one after new tunables

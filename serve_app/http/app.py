@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from classifiers.images import ImageLimits
 from graph import Engine, Frame, Plan, json_schema
 from serve_app.frames import read_frame
 from serve_app.gateway_config import GatewayConfig
@@ -63,7 +62,6 @@ def make_app(
         redirect_slashes=False,  # the address would be made from the client's own Host header
     )
     limits = engine().plan.config.limits
-    image_limits = ImageLimits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
     guard = guard or Guard(config)
     fetcher = fetcher or Fetcher(config.fetch, limits.max_bytes)
     app.router.route_class = guarded_route(guard)
@@ -124,14 +122,14 @@ def make_app(
         async def fetch_and_work(uri: str, metadata: dict[str, Any]) -> Response:
             client = request.state.principal
             data = await fetcher.fetch(uri, client.key_id, client.tenant)
-            return await work(await read_frame(data, image_limits, uri), metadata)
+            return await work(await read_frame(data, limits, uri), metadata)
 
         limit_ms = min(config.timeout_ms, x_request_timeout_ms or config.timeout_ms)
         async with deadline(request, limit_ms):
             upload = await read_upload(request)
             if upload.uri is not None:
                 return await unless_gone(request, fetch_and_work(upload.uri, upload.metadata))
-            return await unless_gone(request, work(await read_frame(upload.data, image_limits), upload.metadata))
+            return await unless_gone(request, work(await read_frame(upload.data, limits), upload.metadata))
 
     add_job_routes(app, desk, guard, config.timeout_ms)
 

@@ -15,6 +15,7 @@ import httpx
 import jwt
 
 from classifiers import SetupError
+from serve_app.blocks import read_json
 from serve_app.gateway_config import JWT_TENANTS, Algorithm, JwtConfig
 from serve_app.http.principal import Principal
 from serve_app.http.problems import NotReady, Unauthorized
@@ -56,7 +57,7 @@ class Tokens:
         self._asking = asyncio.Lock()
         if self._url is None:
             try:
-                self._take(json.loads(Path(config.jwks).read_bytes()))
+                self._take(read_json(Path(config.jwks).read_bytes()))
             except (OSError, ValueError, jwt.PyJWTError) as error:
                 raise SetupError(f"the keys of {config.issuer} in {config.jwks} cannot be read: {error}") from error
 
@@ -141,7 +142,7 @@ class Tokens:
 
     async def _document(self) -> Any:
         if self._url is None:
-            return json.loads(await asyncio.to_thread(Path(self._config.jwks).read_bytes))
+            return read_json(await asyncio.to_thread(Path(self._config.jwks).read_bytes))
         data = b""
         async with (
             asyncio.timeout(_FETCH_TIMEOUT_S),
@@ -153,7 +154,7 @@ class Tokens:
                 data += chunk
                 if len(data) > _MAX_JWKS_BYTES:
                     raise ValueError(f"the answer of {self._url} is no set of keys: it is too long")
-        return json.loads(data)
+        return read_json(data)
 
     def _take(self, document: Any) -> None:
         if not isinstance(document, dict):

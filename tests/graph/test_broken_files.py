@@ -277,6 +277,8 @@ def broken_files() -> Iterator[Broken]:
         if not isinstance(path[-1], str):
             continue
         for wrong in (f"{path[-1]}s", path[-1].upper(), f"x-{path[-1]}"):
+            if len(path) == 1 and wrong.startswith("x-"):
+                continue  # keys for anchors
 
             def rename(parent: Any, key: Any, wrong: str = wrong) -> None:
                 for name, value in list(parent.items()):

@@ -140,7 +140,8 @@ def test_a_pipeline_is_called_as_its_file(write: Write) -> None:
         ("+7", 7),
         ("0b11", 3),
         ("0o17", 15),
-        ("017", 15),
+        ("0", 0),
+        ("-0", 0),
         ("0x1F", 31),
         ("16:9", "16:9"),
         ("2024-01-01", "2024-01-01"),
@@ -469,6 +470,9 @@ def test_ten_thousand_steps_in_a_row_do_not_exhaust_the_stack() -> None:
         ({"pipeline": [DET], "name": 3}, "name", "expected a text, for example demo; got 3"),
         ({"pipeline": [DET], "name": ""}, "name", "must not be empty"),
         ({"pipeline": [DET], "limits": {"max_bytes": 0}}, "limits.max_bytes", "must be at least 1; got 0"),
+        ({"pipeline": [DET], "limits": {"max_bytes": 2**31}}, "limits.max_bytes", "must be at most 2147483647; got"),
+        ({"pipeline": [DET], "limits": {"max_pixels": 200_000_000}}, "limits.max_pixels", "must be at most 178956970"),
+        ({"pipeline": [DET], "limits": {"max_frames": "3"}}, "limits.max_frames", "expected a whole number"),
         ({"pipeline": [DET], "limits": None}, "limits", "expected keys with values, for example {max_bytes: 33554432}"),
         ({"pipeline": [DET], "max_bytes": 3}, "max_bytes", "unknown key here; it belongs under `limits`"),
         ({"pipeline": [DET], 3: 3}, "3", "a key must be a text"),
@@ -504,7 +508,11 @@ YAML_MISTAKES = {
     "list": ("- a\n", 1, "expected a mapping with the key `pipeline`; got a list"),
     "text": ("\nhello\n", 2, "expected a mapping with the key `pipeline`; got the text 'hello'"),
     "tab": ("pipeline:\n\t- name: a\n", 2, "key 'name': a tab; YAML is indented with spaces"),
-    "two documents": ("name: a\n---\nname: b\n", 2, "key 'name': a second document (`---`); a pipeline file is one"),
+    "two documents": (
+        "name: a\n---\nname: b\n",
+        2,
+        "key 'name': a second document (`---`); write one document in a file",
+    ),
     "quote": ("pipeline:\n  - name: 'a\n    class: b\n", 2, "key 'name': a quote that is never closed"),
     "after the quote": (
         "pipeline:\n  - name: a\n    condition: 'car' in context['a']\n",
@@ -539,6 +547,13 @@ YAML_MISTAKES = {
         "key 'name': character '@' that cannot start any token; put the text in quotes",
     ),
     "alias": ("pipeline: *steps\n", 1, "key 'pipeline': not YAML: found undefined alias 'steps'"),
+    "windows path": (
+        'pipeline:\n  - name: a\n    params:\n      model: "C:\\models\\y.pt"\n',
+        4,
+        "step 'a', key 'model': a backslash in double quotes begins an escape; use single quotes, as in 'C:\\models",
+    ),
+    "user's path": ('name: "C:\\users"\n', 1, "a backslash in double quotes begins an escape; use single quotes"),
+    "pattern": ('name: "\\d+"\n', 1, "a backslash in double quotes begins an escape; use single quotes"),
     "control character": ("name: a\npipeline: \x01\n", 2, "the character '\\x01' cannot stand in YAML; remove it"),
     "escape": ('name: "\\UFFFFFFFF"\n', None, "not YAML"),
     "directive": ("%x\n", 2, "not YAML: expected '<document start>'"),
@@ -556,11 +571,37 @@ def test_text_that_is_no_pipeline_at_all(tmp_path: Path, text: str, line: int | 
 
 
 VALUE_MISTAKES = {
-    "twice": ("name: a\nname: b", 2, "key 'name': stands twice, first on line 1; keep one"),
+    "twice": ("name: a\nname: b", 2, "key 'name': duplicate key 'name' (first on line 1); keep one"),
+    "twice in quotes": ("name: a\n'name': b", 2, "key 'name': duplicate key 'name' (first on line 1); keep one"),
+    "twice in brackets": (
+        "name: a\nlimits: {max_bytes: 1, max_bytes: 2}",
+        2,
+        "duplicate key 'max_bytes' (first on line 2)",
+    ),
+    "twice in a list": (
+        "pipeline:\n - {name: a}\n - {name: b, 'name': c}",
+        3,
+        "duplicate key 'name' (first on line 3)",
+    ),
+    "twice in an anchor": ("x-a: &a {max_bytes: 1, max_bytes: 2}\nlimits: *a", 1, "key 'x-a.max_bytes': duplicate key"),
+    "twice in a merge": (
+        "limits: {<<: {max_bytes: 1, max_bytes: 2}}",
+        1,
+        "duplicate key 'max_bytes' (first on line 1)",
+    ),
+    "twice by an alias": ("x-k: &k name\n*k : a\nname: b", 3, "duplicate key 'name' (first on line 1)"),
+    "two merges": (
+        "x-a: &a {max_bytes: 1}\nlimits:\n  <<: *a\n  <<: *a",
+        4,
+        "duplicate key '<<' (first on line 3); write `<<: [*a, *b]`",
+    ),
+    "octal": ("name: 017", 1, "key 'name': 017 has a leading zero, which some read as octal; write 17, 0o17 for octal"),
+    "bool": ("name: no", 1, "expected a text, for example demo; got false; put it in quotes if it is a text"),
+    "version": ("name: 1.10", 1, "got 1.1; put it in quotes if it is a text"),
     "twice in a step": (
         "pipeline:\n - name: a\n   class: zoo.Keeper\n   name: b",
         4,
-        "step 'a', key 'name': stands twice, first on",
+        "step 'a', key 'name': duplicate key 'name' (first on line 2)",
     ),
     "tag": (
         "name: !!python/object:os.system x",
@@ -581,12 +622,9 @@ VALUE_MISTAKES = {
     "half a character": ('name: "\\ud800"', 1, "key 'name': has a character that is no text; remove it"),
     "half a key": ('"\\ud800": 1', 1, "a key has a character that is no text; remove it"),
     "itself": ("name: &a [*a]", 1, "key 'name[0]': contains itself through an alias (*name); write it out"),
-    "merged text": ("<<: a", 1, "key '<<': must be an alias (*name) of a mapping that has no `<<` itself"),
-    "merged merge": (
-        "limits: &a {<<: {max_bytes: 1}}\n<<: *a",
-        2,
-        "must be an alias (*name) of a mapping that has no `<<` itself",
-    ),
+    "merged text": ("<<: a", 1, "key '<<': must be an alias (*name) of another mapping, or a list of aliases"),
+    "merged in itself": ("limits: &a\n  <<: *a", 2, "must be an alias (*name) of another mapping"),
+    "merged in its merge": ("limits: &a {<<: [*a]}", 1, "must be an alias (*name) of another mapping"),
 }
 
 
@@ -642,6 +680,42 @@ def test_a_merge_gives_what_the_mapping_does_not_have(write: Write) -> None:
     assert (two.class_path, two.params) == ("zoo.Detector", {"confidence": 0.1})
     assert three.params == {"confidence": 0.1, "model": "m"}
     assert three.serve.num_cpus == 0.5
+
+
+def test_a_merge_may_merge(write: Write) -> None:
+    path = write(
+        """
+        x-small: &small {confidence: 0.1, half: true}
+        x-smaller: &smaller
+          confidence: 0.05
+          <<: *small
+        pipeline:
+          - {name: det, class: zoo.Detector, params: {<<: *smaller}}
+        """
+    )
+    assert load(path).pipeline[0].params == {"confidence": 0.05, "half": True}
+
+
+def test_keys_that_begin_with_x_are_for_anchors(write: Write) -> None:
+    path = write(
+        """
+        x-cheap: &cheap {num_cpus: 0.5}
+        x-notes: [anything, 1]
+        pipeline:
+          - {name: det, class: zoo.Detector, serve: *cheap}
+        """
+    )
+    config = load(path)
+    assert config.pipeline[0].serve.num_cpus == 0.5
+    assert not [key for key in config.to_dict() if key.startswith("x-")]
+    assert load({"pipeline": [DET], "x-notes": 1}) == load({"pipeline": [DET]})
+    assert only({**DET, "x-notes": 1}).key == "x-notes"
+
+
+def test_merges_that_multiply_are_refused(write: Write) -> None:
+    rows = ["a0: &a0 {x: 1, y: 2}"] + [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 40)]
+    (mistake,) = mistakes_of(write("\n".join(rows)))
+    assert "more than 100,000 values after aliases (*name) are expanded" in mistake.message
 
 
 def test_aliases_that_multiply_are_refused(write: Write) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import pytest
 from toys import draw, encoded
 
 from classifiers import BadImage, SetupError
+from classifiers.images import ImageLimits
 from graph import DeadlineExceeded, PipelineError, VisionPipeline
 from graph.frame import Frame
+from graph.pipeline import ImageLike
 
 PIPELINE: dict[str, Any] = {
     "name": "toy",
@@ -132,6 +137,49 @@ def test_a_model_that_cannot_be_loaded_names_its_step(monkeypatch: pytest.Monkey
 
 def test_the_fingerprint_is_that_of_the_results(pipeline: VisionPipeline) -> None:
     assert pipeline.fingerprint() == pipeline.run(STREET)["pipeline"]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda pipeline, image: pipeline.run(image),
+        lambda pipeline, image: pipeline.run_batch([STREET, image] * 10),
+        lambda pipeline, image: list(pipeline.stream([image, b"no image", STREET])),
+    ],
+    ids=["run", "run_batch", "stream"],
+)
+@pytest.mark.parametrize("where", ["reading", "model"])
+def test_closing_a_pipeline_ends_the_calls_of_other_threads(
+    work: Callable[[VisionPipeline, ImageLike], Any], where: str
+) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def image(limits: ImageLimits) -> Frame:
+        entered.set()
+        if where == "reading":
+            released.wait(10)
+        return Frame.from_array(STREET, limits)
+
+    pipeline = VisionPipeline({"pipeline": [{"name": "z", "class": "toys.Sleeper", "params": {"seconds": 0.5}}]})
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(work, pipeline, image)
+        assert entered.wait(10)
+        closing = pool.submit(pipeline.close)
+        with pytest.raises(RuntimeError, match="closed"):
+            waiting.result(timeout=5)
+        with pytest.raises(RuntimeError, match="closed"):
+            pipeline.run(STREET)
+        closing.result(timeout=10)
+        released.set()
+
+
+def test_a_pipeline_closed_between_two_results_ends_the_stream() -> None:
+    with VisionPipeline(PIPELINE) as pipeline:
+        stream = pipeline.stream([STREET] * 50, in_flight=4)
+        assert "context" in next(stream)
+        pipeline.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            list(stream)
 
 
 def test_a_closed_pipeline_says_so() -> None:

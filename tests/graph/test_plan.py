@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import pickle
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -306,14 +308,108 @@ def test_the_code_of_a_class_and_of_its_bases_is_part_of_it(plug_in: Path, file:
     assert (after.structure_digest != before.structure_digest) is differs
 
 
+def forget_digests() -> None:
+    graph._digests._own_code.cache_clear()
+    graph._digests.code_digest.cache_clear()
+
+
+CLASS = "from zoo import Keeper\nclass Leaf(Keeper): ...\n"
+LAZY = "def f():\n    import digest_helper\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "changed", "differs"),
+    [
+        # a package: all of it, whether it is seen to be imported or not
+        ({"__init__": "", "cars": CLASS, "helper": ""}, "digest_pkg.cars", "helper.py", True),
+        ({"__init__": "", "cars": CLASS, "sub/__init__": "", "sub/deep": ""}, "digest_pkg.cars", "sub/deep.py", True),
+        ({"__init__": "", "a/__init__": "", "a/cars": CLASS, "b": ""}, "digest_pkg.a.cars", "b.py", True),
+        ({"__init__": CLASS}, "digest_pkg", "labels.json", True),
+        ({"__init__": CLASS}, "digest_pkg", "sub/names.txt", True),
+        ({"__init__": CLASS}, "digest_pkg", "notes.md", False),
+        ({"__init__": CLASS}, "digest_pkg", "__pycache__/old.py", False),
+        ({"__init__": CLASS}, "digest_pkg", ".cache/some.json", False),
+        # a module by itself, or in a folder without an __init__: what it imports
+        ({"../digest_pkg": "import digest_helper\n" + CLASS}, "digest_pkg", "../digest_helper.py", True),
+        ({"../digest_pkg": "from digest_helper import *\n" + CLASS}, "digest_pkg", "../digest_helper.py", True),
+        ({"../digest_pkg": CLASS + LAZY}, "digest_pkg", "../digest_helper.py", True),
+        ({"../digest_pkg": CLASS, "../digest_helper": ""}, "digest_pkg", "../digest_helper.py", False),
+        ({"../digest_pkg": "import digest_helper\n" + CLASS}, "digest_pkg", "../digest_more.py", True),
+        ({"__init__": "", "cars": CLASS + LAZY}, "digest_pkg.cars", "../digest_helper.py", True),
+        ({"cars": "from digest_pkg import helper\n" + CLASS, "helper": ""}, "digest_pkg.cars", "helper.py", True),
+        ({"cars": "from . import helper\n" + CLASS, "helper": ""}, "digest_pkg.cars", "helper.py", True),
+        ({"cars": "from .helper import x\n" + CLASS, "helper": "x = 1\n"}, "digest_pkg.cars", "helper.py", True),
+        ({"cars": "import digest_pkg.helper\n" + CLASS, "helper": ""}, "digest_pkg.cars", "helper.py", True),
+        ({"cars": CLASS, "helper": ""}, "digest_pkg.cars", "helper.py", False),
+    ],
+)
+@pytest.mark.parametrize("installed", [False, True])
+def test_what_code_is_part_of_it(
+    files: dict[str, str],
+    name: str,
+    changed: str,
+    differs: bool,
+    installed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "site-packages" if installed else tmp_path
+    monkeypatch.syspath_prepend(str(root))
+    helpers = {"../digest_helper": "import digest_more\n", "../digest_more": ""}
+    for file, text in (helpers | files).items():
+        path = root / "digest_pkg" / f"{file}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    before = step_digest(f"{name}.Leaf")
+    assert step_digest(f"{name}.Leaf") == before
+    path = root / "digest_pkg" / changed
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("changed = 1\nx = 1\n")
+    # what is installed and imported counts by its version, unless it is the package of the class
+    in_package = "__init__" in files and not changed.startswith("../")
+    assert (step_digest(f"{name}.Leaf") != before) is (differs and (in_package or not installed))
+
+
+def test_a_package_in_a_zip_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path / "plug.zip"))
+    digests = []
+    for helper in ("", "changed = 1\n"):
+        with zipfile.ZipFile(tmp_path / "plug.zip", "w") as archive:
+            archive.writestr("digest_pkg/__init__.py", CLASS)
+            archive.writestr("digest_pkg/helper.py", helper)
+        digests.append(step_digest("digest_pkg.Leaf"))
+    assert digests[0] != digests[1]
+
+
+def test_the_place_of_a_package_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for place in ("a", "b"):
+        package = tmp_path / place / "digest_pkg"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(CLASS)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(package.parent))
+            digests.append(step_digest("digest_pkg.Leaf"))
+    assert digests[0] == digests[1]
+
+
+def step_digest(path: str) -> str:
+    """Of a class that is imported afresh, as in a new process."""
+    for name in [name for name in sys.modules if name.startswith("digest_")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    sys.path_importer_cache.clear()
+    return plan(step("a", path)).step_digest("a")
+
+
 def test_decoding_and_cropping_are_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan(DET)
     (tmp_path / "crops.py").write_text("# changed")
     monkeypatch.setattr(classifiers, "__file__", str(tmp_path / "__init__.py"))
-    graph._digests._own_code.cache_clear()
+    forget_digests()
     after = plan(DET)
     monkeypatch.undo()
-    graph._digests._own_code.cache_clear()
+    forget_digests()
     assert after.structure_digest != before.structure_digest
     assert plan(DET).structure_digest == before.structure_digest
 

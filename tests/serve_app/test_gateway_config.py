@@ -108,6 +108,45 @@ def test_a_file_and_paths_beside_it(tmp_path: Path) -> None:
     assert read_gateway_config(str(file)).auth.is_open
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("auth: {keys_file: keys.json}\nauth: none\n", ":2: key 'auth': duplicate key 'auth' (first on line 1)"),
+        ("auth: {keys_file: k.json}\n'auth': none\n", ":2: key 'auth': duplicate key 'auth' (first on line 1)"),
+        ("gateway: {auth: {keys_file: k.json}}\ngateway: {auth: none}\n", ":2: key 'gateway': duplicate key"),
+        ("gateway:\n  auth: {keys_file: a, keys_file: b}\n", ":2: key 'gateway.auth.keys_file': duplicate key"),
+        ("auth: none\nrate_limits:\n  keys:\n    a: {burst: 1}\n    a: {}\n", ":5: key 'rate_limits.keys.a': dupl"),
+        ("x: &x {auth: none, auth: none}\ngateway: *x\n", ":1: key 'x.auth': duplicate key 'auth' (first on line 1)"),
+        ("gateway: {auth: {keys_file: k}}\nrate_limits: {}\n", ":2: unknown key 'rate_limits' beside 'gateway'"),
+        (
+            'auth: {keys_file: "C:\\keys.json"}\n',
+            ":1: a backslash in double quotes begins an escape; use single quotes",
+        ),
+        ("auth: none\n\ttimeout_ms: 3\n", ":2: a tab; YAML is indented with spaces"),
+        ("auth: none\ntimeout_ms: 0500\n", ":2: key 'timeout_ms': 0500 has a leading zero"),
+        ("auth: none\n1: 2\n", ":2: key '1': a key must be a text; write it in quotes"),
+        ("auth: !!python/name:os.system x\n", ":1: key 'auth': the tag !!python/name:os.system is not allowed"),
+        ("auth: no\n", "say who may come in"),
+        ("AUTH: none\n", "did you mean 'auth'?"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    found = [line for line in lines(file) if says in line]
+    assert found
+    assert not says.startswith(":") or found[0].startswith(f"{file}:")
+
+
+@pytest.mark.parametrize("shape", ["{}", "gateway: {{{}}}", "gateway:\n  <<: *auth\nintake: {{}}\n# {}"])
+def test_keys_that_begin_with_x_are_for_anchors(tmp_path: Path, shape: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("x-auth: &auth {auth: {keys_file: keys.json}}\nx-more: [1]\n" + shape.format("<<: *auth"))
+    assert read_gateway_config(file).auth.keys_file == str(tmp_path / "keys.json")
+    file.write_text("gateway: {auth: none, x-more: 1}")
+    assert "gateway.x-more: there is no such key" in lines(file)[0]
+
+
 @pytest.mark.parametrize("text", ["", "- auth", "a: [", "\x00", "gateway: 3"])
 def test_a_file_that_is_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "gateway.yaml"

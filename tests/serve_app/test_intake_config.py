@@ -56,6 +56,27 @@ def test_paths_in_a_file_are_beside_it_and_what_is_given_counts(
     assert (given.queue, given.results) == (f"sqlite:///{tmp_path}/other.db", config.results)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("queue: sqlite:///a.db\nresults: out\nqueue: sqlite:///b.db\n", ":3: key 'queue': duplicate key 'queue'"),
+        ("intake: {fetch: {files: [a], files: [b]}}\n", ":1: key 'intake.fetch.files': duplicate key 'files'"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "intake.yaml"
+    file.write_text(text)
+    with pytest.raises(SetupError) as caught:
+        read_intake_config(file)
+    assert f"{file}{says}" in str(caught.value)
+
+
+def test_keys_that_begin_with_x_are_for_anchors(tmp_path: Path) -> None:
+    file = tmp_path / "intake.yaml"
+    file.write_text("x-hosts: &hosts [cam.example]\nqueue: sqlite:///q.db\nresults: out\nfetch: {hosts: *hosts}\n")
+    assert read_intake_config(file).fetch.hosts == ("cam.example",)
+
+
 @pytest.mark.parametrize("text", ["[]", "3", "a: [", ""])
 def test_a_file_that_has_no_block(tmp_path: Path, text: str) -> None:
     file = tmp_path / "intake.yaml"

@@ -79,6 +79,21 @@ def test_a_file_that_is_none(tmp_path: Path, text: str) -> None:
         read_keys(file)
 
 
+@pytest.mark.parametrize("ending", ['"revoked": null}', '"id": "a", "revoked": null}'])
+def test_what_is_there_twice_is_refused(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / "keys.json"
+    key = create_key(file, "acme", ["infer"])
+    key_id = key.partition(".")[0]
+    revoke_key(file, key_id)
+    row = json.dumps(json.loads(file.read_text())["keys"][0])
+    file.write_text(f'{{"keys": [{row[:-1]}, {ending}]}}')
+    with pytest.raises(SetupError, match=r"is not a key file: duplicate key '(revoked|id)'; keep one"):
+        read_keys(file)
+    file.write_text(f'{{"keys": [{row}, {json.dumps(json.loads(row) | {"revoked": None})}]}}')
+    with pytest.raises(SetupError, match=f"two keys have the id '{key_id}'; keep one"):
+        read_keys(file)
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="visiongraph keys create"):
         read_keys(tmp_path / "keys.json")

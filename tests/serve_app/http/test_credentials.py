@@ -433,6 +433,11 @@ class TestTokens:
         with pytest.raises(SetupError, match="cannot be read"):
             Authenticator(config(auth=provider.auth(jwks=str(provider.file))).auth)
 
+    def test_duplicate_keys_in_the_set_are_refused(self, provider: Provider) -> None:
+        provider.file.write_text(f'{{"keys": [], {provider.file.read_text()[1:]}')
+        with pytest.raises(SetupError, match="cannot be read: duplicate key 'keys'; keep one"):
+            Authenticator(config(auth=provider.auth(jwks=str(provider.file))).auth)
+
     async def test_both_kinds(self, backend: LocalBackend, provider: Provider, keys_file: Path) -> None:
         key = create_key(keys_file, "acme", ["infer"])
         async with gateway(backend, {**provider.auth(), "keys_file": str(keys_file)}) as client:

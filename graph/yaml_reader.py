@@ -1,8 +1,8 @@
-"""YAML text to plain data, with the line of every key and item.
+"""YAML text to plain data, with the line of every key and item. Every YAML file that a user writes is read here.
 
-PyYAML's safe types, which are YAML 1.1, with three differences that save mistakes: ``1e-3`` is a number, ``16:9`` and
-dates are texts. What a pipeline file does not need and what JSON cannot hold (other tags, keys that are not texts,
-infinity) is refused.
+PyYAML's safe types, which are YAML 1.1, with differences that prevent mistakes: ``1e-3`` is a number, ``16:9`` and
+dates are strings, a leading zero is an error. What JSON cannot hold (other tags, keys that are not strings, infinity)
+is an error too, and so is a key that is there twice: one of the two would be ignored without a word.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from graph._report import Loc
+from graph._report import Loc, place_text
 
 __all__ = ["Document", "Problem", "read_yaml"]
 
@@ -32,10 +32,15 @@ class Problem:
     line: int | None
     message: str
 
+    def __str__(self) -> str:
+        key = f" key {place_text(self.loc)!r}:" if self.loc else ""
+        return f"{f'{self.line}:' if self.line is not None else ''}{key} {self.message}"
+
 
 @dataclass(slots=True)
 class Document:
-    """What was read: plain data of the types that JSON has, lines counted from 1, and what was wrong with it."""
+    """What was read: plain data of the types that JSON has, lines counted from 1, and what was wrong with it. An
+    empty file has no lines."""
 
     data: Any = None
     lines: dict[Loc, int] = field(default_factory=dict)
@@ -65,9 +70,7 @@ def read_yaml(text: str) -> Document:
     document = Document()
     try:
         root = yaml.compose(text, Loader=_Loader)
-        if root is None:
-            document.problems.append(Problem((), None, "the file is empty; a pipeline file has the key `pipeline`"))
-        else:
+        if root is not None:
             document.data = _Reader(document).value(root, ())
     except yaml.MarkedYAMLError as error:
         document.problems.append(_open_quote(text, error) or _syntax_problem(error))
@@ -95,14 +98,13 @@ class _Reader:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._count = 0
-        self._open: set[int] = set()
+        self._open: set[int] = set()  # mappings and lists that are being read, by id
+        self._read: set[int] = set()  # mappings that were read
 
     def value(self, node: yaml.Node, loc: Loc) -> Any:
         line = _line(node)
         self._document.lines.setdefault(loc, line)
-        self._count += 1
-        if self._count > MAX_VALUES:
-            raise _TooMuchError(line)
+        self._counted(line)
         if id(node) in self._open:
             return self._problem(loc, line, "contains itself through an alias (*name); write it out")
         if isinstance(node, yaml.ScalarNode):
@@ -117,20 +119,29 @@ class _Reader:
             self._open.discard(id(node))
         return self._problem(loc, line, f"the tag {_tag_text(node)} is not allowed; remove it")
 
+    def _counted(self, line: int, values: int = 1) -> None:
+        self._count += values
+        if self._count > MAX_VALUES:
+            raise _TooMuchError(line)
+
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         result: dict[str, Any] = {}
+        first: dict[str, int] = {}
         merged: list[tuple[yaml.Node, yaml.Node]] = []
+        self._read.add(id(node))
         for key_node, value_node in node.value:
-            if key_node.tag == f"{_TAG}merge":
-                merged += self._merged(value_node, loc, _line(key_node))
-                continue
-            key = self._key(key_node, loc)
+            line = _line(key_node)
+            is_merge = key_node.tag == f"{_TAG}merge"
+            key = "<<" if is_merge else self._key(key_node, loc)
             if key is None:
                 continue
-            line = _line(key_node)
-            if key in result:
-                first = self._document.lines[(*loc, key)]
-                self._problem((*loc, key), line, f"stands twice, first on line {first}; keep one")
+            if key in first:
+                fix = "write `<<: [*a, *b]`" if is_merge else "keep one"
+                self._problem((*loc, key), line, f"duplicate key {key!r} (first on line {first[key]}); {fix}")
+                continue
+            first[key] = line
+            if is_merge:
+                merged = self._merged(value_node, loc, line)
                 continue
             self._document.lines[(*loc, key)] = line
             result[key] = self.value(value_node, (*loc, key))
@@ -142,13 +153,21 @@ class _Reader:
         return result
 
     def _merged(self, node: yaml.Node, loc: Loc, line: int) -> list[tuple[yaml.Node, yaml.Node]]:
-        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        """The keys and values of the mappings behind a ``<<``, the first of equal keys counts."""
         pairs: list[tuple[yaml.Node, yaml.Node]] = []
-        for source in sources:
-            if isinstance(source, yaml.MappingNode) and all(key.tag != f"{_TAG}merge" for key, _ in source.value):
-                pairs += source.value
-            else:
-                self._problem((*loc, "<<"), line, "must be an alias (*name) of a mapping that has no `<<` itself")
+        for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
+                self._problem((*loc, "<<"), line, "must be an alias (*name) of another mapping, or a list of aliases")
+                continue
+            if id(source) not in self._read:  # written here instead of an alias
+                self.value(source, (*loc, "<<"))
+            self._counted(line, len(source.value))
+            self._open.add(id(source))
+            merges = [value for key, value in source.value if key.tag == f"{_TAG}merge"]
+            pairs += [(key, value) for key, value in source.value if key.tag != f"{_TAG}merge"]
+            for inner in merges:
+                pairs += self._merged(inner, loc, line)
+            self._open.discard(id(source))
         return pairs
 
     def _key(self, node: yaml.Node, loc: Loc) -> str | None:
@@ -178,6 +197,10 @@ class _Reader:
             if kind == "float":
                 return self._float(text, loc, line)
         except (ValueError, KeyError):
+            digits = text.lstrip("+-0")
+            if kind == "int" and text.lstrip("+-").startswith("0") and digits.isdigit():
+                fix = f"write {digits}, 0o{digits} for octal, or put it in quotes"
+                return self._problem(loc, line, f"{text[:40]} has a leading zero, which some read as octal; {fix}")
             return self._problem(
                 loc, line, f"{text[:40]!r} cannot be read as {kind}; write it in quotes if it is a text"
             )
@@ -206,9 +229,7 @@ def _tag_text(node: yaml.Node) -> str:
 
 def _integer(text: str) -> int:
     digits = text.replace("_", "").lower()
-    unsigned = digits.lstrip("+-")
-    is_old_octal = len(unsigned) > 1 and unsigned[0] == "0" and unsigned[1].isdigit()  # YAML 1.1: 010 is 8
-    return int(digits, 8) if is_old_octal else int(digits, 0)
+    return int(digits, 0)  # which refuses a leading zero: 010 is 8 in YAML 1.1 and 10 in YAML 1.2
 
 
 def _open_quote(text: str, error: yaml.MarkedYAMLError) -> Problem | None:
@@ -228,7 +249,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     problem, context = error.problem or "not YAML", error.context or ""
     mark, opened = error.problem_mark or error.context_mark, error.context_mark
     message = f"not YAML:{f' {context},' if context else ''} {problem}"
-    if "'\\t'" in problem:
+    if "unknown escape" in problem or "expected escape sequence" in problem:
+        message = "a backslash in double quotes begins an escape; use single quotes, as in 'C:\\models\\y.pt'"
+    elif "'\\t'" in problem:
         message = "a tab; YAML is indented with spaces"
     elif "cannot start any token" in problem:
         message = f"{problem.removeprefix('found ')}; put the text in quotes"
@@ -249,5 +272,5 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     elif "simple key" in context and opened is not None:
         mark, message = opened, "a key without `: ` behind it"
     elif "but found another document" in problem:
-        message = "a second document (`---`); a pipeline file is one"
+        message = "a second document (`---`); write one document in a file"
     return Problem((), mark.line + 1 if mark is not None else None, message)
