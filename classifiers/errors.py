@@ -14,6 +14,8 @@ The class says whose fault it is; what status an error has over HTTP is decided 
 
 from __future__ import annotations
 
+from classifiers.masking import without_secrets
+
 __all__ = [
     "BadImage",
     "InputError",
@@ -27,14 +29,15 @@ __all__ = [
 
 
 class VisionError(Exception):
-    """Root of the errors that this project raises on purpose. ``str(error)`` is one message for a person.
+    """Root of the errors that this project raises on purpose. ``str(error)`` is one message for a person, without the
+    passwords in the addresses in it.
 
     Attributes:
         fields: machine-readable facts beside the message, for example ``{"limit": 33554432}``.
     """
 
     def __init__(self, message: str, **fields: object) -> None:
-        super().__init__(message)
+        super().__init__(without_secrets(message))
         self.fields = fields
 
 

@@ -157,6 +157,8 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
 # A scan of a progressive JPEG costs a pass over all pixels and takes only a few bytes. Cameras and encoders write about
 # 10; 100 is where libtiff stops (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
 _MAX_JPEG_SCANS = 100
+# Looked at only where there may be too many scans. A common JPEG has some 20, and each takes half a microsecond.
+_MAX_JPEG_MARKERS = 10_000
 # In coded data 0xFF is followed by 0 (stuffing), D0..D7 (restart) or FF (fill): anything else is a marker.
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _JPEG_SCAN = re.compile(rb"\xff\xda")
@@ -239,10 +241,11 @@ def _may_have_too_many_scans(data: bytes) -> bool:
 
 
 def _has_too_many_scans(data: bytes) -> bool:
-    scans, position = 0, 2
+    scans, markers, position = 0, 0, 2
     while (marker := _JPEG_MARKER.search(data, position)) and (code := marker[1][0]) != _JPEG_END:
         scans += code == _JPEG_START_OF_SCAN
-        if scans > _MAX_JPEG_SCANS:
+        markers += 1
+        if scans > _MAX_JPEG_SCANS or markers > _MAX_JPEG_MARKERS:
             return True
         # A marker's segment starts with its own length.
         position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])

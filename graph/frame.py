@@ -16,6 +16,7 @@ import PIL.ImageOps
 from classifiers import Image
 from classifiers.errors import BadImage, TooManyPixels
 from classifiers.images import ImageLimits, OpenedImage
+from classifiers.masking import without_secrets
 
 __all__ = ["Frame"]
 
@@ -27,7 +28,7 @@ class Frame:
     Attributes:
         width, height: pixels of the upright image (EXIF orientation applied).
         format: as in :class:`classifiers.images.ImageHeader`; ``None`` for an array.
-        uri: where the image came from, as the user named it; ``None`` for bytes and arrays.
+        uri: where the image came from, as the user named it but without secrets; ``None`` for bytes and arrays.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Frame:
         self._lock = threading.Lock()
         self.width = width
         self.height = height
-        self.uri = uri
+        self.uri = None if uri is None else without_secrets(uri)
         self.format = format
 
     @classmethod

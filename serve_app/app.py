@@ -51,6 +51,10 @@ OPEN_GATEWAY = read_gateway_config({"auth": "none"})
 _UNBOUNDED = -1
 """Serve's own word for a queue without a bound."""
 
+_SERVES_LIMIT = 10_000
+"""Requests at one gateway replica. Serve counts them before their bodies have arrived, so this limit is high, and the
+gateway itself counts those that it works on (``GatewayConfig.max_ongoing_requests``)."""
+
 _STOP_EXTRA_S = 20.0
 """A worker that stops waits for a receive, writes what has ended and disconnects."""
 
@@ -142,7 +146,7 @@ def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
     target = max((step.serve.max_batch_size for step in steps), default=config.max_ongoing_requests // 2)
     return {
         "ray_actor_options": _reserved(steps, config.num_cpus),
-        "max_ongoing_requests": config.max_ongoing_requests,
+        "max_ongoing_requests": _SERVES_LIMIT,
         "max_queued_requests": config.max_queued_requests or _UNBOUNDED,
         "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
         "max_surge_percent": _SURGE_PERCENT,

@@ -10,6 +10,7 @@ from graph.messages import StepAnswer, StepInfo, StepRequest
 from graph.plan import Plan
 from serve_app.autoscaling import CallerLoad, Heard
 from serve_app.hosting import StepHost
+from serve_app.replica_logs import set_up_logs, stop_buffering_logs
 
 __all__ = ["StepDeployment"]
 
@@ -23,6 +24,7 @@ class StepDeployment:
     """
 
     def __init__(self, structure: Mapping[str, Any], step: str) -> None:
+        set_up_logs()
         self._structure = structure
         self._heard = Heard()
         self._host = StepHost(Plan.from_config(merge(structure, {})), step)
@@ -47,3 +49,7 @@ class StepDeployment:
     def check_health(self) -> None:
         """Called by Serve; an exception makes it replace the replica."""
         self._host.check_health()
+
+    def __del__(self) -> None:
+        # Serve calls it before it ends the replica.
+        stop_buffering_logs()

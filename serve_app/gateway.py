@@ -4,7 +4,6 @@ process, and then in threads of theirs."""
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +17,11 @@ from serve_app.backend import ServeBackend
 from serve_app.gateway_config import GatewayConfig
 from serve_app.hosting import StepHost
 from serve_app.http import make_app
-from serve_app.http.access_log import log_to
 from serve_app.http.desk import JobDesk
 from serve_app.http.sources import Sources
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
+from serve_app.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.results import ResultStore, Reuse
 from serve_app.transport import crop_budget_bytes
 
@@ -49,6 +48,7 @@ class Gateway:
         intake: IntakeConfig | None = None,
         workers: DeploymentHandle[Any] | None = None,  # noqa: ARG002
     ) -> None:
+        set_up_logs()
         self._structure = structure
         self._config = config
         self._intake = intake
@@ -62,9 +62,6 @@ class Gateway:
         await self._backend.ready()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        # Into the log of this replica as Serve's own lines, several at a time. Serve sends what is written to stderr
-        # there too, but looks through the whole stack for each line: a tenth of the CPU time of a gateway.
-        log_to(logging.getLogger("ray.serve").handlers)
         desk, reuse = self._jobs()
         return make_app(
             lambda: self._engine, self._config, desk=desk, reuse=reuse, set_request_id=False
@@ -88,6 +85,10 @@ class Gateway:
     def check_health(self) -> None:
         """Called by Serve; an exception makes it replace the replica."""
         self._host.check_health()
+
+    def __del__(self) -> None:
+        # Serve calls it before it ends the replica.
+        stop_buffering_logs()
 
     def _plan_with(self, tunables: Mapping[str, Any]) -> Plan:
         return Plan.from_config(merge(self._structure, tunables))

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -29,7 +29,10 @@ from graph.config import AutoscalingConfig
 from serve_app.blocks import in_words, read_block
 
 __all__ = [
+    "JWT_TENANTS",
+    "LOOPBACK_HOSTS",
     "AbsolutePath",
+    "Algorithm",
     "AuthConfig",
     "FetchConfig",
     "FolderPath",
@@ -41,12 +44,18 @@ __all__ = [
     "read_gateway_config",
 ]
 
+T = TypeVar("T")
+
 _WHO = (
     "say who may come in: 'none' lets everybody in; "
     "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
 )
 
-SERVED_CONTENT_TYPES = ("image/bmp", "image/gif", "image/jpeg", "image/png", "image/tiff", "image/webp")
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+"""What a client on this machine calls it. A web page that names another host here is not from this machine."""
+
+JWT_TENANTS = "jwt:"
+"""Begins the names of tenants that a token names; no tenant of a key has it."""
 
 
 _HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
@@ -101,6 +110,10 @@ def _host(text: str) -> str:
         ) from error
 
 
+def _without_brackets(text: object) -> object:
+    return text.strip("[]") if isinstance(text, str) else text
+
+
 # Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
@@ -133,7 +146,9 @@ class JwtConfig(_Closed):
         "scope", min_length=1, description="The claim with the scopes: a list, or words with spaces between"
     )
     tenant_claim: str = Field(
-        "sub", min_length=1, description="The claim that names the tenant, to whom limits and jobs belong"
+        "sub",
+        min_length=1,
+        description="The claim that names the tenant, to whom limits and jobs belong: alice is the tenant jwt:alice",
     )
 
     @model_validator(mode="after")
@@ -230,7 +245,9 @@ class RateLimitsConfig(_Closed):
             f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} under way; with auth: none no limit"
         ),
     )
-    keys: dict[str, Limits] = Field(default_factory=dict, description="By key id, or by tenant, whose keys share it")
+    keys: dict[str, Limits] = Field(
+        default_factory=dict, description="By key id, or by tenant, whose keys share it; a token's is jwt:NAME"
+    )
     redis_url: RedisUrl | None = Field(
         None,
         description="redis:// or rediss:// URL of the one count for all replicas; without it each counts its share",
@@ -272,7 +289,9 @@ class FetchConfig(_Closed):
     private_networks: tuple[Network, ...] = Field(
         (), description="Networks that are not public and may be asked all the same"
     )
-    content_types: tuple[str, ...] = Field(SERVED_CONTENT_TYPES, description="What the answer may call itself")
+    content_types: tuple[str, ...] = Field(
+        (), description="Content types that the answer may have; none listed: any, for the bytes say what it is"
+    )
     max_redirects: int = Field(3, ge=0, le=10, description="Each is checked like the first address")
     timeout_s: float = Field(10, gt=0, description="For all of it; the request's own deadline counts too")
     concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")
@@ -297,6 +316,11 @@ class GatewayConfig(_Closed):
     trusted_proxies: tuple[Network, ...] = Field(
         (), description="Addresses of proxies whose X-Forwarded-For is believed; from others it is ignored"
     )
+    hosts: tuple[Annotated[Host, BeforeValidator(_without_brackets)], ...] | None = Field(
+        None,
+        description="Hosts that requests may name in their Host header, without port; *.example.com for all below it. "
+        "Default: any, and on an address that only this machine reaches, the names of this machine",
+    )
     access_log: bool = Field(True, description="A JSON line a request in the replica's log")
     timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it"
@@ -306,15 +330,48 @@ class GatewayConfig(_Closed):
         ge=1,
         description="MiB of bodies that a replica holds at a time; memory takes up to three times that. More is 503",
     )
+    min_body_bytes_per_s: int = Field(
+        1024, ge=0, description="A body that brings less, over 5 s, is answered 408. 0: no minimum"
+    )
+    max_arriving_per_client: int = Field(
+        256,
+        ge=1,
+        description="Bodies from one address that may be arriving at one replica for more than 5 s; the oldest of more "
+        "than that are answered 503",
+    )
     num_cpus: float = Field(
         0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit"
     )
     num_replicas: int | None = Field(None, ge=1, description="Replicas; default 1. Not together with autoscaling")
     autoscaling: AutoscalingConfig | None = Field(None, description="Let Serve choose the number of replicas")
-    max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time")
-    max_queued_requests: int | None = Field(
-        256, ge=1, description="Requests that may wait for a replica; more are answered 503. null: no bound"
+    max_ongoing_requests: int = Field(
+        64,
+        ge=1,
+        description="Requests that one replica works on at a time; those whose body is still arriving not counted",
     )
+    max_queued_requests: int | None = Field(
+        256, ge=1, description="Requests that may wait in one replica; more are answered 503. null: no bound"
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _rows_of_tokens(cls, value: object, handler: ModelWrapValidatorHandler[GatewayConfig]) -> GatewayConfig:
+        """Where there are no keys, a row can only mean a token's tenant."""
+        config = handler(value)
+        if config.auth.jwt is None or config.auth.keys_file is not None:
+            return config
+        limits, fetch = config.rate_limits, config.fetch
+        return config.model_copy(
+            update={
+                "rate_limits": limits.model_copy(update={"keys": _of_tokens(limits.keys)}),
+                "fetch": fetch.model_copy(
+                    update={
+                        "s3": fetch.s3.model_copy(update={"allow": _of_tokens(fetch.s3.allow)}),
+                        "gs": fetch.gs.model_copy(update={"allow": _of_tokens(fetch.gs.allow)}),
+                    }
+                ),
+            }
+        )
 
     @model_validator(mode="after")
     def _one_way_to_scale(self) -> GatewayConfig:
@@ -323,6 +380,13 @@ class GatewayConfig(_Closed):
         if self.autoscaling is not None and self.autoscaling.target_ongoing_crops is not None:
             raise ValueError("autoscaling.target_ongoing_crops is for steps; here write target_ongoing_requests")
         return self
+
+    def bound_to(self, address: str) -> GatewayConfig:
+        """The same for an entry that binds ``address``: where only this machine reaches it, only its names are known,
+        unless ``hosts`` says others."""
+        if self.hosts is not None or address not in LOOPBACK_HOSTS:
+            return self
+        return self.model_copy(update={"hosts": LOOPBACK_HOSTS})
 
     @property
     def shares(self) -> int:
@@ -339,6 +403,13 @@ class GatewayConfig(_Closed):
         if self.rate_limits.default is not None:
             return f"key:{key_id}", self.rate_limits.default
         return f"key:{key_id}", Limits() if self.auth.is_open else _KEY_DEFAULT
+
+
+def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
+    return {
+        name if name == "*" or name.startswith(JWT_TENANTS) else f"{JWT_TENANTS}{name}": row
+        for name, row in rows.items()
+    }
 
 
 def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:

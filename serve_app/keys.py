@@ -19,6 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from classifiers import SetupError
 from serve_app.blocks import read_json
+from serve_app.gateway_config import JWT_TENANTS
 
 __all__ = [
     "KEY_SCOPES",
@@ -55,6 +56,13 @@ class ApiKey(BaseModel):
     created: AwareDatetime = Field(description="When it was made")
     expires: AwareDatetime | None = Field(None, description="When it ends by itself")
     revoked: AwareDatetime | None = Field(None, description="When it was taken back")
+
+    @field_validator("tenant")
+    @classmethod
+    def _is_of_no_token(cls, tenant: str) -> str:
+        if tenant.startswith(JWT_TENANTS):
+            raise ValueError(f"'{JWT_TENANTS}' begins the names of tenants of tokens; choose another name")
+        return tenant
 
     def is_good(self, now: datetime) -> bool:
         """Whether it opens anything at that time."""

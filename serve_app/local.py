@@ -67,7 +67,7 @@ def serving(
     report("looking at the pipeline and its models")
     plan = load_plan(pipeline)
     # auth is off in so many words: the endpoint is bound to loopback
-    gateway = gateway or GatewayConfig.model_validate({"auth": "none"})
+    gateway = (gateway or GatewayConfig.model_validate({"auth": "none"})).bound_to("127.0.0.1")
     _need_models(plan, pipeline)  # before anything is started
     report("starting Ray and Serve on this machine")
     with local_cluster(

@@ -74,6 +74,7 @@ def render(
         PipelineError: the file has mistakes.
     """
     plan = load_plan(pipeline)
+    gateway = gateway.bound_to(host)
     changeable = tunables(plan.config)
     application: dict[str, Any] = {"name": plan.name, "route_prefix": "/", "import_path": "serve_app.app:build"}
     environment = {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}

@@ -20,6 +20,7 @@ from serve_app.intake import Consumer, JobRunner, Pace, Patience, engine_by_atte
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
+from serve_app.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.results import Compactor, ResultStore
 from serve_app.transport import crop_budget_bytes
 
@@ -43,6 +44,7 @@ class Worker:
         clients: FetchConfig,
         handles: dict[str, DeploymentHandle[Any]],
     ) -> None:
+        set_up_logs()
         self._structure = structure
         self._config = config
         self._clients = clients
@@ -105,6 +107,7 @@ class Worker:
 
     async def __del__(self) -> None:
         # Serve awaits it before it ends the replica.
+        stop_buffering_logs()
         self._compactor.stop()
         if self._consumer is not None:
             await self._consumer.stop()

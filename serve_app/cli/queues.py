@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from classifiers import SetupError, VisionError
+from classifiers.masking import without_secrets
 from graph import Malformed
 from graph.metadata import checked_metadata
 from serve_app.cli.arguments import stderr, stdout
@@ -185,7 +186,9 @@ async def _submit(to: Queue, jobs: Sequence[dict[str, Any]]) -> None:
                         f"next {len(chunk)}, from {chunk[0]['uri']} on, some may be: submit again from there"
                     ) from error
                 for job in chunk:
-                    sys.stdout.write(json.dumps({"id": job["id"], "uri": job["uri"]}, ensure_ascii=False) + "\n")
+                    sys.stdout.write(
+                        json.dumps({"id": job["id"], "uri": without_secrets(job["uri"])}, ensure_ascii=False) + "\n"
+                    )
                 sent += len(chunk)
                 progress.advance(bar, len(chunk))
         stderr.print(f"{_count(sent, 'image')} put on the queue '{escape(to.name)}'", highlight=False)

@@ -14,6 +14,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from classifiers.images import ImageLimits
+from classifiers.masking import without_secrets
 from graph import Frame, Malformed, VisionPipeline, annotate
 from graph.metadata import parse_metadata
 from serve_app.cli.arguments import PipelineArgument, stderr
@@ -76,7 +77,7 @@ def run(
             entry, frame = found[index], frames.pop(index, None)
             uri = entry if isinstance(entry, str) else str(entry.fields["uri"])
             if isinstance(result, Exception):
-                line: dict[str, Any] = {"image": {"uri": _as_utf8(uri)}, "error": _in_words(result)}
+                line: dict[str, Any] = {"image": {"uri": without_secrets(_as_utf8(uri))}, "error": _in_words(result)}
             else:
                 line = result
                 if annotate_to is not None and frame is not None:

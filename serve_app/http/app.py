@@ -12,6 +12,7 @@ from serve_app.frames import read_frame
 from serve_app.gateway_config import GatewayConfig
 from serve_app.http.access import SECURITY_SCHEMES, guarded_route
 from serve_app.http.access_log import AccessLog, facts_of
+from serve_app.http.arrivals import Arrivals, Slots
 from serve_app.http.bodies import BODY_OVERHEAD_BYTES, OPENAPI_BODY, read_upload
 from serve_app.http.clients import Clients
 from serve_app.http.deadlines import deadline, unless_gone
@@ -20,8 +21,8 @@ from serve_app.http.drawing import Drawings
 from serve_app.http.fetching import Fetcher
 from serve_app.http.guard import Guard
 from serve_app.http.jobs import add_job_routes
-from serve_app.http.middleware import BodyLimit, RequestIdentity, Room
-from serve_app.http.problems import NotReady, add_problem_handlers, problems
+from serve_app.http.middleware import BodyLimit, KnownHosts, LenientRouting, RequestIdentity, Room
+from serve_app.http.problems import JsonAnswer, NotReady, add_problem_handlers, problems
 from serve_app.http.schemas import Health, PipelineView, Result
 from serve_app.results import Reuse
 
@@ -68,7 +69,16 @@ def make_app(
     max_body_bytes = limits.max_bytes * 4 // 3 + BODY_OVERHEAD_BYTES
     room = Room(max(max_body_bytes, config.max_bodies_mb * 2**20))
     drawings = Drawings(room)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, room=room)
+    app.add_middleware(LenientRouting)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=max_body_bytes,
+        room=room,
+        arrivals=Arrivals(config.min_body_bytes_per_s, config.max_arriving_per_client),
+        slots=Slots(config.max_ongoing_requests, config.max_queued_requests),
+    )
+    if config.hosts is not None:
+        app.add_middleware(KnownHosts, hosts=config.hosts)
     if config.access_log:
         app.add_middleware(AccessLog)
     app.add_middleware(RequestIdentity, clients=Clients(config.trusted_proxies), set_header=set_request_id)
@@ -107,7 +117,7 @@ def make_app(
             request.state.facts.update(facts_of(result))
             if annotate_:
                 return Response(await drawings.draw(frame, result), media_type="image/jpeg")
-            return JSONResponse(result)
+            return JsonAnswer(result)
 
         async def fetch_and_work(uri: str, metadata: dict[str, Any]) -> Response:
             client = request.state.principal

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -13,10 +10,13 @@ from typing import Any
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from classifiers._signatures import served_format
 from graph.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
+from serve_app.http.base64_text import decode_base64
+from serve_app.http.json_bodies import content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import Malformed, UnsupportedBody
 
 __all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
@@ -27,8 +27,17 @@ BODY_OVERHEAD_BYTES = MAX_METADATA_BYTES + 4096
 # Larger JSON is read in a thread, so that the event loop goes on meanwhile.
 _QUICK_BYTES = 64 * 1024
 
-# The value of the key that holds the image. Possessive: a value without an end is given up at once.
-_BASE64 = re.compile(rb'"base64"\s*+:\s*+"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
+# Forms that clients send have fields of their own, too; these bound the work.
+_MAX_FILES = 16
+_MAX_FIELDS = 100
+_MAX_FIELD_BYTES = 2**20
+
+# What clients send that do not know what they send; curl --data-binary says the last.
+_ANYTHING = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+
+# A key whose value is a string. Possessive: nothing is looked at twice.
+_STRING_BEGINS = re.compile(rb'"([^"\\]{1,80}+)"\s*+:\s*+"')
+_STRING_ENDS = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class ImageBody(BaseModel):
@@ -36,7 +45,7 @@ class ImageBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base64: str | None = Field(None, description="The encoded image's bytes in base64")
+    base64: str | None = Field(None, description="The encoded image's bytes in base64, or a data: URI")
     uri: str | None = Field(None, max_length=2048, description="Where the image is: https://... or s3://...")
     metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
 
@@ -76,86 +85,136 @@ OPENAPI_BODY = {
 
 
 async def read_upload(request: Request) -> Upload:
-    """Read the body of ``POST /v1/images``.
+    """Read the body of ``POST /v1/images``. What the bytes of an image begin with counts more than their content type.
 
     Raises:
-        UnsupportedBody: another content type than the three.
+        UnsupportedBody: no image, and another content type than the three; or a compressed body.
         Malformed: JSON, base64 or a form that is not what the route takes.
-        TooManyBytes, Overloaded: the body is over the limit, or there is no room for it.
+        TooManyBytes, SlowBody, Overloaded: the body is over the limit, arrives too slowly, or there is no room for it.
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind.startswith("image/"):
-        return Upload(await request.body())
+    kind = content_type(request)
     if kind == "multipart/form-data":
         return await _form(request)
-    if kind == "application/json":
-        raw = await request.body()
+    raw = await request.body()
+    if served_format(raw) is not None:
+        return Upload(raw)
+    if is_json(kind):
         return _json(raw) if len(raw) <= _QUICK_BYTES else await run_in_threadpool(_json, raw)
+    looks_like_json = raw[:1] in (b"{", b"[")
+    if kind.startswith("image/") or (raw and kind in _ANYTHING and not looks_like_json):
+        return Upload(raw)  # what it is instead is said where the image is opened
     came = f"'{kind[:80]}'" if kind else "none"
     raise UnsupportedBody(
         f"the Content-Type is {came}; send the image's bytes as image/jpeg (or image/png, image/webp, ...), a form as "
         "multipart/form-data with the field 'image', or application/json with 'base64' or 'uri'"
+        + ("; this body looks like JSON" if looks_like_json else "")
     )
 
 
 async def _form(request: Request) -> Upload:
     try:
-        async with request.form(max_files=1, max_fields=1, max_part_size=MAX_METADATA_BYTES) as form:
-            image, metadata = form.get("image"), form.get("metadata")
-            if not isinstance(image, UploadFile):
-                raise Malformed("the form has no file field 'image'; curl: -F image=@photo.jpg")
-            said = parse_metadata(metadata, "the form field 'metadata'") if isinstance(metadata, str) else {}
-            return Upload(await image.read(), metadata=said)
+        async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
+            metadata = await _metadata(form)
+            image = _image(form)
+            data = await image.read()
     except HTTPException as error:  # what Starlette makes of a broken form
         raise Malformed(f"the form cannot be read: {error.detail}") from error
+    if image.headers.get("content-transfer-encoding", "").strip().lower() == "base64":
+        data = await run_in_threadpool(decode_base64, data)
+    return Upload(data, metadata=metadata)
+
+
+def _image(form: FormData) -> UploadFile:
+    """The file in the field 'image', or the only file; a file input that was left empty is none."""
+    files = [(name, file) for name, file in form.multi_items() if isinstance(file, UploadFile) and name != "metadata"]
+    files = [(name, file) for name, file in files if file.size or file.filename] or files
+    named = [file for name, file in files if name == "image"] or [file for _, file in files]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        names = ", ".join(f"'{name[:80]}'" for name, _ in files)
+        raise Malformed(f"the form has {len(files)} files ({names}); send one, in the field 'image'")
+    text = "; the field 'image' is a text without a file name" if "image" in form else ""
+    raise Malformed(f"the form has no file field 'image'{text}; curl: -F image=@photo.jpg")
+
+
+async def _metadata(form: FormData) -> dict[str, Any]:
+    """The field 'metadata', as a text or as a file, which is what browsers make of a Blob."""
+    fields = form.getlist("metadata")
+    if len(fields) > 1:
+        raise Malformed("the form has the field 'metadata' more than once")
+    if not fields:
+        return {}
+    raw = await fields[0].read() if isinstance(fields[0], UploadFile) else fields[0].encode()
+    if len(raw) > MAX_METADATA_BYTES:
+        raise Malformed(f"the form field 'metadata' has more than {MAX_METADATA_BYTES:,} bytes")
+    try:
+        text = utf8(raw).decode().strip()
+    except UnicodeDecodeError as error:
+        raise Malformed("the form field 'metadata' is not UTF-8") from error
+    return parse_metadata(text, "the form field 'metadata'") if text not in ("", "null") else {}
 
 
 def _json(raw: bytes) -> Upload:
-    raw, image, mark = _cut_out(raw)
+    raw, cut = _cut_out(utf8(raw))
     try:
         body = ImageBody.model_validate_json(raw)
     except ValidationError as error:
-        raise Malformed(f"the JSON body is not {{'base64': ..., 'metadata': {{...}}}}: {_found(error)}") from error
-    metadata = checked_metadata(body.metadata)
+        found = mistakes_in(error, ImageBody.model_fields)
+        raise Malformed(f"the JSON body is not {{'base64': ..., 'metadata': {{...}}}}: {found}") from error
+    metadata = checked_metadata(body.metadata or {})
     if body.uri is not None:
         return Upload(uri=body.uri, metadata=metadata)
-    if mark is None:
-        image = (body.base64 or "").encode(errors="replace")
-    elif body.base64 != mark:
+    text = body.base64 or ""
+    if cut is None:
+        return Upload(decode_base64(text.encode(errors="replace")), metadata=metadata)
+    if text != cut.mark:
         raise Malformed(_TOO_MUCH)
-    try:
-        return Upload(base64.b64decode(image, validate=True), metadata=metadata)
-    except (binascii.Error, ValueError) as error:
-        raise Malformed(f"'base64' is not base64: {error}") from error
+    return Upload(decode_base64(cut.raw, cut.start, cut.end, in_json=True), metadata=metadata)
 
 
 _TOO_MUCH = f"the JSON body has more than {BODY_OVERHEAD_BYTES:,} bytes beside the image in 'base64'"
 
 
-def _cut_out(raw: bytes) -> tuple[bytes, bytes, str | None]:
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where the image is in a body, and what stands in its place now."""
+
+    raw: bytes
+    start: int
+    end: int
+    mark: str
+
+
+def _cut_out(raw: bytes) -> tuple[bytes, _Cut | None]:
     """Take the image out of a large body before it is parsed: objects made from 40 MB of JSON can take 1 GB.
 
     Returns:
-        The body with a mark in the image's place, the image in base64, and the mark; ``None``: the body is small.
+        The body with a mark in the image's place, and what was there; ``None``: the body is small.
     """
     if len(raw) <= BODY_OVERHEAD_BYTES:
-        return raw, b"", None
-    found = max(_BASE64.finditer(raw), key=lambda match: len(match[1]), default=None)
-    if found is None or len(raw) - len(found[1]) > BODY_OVERHEAD_BYTES:
+        return raw, None
+    key, start, end, position = b"", 0, 0, 0
+    while begins := _STRING_BEGINS.search(raw, position, position + BODY_OVERHEAD_BYTES):
+        position = _end_of_string(raw, begins.end())
+        if position - begins.end() > end - start:
+            key, start, end = begins[1], begins.end(), position
+        if position - (end - start) > BODY_OVERHEAD_BYTES:
+            break
+        position += 1
+    if end - start > BODY_OVERHEAD_BYTES and key != b"base64":
+        raise Malformed(f"{_TOO_MUCH}; is '{key.decode(errors='replace')}' the image? its key is 'base64'")
+    if len(raw) - (end - start) > BODY_OVERHEAD_BYTES:
         raise Malformed(_TOO_MUCH)
     mark = uuid.uuid4().hex
-    image = found[1]
-    if b"\\" in image:  # some encoders write / as \/
-        try:
-            image = str(json.loads(b'"' + image + b'"')).encode(errors="replace")
-        except ValueError as error:
-            raise Malformed(f"'base64' is not a JSON string: {error}") from error
-    return raw[: found.start(1)] + mark.encode() + raw[found.end(1) :], image, mark
+    return raw[:start] + mark.encode() + raw[end:], _Cut(raw, start, end, mark)
 
 
-def _found(error: ValidationError) -> str:
-    mistakes = error.errors(include_url=False, include_input=False)
-    return "; ".join(
-        ".".join(str(part)[:80] for part in mistake["loc"]) + (": " if mistake["loc"] else "") + mistake["msg"]
-        for mistake in mistakes[:5]
-    )
+def _end_of_string(raw: bytes, start: int) -> int:
+    end = raw.find(b'"', start)
+    if raw[end - 1 : end] == b"\\":  # an escaped quote: this is not the image, and must fit beside it
+        ends = _STRING_ENDS.match(raw, start, start + BODY_OVERHEAD_BYTES)
+        end = -1 if ends is None else ends.end() - 1
+    if end < 0:
+        raise Malformed(f"the JSON body has a string without an end, or {_TOO_MUCH}")
+    return end

@@ -58,17 +58,16 @@ class Authenticator:
 
 
 def _credential(headers: Headers) -> str:
-    sent = [*headers.getlist("x-api-key"), *headers.getlist("authorization")]
+    """The one credential. Other schemes than Bearer are for a proxy in front, and an empty header holds none."""
+    authorizations = [value.split(None, 1) for value in headers.getlist("authorization")]
+    tokens = [rest[0] for scheme, *rest in filter(None, authorizations) if scheme.lower() == "bearer" and rest]
+    sent = [value for value in map(str.strip, (*headers.getlist("x-api-key"), *tokens)) if value]
     if not sent:
-        raise Unauthorized(f"there is no credential; {_HOW}")
+        other = "; Authorization has a scheme that is not taken here" if any(authorizations) else ""
+        raise Unauthorized(f"there is no credential; {_HOW}{other}")
     if len(sent) > 1:
         raise Unauthorized("there is more than one credential; send one")
     credential = sent[0]
-    if "authorization" in headers:
-        scheme, _, credential = credential.partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthorized(f"Authorization has a scheme that is not taken here; {_HOW}")
-    credential = credential.strip()
-    if not credential or len(credential) > _MAX_LENGTH or not credential.isascii() or not credential.isprintable():
+    if len(credential) > _MAX_LENGTH or not credential.isascii() or not credential.isprintable():
         raise Unauthorized(f"the credential cannot be one; {_HOW}")
     return credential

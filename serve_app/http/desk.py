@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,10 @@ _PUBLISH_S = 20.0
 _RETRY_AFTER_S = 5
 
 _log = logging.getLogger(__name__)
+
+
+async def _for_free() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class JobDesk:
         owner: str | None,
         policy: dict[str, Any] | None,
         idempotency_key: str | None = None,
+        *,
+        pay: Callable[[], Awaitable[None]] = _for_free,
     ) -> list[str]:
         """Accept jobs: their markers are written, then their messages are on the queue.
 
@@ -62,6 +68,7 @@ class JobDesk:
             owner: who may see them; ``None``: everyone.
             policy: what the worker may fetch for them, see :class:`serve_app.http.sources.Sources`.
             idempotency_key: with the same key and owner come the same ids.
+            pay: takes the jobs from their owner's quota; not called for jobs that were sent before.
 
         Returns:
             The jobs' ids, in the order of ``items``.
@@ -70,7 +77,7 @@ class JobDesk:
             Malformed: the key was used for other jobs.
             JobsUnavailable: the queue or the store is away; nothing was accepted.
         """
-        request = _digest([[item.uri, item.metadata, item.annotate] for item in items])
+        request = None if idempotency_key is None else await asyncio.to_thread(_digest_of_items, items)
         markers = [
             JobMarker(
                 _job_id(owner, idempotency_key, index),
@@ -79,21 +86,24 @@ class JobDesk:
                 item.annotate,
                 owner,
                 policy,
-                request=request if idempotency_key is not None else None,
+                request=request,
             )
             for index, item in enumerate(items)
         ]
         async with self._available():
+            known = None if idempotency_key is None else await self._store.job(markers[0].id)
+            if known is None:
+                await pay()
             if idempotency_key is not None:
-                first = await self._store.create_job(markers[0])
+                first = known or await self._store.create_job(markers[0])
                 if first.request != request:
                     raise Malformed("this Idempotency-Key was used for other jobs; use a new one for new jobs")
             try:
                 async with asyncio.timeout(_PUBLISH_S):
                     new = await asyncio.gather(*(self._write(marker, idempotency_key is None) for marker in markers))
-                    bodies = [_body(marker) for marker, is_new in zip(markers, new, strict=True) if is_new]
-                    if bodies:
-                        await self._queue.publish(bodies)
+                    fresh = [marker for marker, is_new in zip(markers, new, strict=True) if is_new]
+                    if fresh:
+                        await self._queue.publish(await asyncio.to_thread(lambda: [_body(marker) for marker in fresh]))
             except BaseException:
                 # With a key the client comes again for the same jobs, and another request of it may have had them
                 # accepted meanwhile: those stay.
@@ -153,6 +163,16 @@ def _job_id(owner: str | None, key: str | None, index: int) -> str:
 
 def _body(marker: JobMarker) -> bytes:
     return json.dumps({"id": marker.id, "uri": marker.uri, "metadata": marker.metadata}).encode()
+
+
+def _digest_of_items(items: Sequence[JobItem]) -> str:
+    """As of the whole list, one by one: other threads run in between."""
+    digest = hashlib.sha256(b"[")
+    for index, item in enumerate(items):
+        text = json.dumps([item.uri, item.metadata, item.annotate], sort_keys=True)
+        digest.update(f"{', ' if index else ''}{text}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _digest(value: Any) -> str:

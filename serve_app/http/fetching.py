@@ -16,6 +16,7 @@ import httpcore
 import httpx
 
 from classifiers import TooManyBytes, UnsupportedImage
+from classifiers._signatures import served_format
 from graph import Overloaded
 from serve_app.buckets import gcs_bucket, s3_bucket
 from serve_app.gateway_config import FetchConfig
@@ -30,6 +31,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _LATER = (408, 425, 429)
 _HEADERS = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("User-Agent", "visiongraph")]
 _MAX_LOCATION = 2048
+_NO_IMAGE = ("text/", "application/json", "application/xml", "application/xhtml+xml")
 _PRINTABLE = string.digits + string.ascii_letters + string.punctuation + " "
 _KEEP_ALIVE_S = 15.0
 
@@ -171,9 +173,10 @@ class Fetcher:
             detail = f"the source answered {answer.status}; the image must be there without logging in"
             raise FetchFailed(detail, retryable=answer.status >= 500 or answer.status in _LATER)
         kind = _header(answer, b"content-type").partition(";")[0].strip().lower()
-        if kind not in self._config.content_types:
+        taken = self._config.content_types
+        if taken and kind not in taken:
             came = f"'{kind[:80]}'" if kind else "no Content-Type"
-            raise UnsupportedImage(f"the source says {came}; it must be {', '.join(self._config.content_types)}")
+            raise UnsupportedImage(f"the source says {came}; it must be {', '.join(taken)}")
         if _header(answer, b"content-encoding") not in ("", "identity"):
             raise FetchFailed("the source compresses the image; it must send it as it is")
         announced = _header(answer, b"content-length")
@@ -184,6 +187,8 @@ class Fetcher:
             data += chunk
             if len(data) > self._max_bytes:
                 raise self._too_many()
+        if kind.startswith(_NO_IMAGE) and served_format(bytes(data[:16])) is None:  # a page to log in, for example
+            raise UnsupportedImage(f"the source says '{kind[:80]}', and its bytes are no image")
         return bytes(data)
 
     def _connections(self) -> httpcore.AsyncConnectionPool:

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions that stand in a function.
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, Request
@@ -14,7 +15,8 @@ from graph.metadata import checked_metadata
 from serve_app.http.deadlines import deadline
 from serve_app.http.desk import JobDesk, JobItem
 from serve_app.http.guard import Guard
-from serve_app.http.problems import Forbidden, Malformed, NotFound, UnsupportedBody, problems
+from serve_app.http.json_bodies import content_type, is_json, mistakes_in, utf8
+from serve_app.http.problems import Forbidden, JsonAnswer, Malformed, NotFound, UnsupportedBody, problems
 from serve_app.http.schemas import Result
 from serve_app.queues.jobs import MAX_ID_CHARACTERS
 from serve_app.results import JobStatus
@@ -111,13 +113,14 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
             items = await _read(request)
         client = request.state.principal
         policy = None if guard.is_open else {"key_id": client.key_id, "tenant": client.tenant}
-        for index, item in enumerate(items):
-            try:
-                open_desk.sources.check(item.uri, policy)
-            except Forbidden as error:
-                raise Forbidden(f"[{index}].uri: {error}", index=index) from error
-        await guard.take_images(request, len(items))
-        ids = await open_desk.submit(items, None if guard.is_open else client.tenant, policy, idempotency_key)
+        await asyncio.to_thread(_check_sources, open_desk, items, policy)
+        ids = await open_desk.submit(
+            items,
+            None if guard.is_open else client.tenant,
+            policy,
+            idempotency_key,
+            pay=lambda: guard.take_images(request, len(items)),
+        )
         root = request.scope.get("root_path", "")
         jobs = [{"id": job_id, "status_url": f"{root}/v1/jobs/{job_id}"} for job_id in ids]
         return JSONResponse({"jobs": jobs}, 202)
@@ -145,7 +148,7 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
     async def get_job(request: Request, job_id: str) -> JSONResponse:
         status = await seen(request, job_id)
         outcome = status.outcome
-        return JSONResponse(
+        return JsonAnswer(
             {
                 "id": job_id,
                 "status": status.status,
@@ -165,9 +168,16 @@ def add_job_routes(app: FastAPI, desk: JobDesk | None, guard: Guard, timeout_ms:
         raise NotFound("there is no such job; it may have been another tenant's, or too old")
 
 
+def _check_sources(desk: JobDesk, items: Sequence[JobItem], policy: dict[str, Any] | None) -> None:
+    for index, item in enumerate(items):
+        try:
+            desk.sources.check(item.uri, policy)
+        except Forbidden as error:
+            raise Forbidden(f"[{index}].uri: {error}", index=index) from error
+
+
 async def _read(request: Request) -> list[JobItem]:
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
+    if not is_json(content_type(request)):
         raise UnsupportedBody("send JSON: Content-Type: application/json")
     raw = await request.body()
     if len(raw) > _MAX_BODY_BYTES:
@@ -182,12 +192,12 @@ def _parse(raw: bytes) -> list[JobItem]:
     Raises:
         Malformed: with the first mistakes.
     """
+    raw = utf8(raw)
     is_list = raw.lstrip()[:1] == b"["
     try:
         bodies = _LIST.validate_json(raw) if is_list else [_ONE.validate_json(raw)]
     except ValidationError as error:
-        mistakes = error.errors(include_url=False, include_input=False)[:5]
-        found = "; ".join(f"{'.'.join(str(part)[:80] for part in m['loc'])}: {m['msg']}" for m in mistakes)
+        found = mistakes_in(error, JobBody.model_fields)
         raise Malformed(
             f'the body is not {{"uri": ..., "metadata": {{...}}}} or a list of up to {_MAX_JOBS:,} of them: {found}'
         ) from error

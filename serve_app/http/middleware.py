@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Sequence
 
+from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from classifiers import TooManyBytes
+from classifiers import TooManyBytes, VisionError
 from graph import Overloaded
-from serve_app.http.clients import Clients
+from serve_app.http.arrivals import Arrivals, Slots
+from serve_app.http.clients import Clients, budget_key
+from serve_app.http.problems import UnsupportedBody, problem_response
 
-__all__ = ["BodyLimit", "RequestIdentity", "Room"]
+__all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "RequestIdentity", "Room"]
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -60,6 +64,65 @@ class RequestIdentity:
         await self._app(scope, receive, send_with_headers)
 
 
+class KnownHosts:
+    """Refuses requests for a host that is not on the list.
+
+    A web page can make its own host name resolve to this machine (DNS rebinding), and the browser then lets it read
+    what this server answers. The Host header still has the name of the page.
+
+    Args:
+        hosts: names and addresses, compared without the port; ``*.example.com`` stands for all names below it.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = [host.lower() for host in hosts]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        # Probes send the address of a replica. A request without the header (HTTP/1.0) is from no browser.
+        probed = scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in _PROBES
+        if scope["type"] != "http" or probed or self._knows(Headers(scope=scope).get("host")):
+            await self._app(scope, receive, send)
+            return
+        detail = "the Host header names no host of this server; the operator lists them as gateway.hosts"
+        await problem_response(Request(scope), 400, "UnknownHost", detail)(scope, receive, send)
+
+    def _knows(self, header: str | None) -> bool:
+        if header is None:
+            return True
+        name = _PORT.sub("", header.strip()).lower().removesuffix(".").strip("[]")
+        return any(name.endswith(known[1:]) if known.startswith("*.") else known == name for known in self._hosts)
+
+
+_PROBES = ("/healthz", "/readyz")
+_PORT = re.compile(r":\d*$")
+
+
+class LenientRouting:
+    """Answers ``HEAD`` as ``GET`` without the body, and a path with a slash at its end as the path without it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        if path.endswith("/") and len(path) > len(scope.get("root_path", "")) + 1:
+            scope = {**scope, "path": path[:-1]}
+        if scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_without_body)
+
+
 class Room:
     """Bytes that all requests of this process may hold together.
 
@@ -89,27 +152,49 @@ class BodyLimit:
     """Counts bodies while they stream, and holds the bytes of all of them to what this process has memory for.
 
     A body of more than ``max_bytes`` is refused by its announced length, else as soon as it has passed the limit. One
-    for which there is no room beside the others is refused with "overloaded".
+    for which there is no room beside the others is refused with "overloaded", one that is compressed as unsupported.
+
+    Args:
+        arrivals: ends bodies that arrive too slowly.
+        slots: a request takes one when its body is complete, and keeps it until it has been answered.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, room: Room) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, room: Room, arrivals: Arrivals, slots: Slots) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._room = room
+        self._arrivals = arrivals
+        self._slots = slots
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = _length(Headers(scope=scope).get("content-length", ""))
-        facts = scope["state"]["facts"]
+        headers = Headers(scope=scope)
+        announced = _length(headers.get("content-length", ""))
+        encoding = headers.get("content-encoding", "").strip()
+        state = scope["state"]
+        facts = state["facts"]
         facts["bytes"] = 0
+        arrival = self._arrivals.expect(budget_key(state["client"]))
+        has_slot = False
 
         async def counted() -> Message:
+            nonlocal has_slot
             if announced > self._max_bytes:
                 raise self._too_many()
-            message = await receive()
+            if encoding.lower() not in ("", "identity"):
+                raise UnsupportedBody(
+                    f"the body has the Content-Encoding '{encoding[:80]}'; send it without one, as it is"
+                )
+            if has_slot:  # the body is complete
+                return await receive()
+            try:
+                message = await arrival.receive(receive)
+            except VisionError:
+                state["headers"]["Connection"] = "close"  # the rest of the body would still arrive
+                raise
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 facts["bytes"] += size
@@ -117,11 +202,18 @@ class BodyLimit:
                     self._room.give_back(-size)
                     raise self._too_many()
                 self._room.take(size)
+                if not message.get("more_body", False):
+                    arrival.end()
+                    await self._slots.take()
+                    has_slot = True
             return message
 
         try:
             await self._app(scope, counted, send)
         finally:
+            arrival.end()
+            if has_slot:
+                self._slots.give_back()
             self._room.give_back(facts["bytes"])
 
     def _too_many(self) -> TooManyBytes:

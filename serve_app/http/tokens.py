@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import logging
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import jwt
 
 from classifiers import SetupError
 from serve_app.blocks import read_json
-from serve_app.gateway_config import JwtConfig
+from serve_app.gateway_config import JWT_TENANTS, Algorithm, JwtConfig
 from serve_app.http.principal import Principal
 from serve_app.http.problems import NotReady, Unauthorized
 from serve_app.keys import KEY_SCOPES
@@ -36,6 +38,9 @@ _TENANT = re.compile(r"[\x21-\x7e]{1,128}")
 
 _BAD = "the token is not good"
 
+_KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+_CURVES = {"ES256": ("P-256",), "ES384": ("P-384",), "ES512": ("P-521",), "EdDSA": ("Ed25519", "Ed448")}
+
 
 class Tokens:
     """The tokens of one provider.
@@ -47,7 +52,7 @@ class Tokens:
     def __init__(self, config: JwtConfig) -> None:
         self._config = config
         self._url = config.jwks if "://" in config.jwks else None
-        self._keys: dict[str | None, jwt.PyJWK] = {}
+        self._keys: list[dict[str, Any]] = []
         self._read_at = self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
         if self._url is None:
@@ -63,14 +68,16 @@ class Tokens:
             Unauthorized: it is not good; the message says why only where that helps an honest client.
             NotReady: the provider's keys cannot be had.
         """
+        config = self._config
         try:
             header = jwt.get_unverified_header(credential)
         except jwt.PyJWTError as error:
             raise Unauthorized(_BAD) from error
-        key = await self._key(header.get("kid"))
-        if key is None:
-            raise Unauthorized(f"{_BAD}: its key is none of the provider's")
-        config = self._config
+        algorithm = header.get("alg")
+        if algorithm not in config.algorithms:
+            taken = ", ".join(config.algorithms)
+            raise Unauthorized(f"{_BAD}: it is signed with {str(algorithm)[:20]!r}, and not with {taken}")
+        key = await self._key(header.get("kid"), algorithm)
         try:
             claims = jwt.decode(
                 credential,
@@ -93,16 +100,31 @@ class Tokens:
             raise Unauthorized(f"{_BAD}: its {self._config.tenant_claim} is no name")
         said = claims.get(self._config.scopes_claim, [])
         words = said.split() if isinstance(said, str) else said if isinstance(said, list) else []
-        return Principal(f"jwt:{tenant}", tenant, frozenset(scope for scope in KEY_SCOPES if scope in words))
+        # A key's tenant cannot begin so: whoever is called like a tenant at the provider does not become that tenant.
+        name = f"{JWT_TENANTS}{tenant}"
+        return Principal(name, name, frozenset(scope for scope in KEY_SCOPES if scope in words))
 
-    async def _key(self, kid: object) -> jwt.PyJWK | None:
-        kid = kid if isinstance(kid, str) else None
+    async def _key(self, kid: object, algorithm: str) -> jwt.PyJWK:
+        """The key that a token was signed with: the one of that id, else the only one that it can have been."""
         now = time.monotonic()
-        if now - self._read_at > self._config.refresh_s or kid not in self._keys:
+        fitting = self._fitting(kid, algorithm)
+        if now - self._read_at > self._config.refresh_s or not fitting:
             await self._ask(now)
+            fitting = self._fitting(kid, algorithm)
         if time.monotonic() - self._read_at > max(_BLIND_S, self._config.refresh_s):
             raise NotReady("tokens cannot be checked now; try again", retry_after_s=5)
-        return self._keys.get(kid)
+        if not fitting:
+            raise Unauthorized(f"{_BAD}: its key is none of the provider's")
+        if len(fitting) > 1:
+            raise Unauthorized(f"{_BAD}: it does not say which of the provider's keys it was signed with (kid)")
+        return fitting[0]
+
+    def _fitting(self, kid: object, algorithm: str) -> list[jwt.PyJWK]:
+        """A key without ``kid`` may be any token's, and a token without it may be signed by any key."""
+        rows = [row for row in self._keys if kid is not None and row.get("kid") == kid] or [
+            row for row in self._keys if kid is None or row.get("kid") is None
+        ]
+        return [key for row in rows if (key := _usable(row, algorithm)) is not None]
 
     async def _ask(self, now: float) -> None:
         """Read the keys again, if nobody has in the last seconds. One request asks, and the others wait for it."""
@@ -137,6 +159,32 @@ class Tokens:
     def _take(self, document: Any) -> None:
         if not isinstance(document, dict):
             raise ValueError("it is no set of keys")  # noqa: TRY004 - as json.loads
-        found = jwt.PyJWKSet.from_dict(document).keys
-        self._keys = {key.key_id: key for key in found if key.public_key_use in (None, "sig")}
+        rows = document.get("keys")
+        found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        if not any(_usable(row, algorithm) for row in found for algorithm in get_args(Algorithm)):
+            raise ValueError("it has no key that signatures can be checked with")
+        _key_of.cache_clear()
+        self._keys = found
         self._read_at = time.monotonic()
+
+
+def _usable(row: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
+    """The key for one algorithm. A key that names its algorithm is for that alone; the others for each that fits."""
+    operations = row.get("key_ops")
+    if (
+        row.get("use") not in (None, "sig")
+        or row.get("alg") not in (None, algorithm)
+        or (isinstance(operations, list) and "verify" not in operations)
+        or row.get("kty") != _KEY_TYPES[algorithm[:2]]
+        or row.get("crv") not in _CURVES.get(algorithm, (row.get("crv"),))
+    ):
+        return None
+    return _key_of(json.dumps(row), algorithm)
+
+
+@functools.lru_cache(maxsize=256)
+def _key_of(row: str, algorithm: str) -> jwt.PyJWK | None:
+    try:
+        return jwt.PyJWK(json.loads(row), algorithm)
+    except jwt.PyJWTError:  # a damaged key; the others may be good
+        return None

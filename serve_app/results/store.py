@@ -132,13 +132,13 @@ class ResultStore:
 
     async def create_job(self, marker: JobMarker) -> JobMarker:
         """Write a marker unless there is one, and return the one that is there."""
-        if await self._run(self.objects.create, _key("jobs", marker.id), json.dumps(asdict(marker)).encode()):
+        if await self._run(lambda: self.objects.create(_key("jobs", marker.id), _encoded(marker))):
             return marker
         return await self.job(marker.id) or marker
 
     async def put_job(self, marker: JobMarker) -> None:
         """Write a marker over one that is there."""
-        await self._run(self.objects.put, _key("jobs", marker.id), json.dumps(asdict(marker)).encode())
+        await self._run(lambda: self.objects.put(_key("jobs", marker.id), _encoded(marker)))
 
     async def withdraw(self, marker: JobMarker) -> None:
         """Let workers drop the job: its client was told that it was not accepted."""
@@ -200,11 +200,18 @@ class ResultStore:
         return await self._run(self.objects.get, _key("pictures", job_id, "jpg"))
 
     async def _read(self, key: str) -> dict[str, Any] | None:
-        data = await self._run(self.objects.get, key)
-        return None if data is None else json.loads(data)
+        def read() -> dict[str, Any] | None:
+            data = self.objects.get(key)
+            return None if data is None else json.loads(data)
+
+        return await self._run(read)
 
     async def _run(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+def _encoded(marker: JobMarker) -> bytes:
+    return json.dumps(asdict(marker)).encode()
 
 
 def _key(kind: str, name: str, suffix: str = "json") -> str:

@@ -110,11 +110,9 @@ class TestProblems:
         svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
         problem(await post(client, svg, "image/svg+xml"), 415, "unsupported-image")
 
-    @pytest.mark.parametrize(
-        "kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"]
-    )
+    @pytest.mark.parametrize("kind", ["text/plain", "application/xml", "multipart/mixed; boundary=b", "image"])
     async def test_another_content_type(self, client: httpx.AsyncClient, kind: str | None) -> None:
-        body = problem(await post(client, PNG, kind), 415, "unsupported-body")
+        body = problem(await post(client, b"x" * 100, kind), 415, "unsupported-body")
         assert "image/jpeg" in body["detail"]
 
     async def test_too_many_pixels(self, client: httpx.AsyncClient) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from gateways import app_over, client_of, config, post, problem
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from gateways import PNG, app_over, client_of, config, post, problem
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from classifiers import SetupError
 from graph import LocalBackend
@@ -54,6 +54,30 @@ class TestKeys:
             assert (await post(client, headers=bearer(key))).status_code == 200
             assert (await post(client, headers={"X-API-Key": key})).status_code == 200
             assert (await post(client, headers={"Authorization": f"bearer  {key}"})).status_code == 200
+
+    async def test_other_schemes_are_for_a_proxy_in_front(self, backend: LocalBackend, keys_file: Path) -> None:
+        key = create_key(keys_file, "acme", ["infer"])
+        others = ["Basic dXNlcjpwdw==", "Digest username=x", "Negotiate abc", "ApiKey abc", "Basic", "", " "]
+        async with gateway(backend, {"keys_file": str(keys_file)}) as client:
+            for other in others:
+                for sent in (
+                    ("X-API-Key", key),
+                    ("Authorization", f"Bearer {key}"),
+                    ("Authorization", f"BEARER\t{key}"),
+                ):
+                    headers = [("Content-Type", "image/png"), ("Authorization", other), sent]
+                    response = await client.post("/v1/images", content=PNG, headers=headers)
+                    assert response.status_code == 200, (other, sent, response.text)
+                problem(await post(client, headers={"Authorization": other}), 401, "unauthorized")
+            assert (await post(client, headers={"X-API-Key": "", **bearer(key)})).status_code == 200
+
+    async def test_more_than_one(self, backend: LocalBackend, keys_file: Path) -> None:
+        key = create_key(keys_file, "acme", ["infer"])
+        async with gateway(backend, {"keys_file": str(keys_file)}) as client:
+            for name in ("X-API-Key", "Authorization"):
+                headers = [("Content-Type", "image/png"), ("Authorization", f"Bearer {key}"), (name, f"Bearer {key}x")]
+                response = await client.post("/v1/images", content=PNG, headers=headers)
+                assert "more than one" in problem(response, 401, "unauthorized")["detail"]
 
     @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/v1/schema"])
     async def test_what_everybody_may_see(self, backend: LocalBackend, keys_file: Path, path: str) -> None:
@@ -151,6 +175,19 @@ def forged(body: str, secret: bytes) -> str:
     return f"{head}.{body}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
+MAKE: dict[str, Any] = {
+    "rsa": lambda: rsa.generate_private_key(65537, 2048),
+    "ec": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "ec384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "ed": ed25519.Ed25519PrivateKey.generate,
+}
+ALGORITHMS: list[tuple[Any, Any]] = [
+    (rsa.RSAPrivateKey, RSAAlgorithm),
+    (ec.EllipticCurvePrivateKey, ECAlgorithm),
+    (ed25519.Ed25519PrivateKey, OKPAlgorithm),
+]
+
+
 class Provider:
     """An identity provider: its keys over HTTP and in a file."""
 
@@ -175,17 +212,17 @@ class Provider:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/jwks.json"
 
-    def rotate(self, *kids: str, kind: str = "rsa") -> None:
-        """Have these keys, and no others."""
+    def rotate(self, *kids: str, kind: str = "rsa", **fields: Any) -> None:
+        """Have these keys, and no others; ``fields`` go into each row of the set, or out of it with ``None``."""
         for kid in kids:
             if kid not in self.private:
-                self.private[kid] = (
-                    rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
-                )
+                self.private[kid] = MAKE[kind]()
         rows = []
         for kid in kids:
-            algorithm: Any = RSAAlgorithm if isinstance(self.private[kid], rsa.RSAPrivateKey) else ECAlgorithm
-            rows.append({**algorithm.to_jwk(self.private[kid].public_key(), as_dict=True), "kid": kid, "use": "sig"})
+            private = self.private[kid]
+            algorithm: Any = next(algorithm for kind, algorithm in ALGORITHMS if isinstance(private, kind))
+            row = {**algorithm.to_jwk(private.public_key(), as_dict=True), "kid": kid, "use": "sig", **fields}
+            rows.append({name: value for name, value in row.items() if value is not None})
         self.file.write_text(json.dumps({"keys": rows}))
 
     def token(
@@ -201,7 +238,8 @@ class Provider:
             **claims,
         }
         body = {name: value for name, value in body.items() if value is not None}
-        return jwt.encode(body, self.private[kid], algorithm=algorithm, headers={"kid": kid, **(header or {})})
+        headers = {name: value for name, value in {"kid": kid, **(header or {})}.items() if value is not None}
+        return jwt.encode(body, self.private[kid], algorithm=algorithm, headers=headers)
 
     def auth(self, **more: Any) -> dict[str, Any]:
         return {"jwt": {"issuer": "https://id.example", "audience": "visiongraph", "jwks": self.url, **more}}
@@ -238,6 +276,72 @@ class TestTokens:
         provider.rotate("curve", kind="ec")
         async with gateway(backend, provider.auth()) as client:
             assert (await post(client, headers=bearer(provider.token("curve", "ES256")))).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("kind", "algorithm"),
+        [
+            *(("rsa", name) for name in ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")),
+            *(("ec", "ES256"), ("ec384", "ES384"), ("ed", "EdDSA")),
+        ],
+    )
+    async def test_each_algorithm_with_and_without_alg_and_kid(
+        self, backend: LocalBackend, provider: Provider, kind: str, algorithm: str
+    ) -> None:
+        provider.private.clear()
+        fields: list[dict[str, Any]] = [{}, {"alg": algorithm}, {"kid": None}, {"use": None, "key_ops": ["verify"]}]
+        for row in fields:
+            provider.rotate("one", kind=kind, **row)
+            async with gateway(backend, provider.auth(algorithms=[algorithm], jwks=str(provider.file))) as client:
+                for header in ({}, {"kid": None}):
+                    token = provider.token("one", algorithm, header)
+                    assert (await post(client, headers=bearer(token))).status_code == 200, (row, header)
+
+    @pytest.mark.parametrize(
+        "row",
+        [{"alg": "RS256"}, {"alg": "RSA-OAEP"}, {"use": "enc"}, {"use": None, "key_ops": ["encrypt"]}, {"kty": "EC"}],
+    )
+    async def test_a_key_for_something_else(
+        self, backend: LocalBackend, provider: Provider, row: dict[str, Any]
+    ) -> None:
+        provider.rotate("one", **row)
+        rows = json.loads(provider.file.read_text())["keys"]
+        provider.rotate("other", kind="ec")  # else there is no key to check with
+        provider.file.write_text(json.dumps({"keys": rows + json.loads(provider.file.read_text())["keys"]}))
+        async with gateway(backend, provider.auth(algorithms=["RS512", "ES256"], jwks=str(provider.file))) as client:
+            problem(await post(client, headers=bearer(provider.token("one", "RS512"))), 401, "unauthorized")
+            assert (await post(client, headers=bearer(provider.token("other", "ES256")))).status_code == 200
+
+    async def test_a_token_without_kid(self, backend: LocalBackend, provider: Provider) -> None:
+        nameless = {"kid": None}
+        provider.rotate("one", "two")
+        async with gateway(backend, provider.auth(jwks=str(provider.file))) as client:
+            response = await post(client, headers=bearer(provider.token("one", header=nameless)))
+            assert "which of the provider's keys" in problem(response, 401, "unauthorized")["detail"]
+        provider.rotate("curve", kind="ec")
+        provider.rotate("one", "curve")  # one for each algorithm
+        async with gateway(backend, provider.auth(jwks=str(provider.file))) as client:
+            for kid, algorithm in (("one", "RS256"), ("curve", "ES256")):
+                token = provider.token(kid, algorithm, nameless)
+                assert (await post(client, headers=bearer(token))).status_code == 200
+            problem(await post(client, headers=bearer(provider.token("two", header=nameless))), 401, "unauthorized")
+
+    async def test_a_tenant_of_a_token_is_none_of_a_key(
+        self, backend: LocalBackend, provider: Provider, keys_file: Path
+    ) -> None:
+        key = create_key(keys_file, "acme", ["infer"])
+        auth = {**provider.auth(), "keys_file": str(keys_file)}
+        one = {"requests_per_second": 0.001, "burst": 1}
+        async with gateway(backend, auth, rate_limits={"keys": {"acme": one, "jwt:beta": one}}) as client:
+            for credential, second in ((key, 429), (provider.token(), 200), (provider.token(sub="beta"), 429)):
+                assert (await post(client, headers=bearer(credential))).status_code == 200
+                assert (await post(client, headers=bearer(credential))).status_code == second
+        async with gateway(backend, provider.auth(), rate_limits={"keys": {"acme": one}}) as client:
+            assert (await post(client, headers=bearer(provider.token()))).status_code == 200
+            problem(await post(client, headers=bearer(provider.token())), 429, "too-many-requests")
+
+    def test_no_key_has_such_a_tenant(self, keys_file: Path) -> None:
+        with pytest.raises(SetupError, match="choose another name"):
+            create_key(keys_file, "jwt:acme", ["infer"])
 
     async def test_skew_is_forgiven_and_more_is_not(self, backend: LocalBackend, provider: Provider) -> None:
         now = time.time()

@@ -450,10 +450,11 @@ async def test_hosts_that_are_listed(
         ({"status": 401}, 502, "fetch-failed"),
         ({"status": 500}, 502, "fetch-failed"),
         ({"status": 206}, 502, "fetch-failed"),
-        ({"kind": "text/html"}, 415, "unsupported-image"),
-        ({"kind": "image/svg+xml"}, 415, "unsupported-image"),
-        ({"kind": None}, 415, "unsupported-image"),
-        ({"kind": "application/octet-stream"}, 415, "unsupported-image"),
+        ({"kind": "text/html; charset=utf-8", "body": b"<html>log in</html>"}, 415, "unsupported-image"),
+        ({"kind": "application/json", "body": b"{}"}, 415, "unsupported-image"),
+        ({"kind": "image/jpeg", "body": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}, 415, "unsupported-image"),
+        ({"kind": None, "body": b"x"}, 422, "bad-image"),
+        ({"kind": "application/octet-stream", "body": b"x"}, 422, "bad-image"),
         ({"body": b"<html>"}, 422, "bad-image"),
         ({"body": b""}, 422, "bad-image"),
         ({"body": b"x" * 100_001}, 413, "too-many-bytes"),
@@ -502,3 +503,20 @@ async def test_nothing_is_fetched_by_default(backend: LocalBackend, site: Site) 
         for uri in (f"http://127.0.0.1:{site.port}/a.png", "https://example.com/a.png", "s3://bucket/a.png"):
             problem(await ask(client, uri), 403, "forbidden")
     assert site.asked == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["image/jpg", "image/pjpeg", "image/x-png", "binary/octet-stream", "application/octet-stream", "text/plain", None],
+)
+async def test_the_bytes_decide_what_it_is(friendly: httpx.AsyncClient, site: Site, kind: str | None) -> None:
+    site.page("/page", kind=kind)
+    assert (await ask(friendly, f"http://127.0.0.1:{site.port}/page")).status_code == 200
+
+
+async def test_content_types_that_the_operator_lists(backend: LocalBackend, site: Site) -> None:
+    allowed = rules(site, private_networks=["127.0.0.0/8"], content_types=["image/png"])
+    async with client_of(app_over(backend, allowed)) as client:
+        for kind, status in (("image/png", 200), ("image/jpeg", 415), (None, 415)):
+            site.page("/page", kind=kind)
+            assert (await ask(client, f"http://127.0.0.1:{site.port}/page")).status_code == status

@@ -228,7 +228,7 @@ def bodies() -> Iterator[Case]:
             '{"base64": []}',
             '{"base64": "*"}',
             '{"base64": "a"}',
-            '{"base64": "YQ==\\n"}',
+            '{"base64": "YQ==\\nYQ=="}',
             '{"base64": "YQ", "uri": "http://x/"}',
             '{"base64": "YQ==", "uri": null, "x": 1}',
             '{"uri": 1}',
@@ -237,7 +237,7 @@ def bodies() -> Iterator[Case]:
             '{"base64": "YQ==", "__proto__": {}}',
             '{"BASE64": "YQ=="}',
             '{"base64": "\\ud800"}',
-            '{"base64": "data:image/png;base64,YQ=="}',
+            '{"base64": "data:image/png;base64"}',
             "\ufeff{}",
             "{'base64': 'YQ=='}",
             "[" * 60_000,
@@ -283,7 +283,8 @@ def bodies() -> Iterator[Case]:
     forms = {
         "none": b"",
         "no-end": part("image", PNG),
-        "no-image": part("photo", PNG) + b"--b--\r\n",
+        "no-image": part("metadata", PNG) + b"--b--\r\n",
+        "other-images": part("photo", PNG) + part("picture", PNG) + b"--b--\r\n",
         "two-images": part("image", PNG) * 2 + b"--b--\r\n",
         "two-fields": part("metadata", b"{}", False) * 2 + part("image", PNG) + b"--b--\r\n",
         "many-fields": part("x", b"y", False) * 500 + b"--b--\r\n",
@@ -319,7 +320,7 @@ def bodies() -> Iterator[Case]:
             "application/octet-stream",
         ]
     ):
-        yield f"kind-{number}", PNG, other, {415}
+        yield f"kind-{number}", b'{"base64": "YQ=="}', other, {415}
     yield "too-long", b"x" * 300_000, "image/png", {413}
     yield "too-long-json", b'{"base64": "' + b"A" * 300_000 + b'"}', kind, {413}
     yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -113,7 +114,7 @@ async def test_a_list_is_accepted_whole_or_not_at_all(at: Place, backend: LocalB
             ({"uri": "s3://photos/a.png"}, 403, "[1].uri: this object is in none of the buckets"),
             ({}, 400, "1.uri: Field required"),
             ({"uri": "", "metadata": {}}, 400, "1.uri"),
-            ({**good, "meta": {}}, 400, "1.meta"),
+            ({**good, "meta": {}}, 400, "no key '1.meta'; did you mean 'metadata'?"),
             ({**good, "metadata": [1]}, 400, "1.metadata"),
             ({**good, "metadata": {"a": "x" * 70_000}}, 400, "[1].metadata has more than 65,536 bytes"),
         ]:
@@ -190,6 +191,42 @@ async def test_the_same_idempotency_key_gives_the_same_jobs(at: Place, backend: 
         problem(await client.post("/v1/jobs", json=jobs, headers={"Idempotency-Key": "two words"}), 400)
         other = await client.post("/v1/jobs", json=jobs, headers={"Idempotency-Key": "order-8"})
         assert {job["id"] for job in other.json()["jobs"]}.isdisjoint({job["id"] for job in first.json()["jobs"]})
+
+
+async def test_a_repeat_with_the_same_key_is_free(at: Place, backend: LocalBackend) -> None:
+    jobs = [{"uri": at.image()}, {"uri": at.image("b.png")}]
+    refusing = Refusing(queue_from_url(at.url), takes=1)
+    limits = {"rate_limits": {"default": {"images_per_day": 3}}}
+
+    async with gateway(at, backend, refusing, **limits) as client:
+
+        async def post(key: str | None, *sent: dict[str, str]) -> httpx.Response:
+            return await client.post("/v1/jobs", json=sent, headers={"Idempotency-Key": key} if key else {})
+
+        problem(await post("order-7", *jobs), 503)  # it has paid
+        refusing._takes = 2
+        for _ in range(5):
+            assert (await post("order-7", *jobs)).status_code == 202
+        for key in (None, "order-8"):
+            for _ in range(2):
+                problem(await post(key, *jobs), 429, "too-many-requests")
+        problem(await post("order-7", jobs[0]), 400, "malformed")  # which costs nothing
+        assert (await post("order-9", jobs[0])).status_code == 202
+        assert (await post("order-9", jobs[0])).status_code == 202
+        problem(await post(None, jobs[0]), 429, "too-many-requests")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_encodings_and_content_types(at: Place, backend: LocalBackend, encoding: str) -> None:
+    async with gateway(at, backend) as client:
+        body = json.dumps([{"uri": at.image()}]).encode(encoding)
+        for kind in ("application/json; charset=utf-8", "text/json", "application/vnd.api+json"):
+            response = await client.post("/v1/jobs", content=body, headers={"Content-Type": kind})
+            assert response.status_code == 202, response.text
+        gzipped = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        assert "gzip" in problem(await client.post("/v1/jobs", content=body, headers=gzipped), 415)["detail"]
+        detail = problem(await client.post("/v1/jobs", json={"url": at.image()}), 400)["detail"]
+        assert "did you mean 'uri'?" in detail
 
 
 async def test_a_store_that_is_away(at: Place, backend: LocalBackend, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""What all bodies in JSON have in common: their content type, their encoding, and their mistakes in words."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from serve_app.http.problems import Malformed
+
+__all__ = ["PIECE_BYTES", "content_type", "is_json", "mistakes_in", "utf8"]
+
+PIECE_BYTES = 192 * 1024
+"""Of a large body so much is converted in one call of a C function, which takes about a millisecond, and during which
+not even the event loop runs."""
+
+
+def content_type(request: Request) -> str:
+    """The type without its parameters, in lower case; empty where the client does not say it."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_json(kind: str) -> bool:
+    """Whether a content type is JSON. Not ``text/plain``: web pages may send that to any server."""
+    return kind in ("application/json", "application/x-json", "text/json") or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
+
+
+def utf8(raw: bytes) -> bytes:
+    """JSON in UTF-8 without a byte order mark; UTF-16 and UTF-32 are known by their first bytes.
+
+    Raises:
+        Malformed: it is in none of them.
+    """
+    encoding = json.detect_encoding(raw)
+    if encoding == "utf-8":
+        return raw
+    if encoding == "utf-8-sig":
+        return raw[len(codecs.BOM_UTF8) :]
+    try:
+        return b"".join(text.encode() for text in codecs.iterdecode(_pieces(raw), encoding))
+    except UnicodeError as error:
+        raise Malformed(f"the JSON is neither UTF-8 nor {encoding.upper()}") from error
+
+
+def mistakes_in(error: ValidationError, keys: Iterable[str]) -> str:
+    """The first mistakes in words; ``keys`` are those that an object may have."""
+    return "; ".join(_in_words(mistake, list(keys)) for mistake in error.errors(include_url=False)[:5])
+
+
+def _in_words(mistake: Any, keys: list[str]) -> str:
+    where = ".".join(str(part)[:80] for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        return f"there is no key '{where}'; {_fix(str(mistake['loc'][-1]), mistake['input'], keys)}"
+    return f"{where}: {mistake['msg']}" if where else mistake["msg"]
+
+
+def _fix(key: str, value: object, keys: list[str]) -> str:
+    """Which key was meant: by its name in other letters, by what it holds, or by a similar name."""
+    by_value = None
+    if isinstance(value, str):
+        by_value = "uri" if "://" in value[:20] else "base64"
+    elif isinstance(value, dict):
+        by_value = "metadata"
+    near = [key.lower()] if key.lower() in keys else [] if by_value in keys else difflib.get_close_matches(key, keys, 1)
+    meant = next(iter(near), by_value if by_value in keys else None)
+    return f"did you mean '{meant}'?" if meant else f"there are {', '.join(keys)}"
+
+
+def _pieces(raw: bytes) -> Iterator[bytes]:
+    return (raw[at : at + PIECE_BYTES] for at in range(0, len(raw), PIECE_BYTES))
