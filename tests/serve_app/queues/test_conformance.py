@@ -42,7 +42,7 @@ async def what_is_published_is_received_whole(new_url: NewUrl) -> None:
         await queue.publish(bodies)
         messages = await take(queue, 3)
         assert sorted(message.body for message in messages) == sorted(bodies)
-        assert {message.attempts for message in messages} == {1}
+        assert {message.deliveries for message in messages} == {1}
         assert all(
             message.published is not None and before - 2 <= message.published <= time.time() + 2 for message in messages
         )
@@ -75,7 +75,7 @@ async def acknowledged_is_gone_for_the_next_consumer(new_url: NewUrl) -> None:
         await queue.ack([message for message in messages if message.body == b"done"])
     async with queue_from_url(url) as other:  # closing gave the other one back, or its lease runs out
         (again,) = await take(other, 1)
-        assert (again.body, again.attempts) == (b"held", 2)
+        assert (again.body, again.deliveries) == (b"held", 2)
         await other.ack([again])
         assert await is_empty(other)
 
@@ -97,7 +97,7 @@ async def given_back_comes_again_with_its_count(new_url: NewUrl) -> None:
         published = None
         for attempt in (1, 2, 3):
             (message,) = await take(queue, 1)
-            assert (message.body, message.attempts) == (b"again", attempt)
+            assert (message.body, message.deliveries) == (b"again", attempt)
             assert message.published is not None
             assert published is None or abs(message.published - published) < 0.01
             published = message.published
@@ -115,7 +115,7 @@ async def a_delay_is_kept(new_url: NewUrl) -> None:
         await queue.nack(message, 1.0)
         (again,) = await take(queue, 1)
         assert 0.9 < time.monotonic() - started < 5
-        assert (again.body, again.attempts) == (b"later", 2)
+        assert (again.body, again.deliveries) == (b"later", 2)
         await queue.ack([again])
         assert await is_empty(queue)
 
@@ -143,7 +143,7 @@ async def a_lease_that_runs_out_gives_the_message_to_another(new_url: NewUrl) ->
         (again,) = await take(other, 1)
         assert again.body == message.body
         if not url.startswith("pubsub"):  # counts there need more than this server remembers of a stranger
-            assert again.attempts == 2
+            assert again.deliveries == 2
         await other.ack([again])
         await queue.extend([message])  # too late, and no harm done
         assert await is_empty(queue)
@@ -173,7 +173,7 @@ async def dead_letters_are_kept_whole_and_come_back(new_url: NewUrl) -> None:
         async with hold(dead, quiet_s=QUIET_S) as held:
             assert held == []
         (message,) = await take(queue, 1)
-        assert (message.body, message.attempts) == (body, 1)
+        assert (message.body, message.deliveries) == (body, 1)
         await queue.ack([message])
 
 
