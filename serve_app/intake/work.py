@@ -54,10 +54,6 @@ class TryAgain(Exception):
         self.failed = failed
 
 
-class TooManyDeliveries(VisionError):
-    """A job whose message was delivered again and again without an end."""
-
-
 @dataclass(slots=True)
 class _UnderWay:
     ended: asyncio.Future[Outcome | None]
@@ -151,11 +147,12 @@ class JobRunner:
                 marker = JobMarker(job.id, job.uri, dict(job.metadata))
             if marker.withdrawn:
                 return None
-            is_poison = delivery.count is not None and delivery.count - failed > _MOST_DELIVERIES
-            is_last = is_poison or failed + 1 >= self._max_attempts
+            if delivery.count is not None and delivery.count - failed > _MOST_DELIVERIES:
+                why = f"delivered {delivery.count} times without an end: its workers die of it"
+                poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
+                return await self._patiently(lambda: self._store.finish(poison))
+            is_last = failed + 1 >= self._max_attempts
             try:
-                if is_poison:
-                    raise TooManyDeliveries(f"delivered {delivery.count} times without an end: its workers die of it")
                 frame = await (early or self._sources.frame(marker.uri, marker.policy))
                 result = await self._result(frame, marker, is_last)
                 outcome = Outcome(job.id, "succeeded", result)

@@ -31,7 +31,7 @@ _MAX_ACK_IDS = 500
 _TIMEOUT_S = 30.0
 _PULL_TIMEOUT_S = 60.0
 _MIN_WAIT_S = 0.2  # a pull has to travel
-_MAX_LEASE_S = 600
+_MIN_LEASE_S, _MAX_LEASE_S = 10, 600
 _DELIVERY_LIMIT = 100  # the largest that Pub/Sub takes
 _METRICS_WINDOW_S = 600  # Cloud Monitoring's values are a few minutes old
 _NO_RETRY = AsyncRetry(predicate=lambda _: False)  # the worker has its own, and one that is bounded
@@ -213,8 +213,8 @@ class PubsubQueue(Queue):
         return self._topic
 
     async def _make(self, clients: _Clients, name: str, dead_topic: str | None) -> None:
-        topic = self._topic_path(name)
-        request: dict[str, Any] = {"name": self._path(name), "topic": topic, "ack_deadline_seconds": 60}
+        topic, deadline = self._topic_path(name), max(_MIN_LEASE_S, round(self.lease_s))
+        request: dict[str, Any] = {"name": self._path(name), "topic": topic, "ack_deadline_seconds": deadline}
         if dead_topic is not None:  # this is also what makes Pub/Sub count deliveries
             request["dead_letter_policy"] = {"dead_letter_topic": dead_topic, "max_delivery_attempts": _DELIVERY_LIMIT}
         with suppress(AlreadyExists):
@@ -243,16 +243,17 @@ class PubsubQueue(Queue):
 
     @asynccontextmanager
     async def _using(self) -> AsyncIterator[_Clients]:
+        clients = self._clients
         try:
-            if self._clients is None:
-                self._clients = _Clients(self._endpoint)
-            yield self._clients
-        except (GoogleAPICallError, RetryError, GoogleAuthError, grpc.RpcError, grpc.aio.UsageError) as error:
+            if clients is None:
+                clients = self._clients = _Clients(self._endpoint)
+            yield clients
+        except (GoogleAPICallError, RetryError, GoogleAuthError, grpc.RpcError) as error:
             raise self._unavailable(error) from error
-        except asyncio.CancelledError:
-            if is_cancelled():
+        except (asyncio.CancelledError, Exception) as error:
+            if is_cancelled() or self._clients is clients:
                 raise
-            raise self._unavailable("the connection was closed") from None
+            raise self._unavailable("the connection was closed") from error
 
     def _unavailable(self, why: object) -> QueueUnavailable:
         return QueueUnavailable(f"the Pub/Sub subscription '{self._subscription}' cannot be used: {why}")

@@ -201,9 +201,8 @@ class RabbitQueue(Queue):
             message = aio_pika.Message(body, headers=headers, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
             await exchange.publish(message, key, mandatory=True, timeout=_TIMEOUT_S)
 
-        async with asyncio.TaskGroup() as group:
-            for body, headers in messages:
-                group.create_task(send(body, headers))
+        # not a task group, which takes a call that the client cancels, with its connection, for one that worked
+        await asyncio.gather(*(send(body, headers) for body, headers in messages))
 
     @asynccontextmanager
     async def _using(self) -> AsyncIterator[_Session]:
@@ -212,19 +211,15 @@ class RabbitQueue(Queue):
         try:
             session = await self._connected()
             yield session
-        except BaseExceptionGroup as group:
-            known, other = group.split(_ERRORS)
-            if known is None or other is not None:
-                raise
-            await self._give_up(session)
-            raise self._unavailable(known.exceptions[0]) from group
         except _ERRORS as error:
             await self._give_up(session)
             raise self._unavailable(error) from error
-        except asyncio.CancelledError:
-            if is_cancelled():
+        except (asyncio.CancelledError, Exception) as error:
+            # the client ends calls on a connection that is closed under them with all sorts of errors
+            if is_cancelled() or not (session and (self._session is not session or session.channel.is_closed)):
                 raise
-            raise self._unavailable("the connection was closed") from None
+            await self._give_up(session)
+            raise self._unavailable("the connection was closed") from error
 
     def _unavailable(self, why: object) -> QueueUnavailable:
         words = str(why) or type(why).__name__

@@ -199,13 +199,13 @@ class RedisQueue(Queue):
 
         It connects again by itself. Closing it here would end the calls of others that use it.
         """
+        if self._redis is None:
+            self._redis = redis.asyncio.Redis.from_url(
+                self._url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=5
+            )
+        client = self._redis
         try:
             async with self._connecting:
-                if self._redis is None:
-                    self._redis = redis.asyncio.Redis.from_url(
-                        self._url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=5
-                    )
-                client = self._redis
                 if not self._has_group:
                     await self._make_group(client)
                     self._has_group = True
@@ -213,7 +213,14 @@ class RedisQueue(Queue):
         except RedisError as error:
             if "NOGROUP" in str(error):  # the server lost its data, or the stream was deleted
                 self._has_group = False
-            raise QueueUnavailable(f"the Redis stream '{self._stream}' cannot be used: {error}") from error
+            raise self._unavailable(error) from error
+        except Exception as error:
+            if self._redis is client:
+                raise
+            raise self._unavailable("the connection was closed") from error
+
+    def _unavailable(self, why: object) -> QueueUnavailable:
+        return QueueUnavailable(f"the Redis stream '{self._stream}' cannot be used: {why}")
 
     async def _make_group(self, client: Any) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from brokers import BROKERS, Broker
 
-from serve_app.queues import DeadLetter, Message, Queue, queue_from_url
+from serve_app.queues import DeadLetter, Message, Queue, QueueUnavailable, queue_from_url
 from serve_app.queues.letters import hold, purge, retry
 
 NewUrl = Callable[..., str]
@@ -209,6 +209,54 @@ async def a_letter_that_a_crash_doubled_is_one(new_url: NewUrl) -> None:
         assert (await queue.stats()).waiting == 0
 
 
+async def closing_under_calls_is_a_lost_connection_to_them(new_url: NewUrl) -> None:
+    async with queue_from_url(new_url()) as queue:
+        await queue.publish([b"held"])
+        [held] = await take(queue, 1)
+
+        async def keeps_calling(call: Callable[[], Any]) -> list[BaseException]:
+            errors = []
+            for _ in range(5):
+                try:
+                    await call()
+                except (QueueUnavailable, asyncio.CancelledError) as error:
+                    errors.append(error)
+            return errors
+
+        calls = (
+            queue.stats,
+            lambda: queue.extend([held]),
+            lambda: queue.publish([b"1"]),
+            lambda: queue.receive(1, 0.05),
+        )
+        loops = [asyncio.create_task(keeps_calling(call)) for call in (*calls, *calls[:3] * 4)]
+        while not all(loop.done() for loop in loops):
+            await queue.close()
+            await asyncio.sleep(0.1)
+        errors = [error for loop in loops for error in loop.result()]
+        assert not [error for error in errors if not isinstance(error, QueueUnavailable)]
+        await queue.publish([b"later"])
+        while b"later" not in [message.body for message in await take(queue, 1)]:
+            pass
+
+
+async def a_lease_that_ran_out_changes_nothing(new_url: NewUrl) -> None:
+    url = new_url(lease_s=1)
+    if not url.startswith(("redis", "sqlite")):
+        pytest.skip("this broker looks at receipts itself")
+    async with queue_from_url(url) as queue, queue_from_url(url) as other, queue.dead() as dead:
+        await queue.publish([b"1", b"2"])
+        late = await take(queue, 2)
+        again = await take(other, 2)
+        await queue.nack(late[0])
+        await queue.dead_letter(late[1], b"letter")
+        await other.extend(again)
+        assert await is_empty(queue)
+        assert await is_empty(dead)
+        await other.ack(again)
+        assert (await other.stats()).in_flight == 0
+
+
 CASES = (
     what_is_published_is_received_whole,
     no_message_is_an_empty_list,
@@ -222,6 +270,8 @@ CASES = (
     dead_letters_are_kept_whole_and_come_back,
     depth_and_age,
     a_letter_that_a_crash_doubled_is_one,
+    closing_under_calls_is_a_lost_connection_to_them,
+    a_lease_that_ran_out_changes_nothing,
 )
 
 
