@@ -122,9 +122,10 @@ class PubsubQueue(Queue):
                 if self._pulling is pulling:
                     self._pulling = None
                 self._pulled = pulling.result()
-            received, self._pulled = self._pulled[:limit], self._pulled[limit:]
+            received = self._pulled[:limit]
             if received:  # the subscription's own deadline may be shorter, and this may have lain here
                 await self._set_deadline(clients, [raw.ack_id for raw in received], round(self.lease_s))
+                self._pulled = self._pulled[limit:]
         return [_message(raw) for raw in received]
 
     async def _pull(self, clients: _Clients, limit: int) -> list[Any]:

@@ -63,6 +63,10 @@ end
 """
 
 
+# When the first entry after one was published, without its body.
+_PUBLISHED = "local e = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1)[1] return e and e[2][2]"
+
+
 class RedisQueue(Queue):
     """A stream and what belongs to it, in one hash slot.
 
@@ -184,10 +188,8 @@ class RedisQueue(Queue):
             leased = int(pending["pending"])
             waiting = max(0, int(length) - leased) + int(due)
             last = next(group["last-delivered-id"] for group in groups if group["name"] in (_GROUP, _GROUP.encode()))
-            first = await client.xrange(self._stream, min=b"(" + _bytes(last), count=1)
-            age_s = 0.0
-            if first:
-                age_s = max(0.0, time.time() - int(first[0][1][b"t"]) / 1000)
+            published = await client.eval(_PUBLISHED, 1, self._stream, last)
+            age_s = 0.0 if published is None else max(0.0, time.time() - int(published) / 1000)
         return QueueStats(waiting, leased + int(put_off) - int(due), age_s)
 
     def dead(self) -> RedisQueue:
@@ -242,7 +244,3 @@ def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
 
 def _message(entry: bytes, fields: dict[bytes, bytes], deliveries: int) -> Message:
     return Message(fields[b"b"], int(fields[b"a"]) + deliveries, int(fields[b"t"]) / 1000, entry.decode())
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value

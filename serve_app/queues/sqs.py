@@ -122,8 +122,9 @@ class SqsQueue(Queue):
                 self._receive(min(_BATCH, limit - start), 0)
                 for start in range(_BATCH, min(limit, _BATCH * _THREADS), _BATCH)
             ]
-            for more in await asyncio.gather(*calls):
-                messages += more
+            for more in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(more, list):  # a call that failed must not cost what the others have leased
+                    messages += more
         for message in messages:
             if message.published is not None:
                 self._oldest.received(message.published)
