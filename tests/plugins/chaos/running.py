@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -287,10 +288,14 @@ def _stop_workers(application: str) -> int:
     prefix = f"SERVE_REPLICA::{application}#worker#"
     names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
     workers = [ray.get_actor(name, namespace="serve") for name in names if name.startswith(prefix)]
-    ray.get([worker.perform_graceful_shutdown.remote() for worker in workers], timeout=_REPLACED_S)
-    for worker in workers:
+    stopping = [worker.perform_graceful_shutdown.remote() for worker in workers]
+    stopped = 0
+    for worker, end in zip(workers, stopping, strict=True):
+        with suppress(ray.exceptions.RayActorError):  # one that was killed is not replaced yet
+            ray.get(end, timeout=_REPLACED_S)
+            stopped += 1
         ray.kill(worker)
-    return len(workers)
+    return stopped
 
 
 def _kill(application: str, deployment: str, which: int) -> int:
