@@ -6,9 +6,10 @@ Needs RabbitMQ 3.10 or later. The broker's own delivery limit is set far above t
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -39,6 +40,8 @@ _ERRORS = (
     RuntimeError,
 )
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(eq=False, slots=True)
 class _Session:
@@ -48,9 +51,6 @@ class _Session:
     channel: AbstractChannel
     arrived: asyncio.Queue[AbstractIncomingMessage] | None = None
     delays: set[int] = field(default_factory=set)
-
-    async def close(self) -> None:
-        await _close(self.connection)
 
 
 class _Receipt(NamedTuple):
@@ -105,7 +105,7 @@ class RabbitQueue(Queue):
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            await session.close()
+            await _close(session.connection)
 
     async def publish(self, bodies: Sequence[bytes]) -> None:
         async with self._using() as session:
@@ -230,7 +230,7 @@ class RabbitQueue(Queue):
         if session is not None:
             if self._session is session:
                 self._session = None
-            await session.close()
+            await _close(session.connection)
 
     async def _connected(self) -> _Session:
         async with self._connecting:
@@ -258,9 +258,13 @@ class RabbitQueue(Queue):
 
 
 async def _close(connection: AbstractConnection) -> None:
-    with suppress(*_ERRORS):  # the other side may have closed it
+    try:
         async with asyncio.timeout(_CLOSE_S):
             await connection.close()
+    except (asyncio.CancelledError, Exception) as error:
+        if is_cancelled():
+            raise
+        _log.debug("a connection to RabbitMQ did not close in good order: %r", error)  # it may have been lost
 
 
 def _quorum(arguments: dict[str, Any]) -> dict[str, Any]:
