@@ -21,8 +21,8 @@ from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
 __all__ = ["Delivery", "JobRunner", "TryAgain"]
 
 _MOST_DELIVERIES = 80
-"""More that ended neither with an outcome nor with a failure mean that the job ends its workers. Lost connections and
-workers that are stopped add to them, too: far more than those of a bad day."""
+"""Deliveries that ended neither in an outcome nor in a failure. More than that mean that the job crashes its workers;
+the limit is high because lost connections and stopped workers add to them too."""
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class JobRunner:
             if marker.withdrawn:
                 return None
             if delivery.count is not None and delivery.count - failed > _MOST_DELIVERIES:
-                why = f"delivered {delivery.count} times without an end: its workers die of it"
+                why = f"delivered {delivery.count} times without an outcome: it seems to crash the workers"
                 poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
                 return await self._patiently(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
@@ -170,7 +170,7 @@ class JobRunner:
 
     def _fetch_early(self, job: JobRequest, delivery: Delivery) -> asyncio.Task[Frame] | None:
         """Begin to fetch before it is known whether the job has ended, where that is most unlikely."""
-        if delivery.count != 1 or job.id.startswith(JOB_PREFIX):
+        if (delivery.count or 1) > 1 or job.id.startswith(JOB_PREFIX):
             return None
         task = asyncio.create_task(self._sources.frame(job.uri, None))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask
