@@ -53,6 +53,7 @@ class Report:
         tried_again: what the clients had to try again for.
         seconds: from the first image to the last end, but for the images that appeared later.
         brought_in: results of images that appeared later.
+        deliveries: how often the job that came most often was delivered.
     """
 
     plan: Plan
@@ -63,6 +64,7 @@ class Report:
     results: int = 0
     letters: int = 0
     brought_in: int = 0
+    deliveries: int = 0
 
     def __str__(self) -> str:
         images, kinds = len(self.plan.images), Counter(fault.kind for fault in self.plan.faults)
@@ -71,7 +73,8 @@ class Report:
         return (
             f"{'FAILED' if self.findings else 'ok'}: seed {self.plan.seed}, {self.plan.broker}, {images} images, "
             f"{self.results} results ({self.brought_in} by dlq retry), {self.letters} dead letters, "
-            f"{self.seconds:.0f} s, {images / max(self.seconds, 0.001):.0f} images/s; faults: {faults}; "
+            f"{self.seconds:.0f} s, {images / max(self.seconds, 0.001):.0f} images/s; "
+            f"a job was delivered at most {self.deliveries} times; faults: {faults}; "
             f"clients tried again for: {again}"
         )
 
@@ -169,6 +172,7 @@ class _Run:
         found = await self._remains()
         self.report.results = sum(outcome.status == "succeeded" for outcome in found.outcomes.values())
         self.report.letters = len(found.letters)
+        self.report.deliveries = max(found.deliveries.values(), default=0)
         self.report.findings += check(self._ledger, found)
 
     async def _room(self) -> None:
