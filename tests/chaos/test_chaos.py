@@ -231,7 +231,7 @@ def test_a_failing_store_does_some_of_what_it_denies(aws: FailingAws) -> None:
 @pytest.mark.timeout(600)
 @need_redis_server
 def test_a_short_run_of_chaos() -> None:
-    """Three faults at each broker: a redeployment, a restart of Redis, lost connections. ``make chaos`` has the others."""
+    """Three faults at each broker, a redeployment and lost connections among them; ``make chaos`` has the others."""
     command = [sys.executable, "-m", "chaos", "--seeds", "2", "--brokers", "sqlite", "redis", "--images", "150"]
     path = os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])
     done = subprocess.run(
