@@ -14,7 +14,7 @@ SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SEEDS ?= 1 2 3 4 5
 BROKERS ?= sqlite redis amqp sqs
 IMAGES ?= 2000
-FAULTS ?= 8
+FAULTS ?= 10
 
 .PHONY: help install demo serve test test-slow chaos bench wheel clean
 

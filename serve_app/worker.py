@@ -79,11 +79,11 @@ class Worker:
             Sources(config.fetch, self._clients, limits, room),
             patience,
             timeout_s=config.timeout_s,
+            max_attempts=config.max_attempts,
             reuse_results=config.reuse_results,
         )
         pace = Pace(
             in_flight=room,
-            max_attempts=config.max_attempts,
             retry_after_s=config.retry_after_s,
             stop_s=config.stop_s,
             stuck_after_s=300 + config.timeout_s,

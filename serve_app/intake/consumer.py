@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from serve_app.intake.acknowledging import Acknowledger
 from serve_app.intake.broker import QUEUE_AWAY, STORE_AWAY, call_broker
 from serve_app.intake.patience import Patience, Stopped, backoff
-from serve_app.intake.work import Delivery, JobRunner
+from serve_app.intake.work import Delivery, JobRunner, TryAgain
 from serve_app.queues import DeadLetter, Message, Queue, QueueStats
 from serve_app.queues.jobs import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
@@ -31,8 +31,6 @@ _LONGEST_DELAY_S = 60.0
 _MARK_AFTER_S = 1.0
 _STATS_EVERY_S = 2.0
 _RATE_OVER_S = 10.0
-_CRASHES = 10
-"""So many times ``max_attempts`` deliveries without an end: it is the message that ends its workers."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +41,6 @@ class Pace:
 
     Attributes:
         in_flight: images in hand at a time.
-        max_attempts: tries for what may pass.
         retry_after_s: before the second try; twice as long before each further one.
         stop_s: what is in hand when the consumer is stopped may take so long.
         wait_s: how long to wait at the broker for a message; a worker that stops waits for that, too.
@@ -51,7 +48,6 @@ class Pace:
     """
 
     in_flight: int = 16
-    max_attempts: int = 8
     retry_after_s: float = 1.0
     stop_s: float = 30.0
     stuck_after_s: float = 600.0
@@ -196,15 +192,7 @@ class Consumer:
         except BadMessage as error:
             await self._dead_letter(message, (), type(error).__name__, str(error))
             return
-        if message.attempts > _CRASHES * self._pace.max_attempts:
-            reason = f"delivered {message.attempts} times without an end: its workers die of it"
-            why = {"type": "TooManyDeliveries", "detail": reason}
-            failures = [Outcome(job.id, "failed", error=why) for job in jobs]
-            await self._patience.until_it_works(lambda: asyncio.gather(*map(self._store.finish, failures)), STORE_AWAY)
-            await self._dead_letter(message, tuple(job.id for job in jobs), why["type"], why["detail"])
-            return
-        is_last = message.attempts >= self._pace.max_attempts
-        delivery = Delivery(message.attempts, message.published, is_last)
+        delivery = Delivery(message.deliveries, message.published)
         endings = await asyncio.gather(*(self._run(job, delivery) for job in jobs), return_exceptions=True)
         errors = [ending for ending in endings if isinstance(ending, BaseException)]
         outcomes = [ending for ending in endings if isinstance(ending, Outcome)]
@@ -228,16 +216,22 @@ class Consumer:
             return await self._runner.run(job, delivery)
 
     async def _put_off(self, message: Message, error: BaseException) -> None:
-        delay_s = backoff(message.attempts, self._pace.retry_after_s, _LONGEST_DELAY_S)
-        _log.warning("try %d failed, the next one is in %.1f s: %s", message.attempts, delay_s, error)
+        failed = error.failed if isinstance(error, TryAgain) else message.deliveries or 1
+        delay_s = backoff(failed, self._pace.retry_after_s, _LONGEST_DELAY_S)
+        _log.warning("try %d failed, the next one is in %.1f s: %s", failed, delay_s, error)
         await call_broker(lambda: self._queue.nack(message, delay_s), "put a message off")
         self._let_go(message)
 
     async def _dead_letter(self, message: Message, jobs: tuple[str, ...], kind: str, reason: str) -> None:
-        letter = DeadLetter.of(message, jobs, kind, reason).encode()
+        attempts = await self._patience.until_it_works(lambda: self._attempts(jobs), STORE_AWAY)
+        letter = DeadLetter.of(message, jobs, kind, reason, attempts).encode()
         if await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter"):
             self._rate.count()
         self._let_go(message)
+
+    async def _attempts(self, jobs: tuple[str, ...]) -> int:
+        """At the one of these failed jobs that took the most; the last attempt is not among those recorded."""
+        return 1 + max(await asyncio.gather(*map(self._store.failed_attempts, jobs)), default=0)
 
     def _let_go(self, message: Message, *, is_ended: bool = False) -> None:
         self._held.pop(id(message), None)

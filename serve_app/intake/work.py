@@ -18,8 +18,11 @@ from serve_app.intake.strict import Unreachable
 from serve_app.queues.jobs import JobRequest
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
 
-__all__ = ["Delivery", "JobRunner"]
+__all__ = ["Delivery", "JobRunner", "TryAgain"]
 
+_MOST_DELIVERIES = 80
+"""Deliveries that ended neither in an outcome nor in a failure. More than that mean that the job crashes its workers;
+the limit is high because lost connections and stopped workers add to them too."""
 
 T = TypeVar("T")
 
@@ -31,14 +34,24 @@ class Delivery:
     """What is known of the message that a job came in.
 
     Attributes:
-        attempts: how often it has been delivered, this time included.
+        count: how often it has been delivered, this time included, for whatever reason; ``None``: not known.
         published: when, in seconds since the epoch; ``None``: not known.
-        is_last: it will not be tried again.
     """
 
-    attempts: int
+    count: int | None
     published: float | None
-    is_last: bool
+
+
+class TryAgain(Exception):
+    """An attempt failed for a reason that may pass, and is not the last one.
+
+    Attributes:
+        failed: attempts that have failed so far, this one included.
+    """
+
+    def __init__(self, failed: int, error: Exception) -> None:
+        super().__init__(str(error) or type(error).__name__)
+        self.failed = failed
 
 
 @dataclass(slots=True)
@@ -58,6 +71,8 @@ class JobRunner:
         sources: where images come from.
         patience: waits for the store, and for steps that have no room.
         timeout_s: longest time for one image in the pipeline.
+        max_attempts: attempts at a job that fails for reasons that may pass. Only failures that a worker saw count; a
+            message that is delivered again because a connection was lost or a worker stopped has not failed.
         reuse_results: whether an image that was seen before is answered with its result.
     """
 
@@ -69,6 +84,7 @@ class JobRunner:
         patience: Patience,
         *,
         timeout_s: float,
+        max_attempts: int = 8,
         reuse_results: bool = False,
     ) -> None:
         self._engine = engine
@@ -76,6 +92,7 @@ class JobRunner:
         self._sources = sources
         self._patience = patience
         self._timeout_s = timeout_s
+        self._max_attempts = max_attempts
         self._reuse = Reuse(store) if reuse_results else None
         self._under_way: dict[str, _UnderWay] = {}
         self._drawing = asyncio.Lock()
@@ -88,7 +105,7 @@ class JobRunner:
 
         Raises:
             Stopped: the worker is stopping.
-            Exception: what may pass, where this is not the last attempt.
+            TryAgain: this attempt failed for a reason that may pass.
         """
         under_way = self._under_way.get(job.id)
         if under_way is not None:
@@ -120,22 +137,31 @@ class JobRunner:
     async def _run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
         early = self._fetch_early(job, delivery)
         try:
-            known, marker = await self._patiently(lambda: self._look_up(job.id))
+            known, marker, failed = await self._patiently(lambda: self._look_up(job.id, delivery))
             if known is not None and not _is_tried_again(known, delivery):
                 return known
             if known is not None:
                 await self._patiently(lambda: self._store.forget_failure(job.id))
+                failed = 0
             if marker is None:
                 marker = JobMarker(job.id, job.uri, dict(job.metadata))
             if marker.withdrawn:
                 return None
+            if delivery.count is not None and delivery.count - failed > _MOST_DELIVERIES:
+                why = f"delivered {delivery.count} times without an outcome: it seems to crash the workers"
+                poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
+                return await self._patiently(lambda: self._store.finish(poison))
+            is_last = failed + 1 >= self._max_attempts
             try:
                 frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
-                result = await self._result(frame, marker, delivery.is_last)
+                result = await self._result(frame, marker, is_last)
                 outcome = Outcome(job.id, "succeeded", result)
+            except Stopped:
+                raise
             except Exception as error:
-                if not is_final(error) and (not delivery.is_last or isinstance(error, Stopped)):
-                    raise
+                if not is_final(error) and not is_last:
+                    await self._patiently(lambda: self._store.put_failed_attempts(job.id, failed + 1))
+                    raise TryAgain(failed + 1, error) from error
                 outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
             return await self._patiently(lambda: self._store.finish(outcome))
         finally:
@@ -144,16 +170,21 @@ class JobRunner:
 
     def _fetch_early(self, job: JobRequest, delivery: Delivery) -> asyncio.Task[Frame] | None:
         """Begin to fetch before it is known whether the job has ended, where that is most unlikely."""
-        if delivery.attempts > 1 or job.id.startswith(JOB_PREFIX):
+        if (delivery.count or 1) > 1 or job.id.startswith(JOB_PREFIX):
             return None
         task = asyncio.create_task(self._sources.frame(job.uri, None, job.version))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask
         return task
 
-    async def _look_up(self, job_id: str) -> tuple[Outcome | None, JobMarker | None]:
-        if not job_id.startswith(JOB_PREFIX):
-            return await self._store.outcome(job_id), None
-        return await asyncio.gather(self._store.outcome(job_id), self._store.job(job_id))
+    async def _look_up(self, job_id: str, delivery: Delivery) -> tuple[Outcome | None, JobMarker | None, int]:
+        async def nothing(value: T) -> T:
+            return value
+
+        return await asyncio.gather(
+            self._store.outcome(job_id),
+            self._store.job(job_id) if job_id.startswith(JOB_PREFIX) else nothing(None),
+            self._store.failed_attempts(job_id) if delivery.count != 1 else nothing(0),
+        )
 
     async def _result(self, frame: Frame, marker: JobMarker, is_last: bool) -> dict[str, Any]:
         run = Engine.run if self._reuse is None else self._reuse.run
@@ -186,7 +217,7 @@ def _is_tried_again(known: Outcome, delivery: Delivery) -> bool:
     if known.status != "failed":
         return False
     if delivery.published is None:
-        return delivery.attempts == 1
+        return delivery.count == 1
     return delivery.published > known.finished_at
 
 

@@ -30,7 +30,7 @@ class DeadLetter:
         jobs: ids of the jobs in it that failed; empty where the body could not be understood.
         type: the error's class.
         reason: what went wrong, for a person.
-        attempts: how often the message had been delivered.
+        attempts: how often a worker tried; deliveries of the message where the broker moved it.
         time: when it was given up, ISO 8601 in UTC.
     """
 
@@ -43,11 +43,11 @@ class DeadLetter:
     time: str
 
     @classmethod
-    def of(cls, message: Message, jobs: tuple[str, ...], kind: str, reason: str) -> DeadLetter:
+    def of(cls, message: Message, jobs: tuple[str, ...], kind: str, reason: str, attempts: int = 1) -> DeadLetter:
         """The letter of a message that is given up now."""
         identity = hashlib.sha256("\n".join(jobs).encode() if jobs else message.body).hexdigest()[:32]
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        return cls(identity, message.body, jobs, kind, reason, message.attempts, now)
+        return cls(identity, message.body, jobs, kind, reason, attempts, now)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; a body that is not UTF-8 stands as ``body_base64``."""
@@ -88,7 +88,7 @@ class DeadLetter:
             sent = datetime.fromtimestamp(message.published or time.time(), UTC).isoformat(timespec="milliseconds")
             identity = hashlib.sha256(message.body).hexdigest()[:32]
             reason = "the broker moved it here after too many deliveries; no worker said why"
-            return cls(identity, message.body, (), "DeliveryLimit", reason, message.attempts, sent)
+            return cls(identity, message.body, (), "DeliveryLimit", reason, message.deliveries or 1, sent)
 
 
 @dataclass(frozen=True, slots=True)

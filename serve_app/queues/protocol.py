@@ -30,13 +30,14 @@ class Message:
 
     Attributes:
         body: as it was published.
-        attempts: how often it has been delivered, this time included; at least 1.
+        deliveries: how often the broker has delivered it, this time included, whatever the reason; at least 1. ``None``
+            where the broker does not count.
         published: when, in seconds since the epoch; ``None`` where the broker does not tell.
-        receipt: the broker's handle of this delivery.
+        receipt: the broker's handle of this delivery. It ends with the connection or the lease that it came with.
     """
 
     body: bytes
-    attempts: int = 1
+    deliveries: int | None = 1
     published: float | None = None
     receipt: Any = field(default=None, compare=False, repr=False)
 
@@ -61,7 +62,10 @@ class Queue(ABC):
 
     A message that is received is invisible to others for ``lease_s`` and comes back after that, unless it was
     acknowledged or its lease extended. All methods but ``close`` raise :class:`QueueUnavailable` when the broker cannot
-    be reached, and connect again when they are called again.
+    be reached or ``close`` was called meanwhile, and connect again when they are called again.
+
+    What is done with a message whose lease has ended, or whose connection was lost, has no effect and is no error: the
+    broker delivers it again.
     """
 
     scheme: ClassVar[str]
@@ -104,7 +108,7 @@ class Queue(ABC):
 
     @abstractmethod
     async def nack(self, message: Message, delay_s: float = 0.0) -> None:
-        """Give it back, to be delivered again after ``delay_s`` at the earliest."""
+        """Requeue it, to be delivered again after ``delay_s`` at the earliest."""
 
     @abstractmethod
     async def extend(self, messages: Sequence[Message]) -> None:

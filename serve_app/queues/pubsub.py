@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage, SubscriberAsyn
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 
+from serve_app.queues._cancelling import is_cancelled
 from serve_app.queues._chunks import chunks
 from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
 from serve_app.queues.urls import FORMS, QueueUrl
@@ -33,9 +33,8 @@ _MAX_ACK_IDS = 500
 _TIMEOUT_S = 30.0
 _PULL_TIMEOUT_S = 60.0
 _MIN_WAIT_S = 0.2  # a pull has to travel
-_MAX_LEASE_S = 600
+_MIN_LEASE_S, _MAX_LEASE_S = 10, 600
 _DELIVERY_LIMIT = 100  # the largest that Pub/Sub takes
-_REMEMBERED = 100_000
 _METRICS_WINDOW_S = 600  # Cloud Monitoring's values are a few minutes old
 _NO_RETRY = AsyncRetry(predicate=lambda _: False)  # the worker has its own, and one that is bounded
 
@@ -74,7 +73,6 @@ class PubsubQueue(Queue):
         self._pulling: asyncio.Task[list[Any]] | None = None
         self._pulled: list[Any] = []
         self._waiting_for_pull = 0
-        self._seen: OrderedDict[str, int] = OrderedDict()
 
     @classmethod
     def from_url(cls, url: QueueUrl) -> PubsubQueue:
@@ -115,19 +113,22 @@ class PubsubQueue(Queue):
                 # A pull that is given up may still be answered, and what it leased be lost for a while: it goes on.
                 if self._pulling is None:
                     self._pulling = asyncio.create_task(self._pull(clients, limit))
+                pulling = self._pulling
                 self._waiting_for_pull += 1
                 try:
-                    done, _ = await asyncio.wait([self._pulling], timeout=max(_MIN_WAIT_S, wait_s))
+                    done, _ = await asyncio.wait([pulling], timeout=max(_MIN_WAIT_S, wait_s))
                 finally:
                     self._waiting_for_pull -= 1
                 if not done:
                     return []
-                pulling, self._pulling = self._pulling, None
+                if self._pulling is pulling:
+                    self._pulling = None
                 self._pulled = pulling.result()
-            received, self._pulled = self._pulled[:limit], self._pulled[limit:]
+            received = self._pulled[:limit]
             if received:  # the subscription's own deadline may be shorter, and this may have lain here
                 await self._set_deadline(clients, [raw.ack_id for raw in received], round(self.lease_s))
-        return [self._message(raw) for raw in received]
+                self._pulled = self._pulled[limit:]
+        return [_message(raw) for raw in received]
 
     async def _pull(self, clients: _Clients, limit: int) -> list[Any]:
         request = {"subscription": self._path(self._subscription), "max_messages": limit}
@@ -140,11 +141,9 @@ class PubsubQueue(Queue):
     async def ack(self, messages: Sequence[Message]) -> None:
         async with self._using() as clients:
             for chunk in chunks(messages, _MAX_ACK_IDS):
-                ids = [message.receipt[0] for message in chunk]
+                ids = [message.receipt for message in chunk]
                 request = {"subscription": self._path(self._subscription), "ack_ids": ids}
                 await clients.subscriber.acknowledge(request, timeout=_TIMEOUT_S, retry=_NO_RETRY)
-        for message in messages:
-            self._seen.pop(message.receipt[1], None)
 
     async def nack(self, message: Message, delay_s: float = 0.0) -> None:
         async with self._using() as clients:
@@ -152,11 +151,11 @@ class PubsubQueue(Queue):
                 # nobody receives any more: what a pull that goes on gets would be lost for as long as a lease
                 self._pulling.cancel()
                 self._pulling = None
-            await self._set_deadline(clients, [message.receipt[0]], min(_MAX_LEASE_S, -int(-delay_s // 1)))
+            await self._set_deadline(clients, [message.receipt], min(_MAX_LEASE_S, -int(-delay_s // 1)))
 
     async def extend(self, messages: Sequence[Message]) -> None:
         async with self._using() as clients:
-            await self._set_deadline(clients, [message.receipt[0] for message in messages], round(self.lease_s))
+            await self._set_deadline(clients, [message.receipt for message in messages], round(self.lease_s))
 
     async def dead_letter(self, message: Message, letter: bytes) -> None:
         async with self._using() as clients:
@@ -183,16 +182,6 @@ class PubsubQueue(Queue):
 
     def _topic_path(self, topic: str) -> str:
         return f"projects/{self._project}/topics/{topic}"
-
-    def _message(self, raw: Any) -> Message:
-        # Pub/Sub counts deliveries only for subscriptions with a dead-letter policy: else what this process has seen.
-        identity = raw.message.message_id
-        seen = self._seen.pop(identity, 0) + 1
-        self._seen[identity] = seen
-        if len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
-        published = raw.message.publish_time.timestamp() if raw.message.publish_time else None
-        return Message(_body(raw.message), max(raw.delivery_attempt, seen), published, (raw.ack_id, identity))
 
     async def _publish(self, clients: _Clients, topic: str, bodies: Sequence[bytes]) -> None:
         for chunk in chunks(bodies, _MAX_PUBLISH):
@@ -227,8 +216,8 @@ class PubsubQueue(Queue):
         return self._topic
 
     async def _make(self, clients: _Clients, name: str, dead_topic: str | None) -> None:
-        topic = self._topic_path(name)
-        request: dict[str, Any] = {"name": self._path(name), "topic": topic, "ack_deadline_seconds": 60}
+        topic, deadline = self._topic_path(name), max(_MIN_LEASE_S, round(self.lease_s))
+        request: dict[str, Any] = {"name": self._path(name), "topic": topic, "ack_deadline_seconds": deadline}
         if dead_topic is not None:  # this is also what makes Pub/Sub count deliveries
             request["dead_letter_policy"] = {"dead_letter_topic": dead_topic, "max_delivery_attempts": _DELIVERY_LIMIT}
         with suppress(AlreadyExists):
@@ -257,14 +246,26 @@ class PubsubQueue(Queue):
 
     @asynccontextmanager
     async def _using(self) -> AsyncIterator[_Clients]:
+        clients = self._clients
         try:
-            if self._clients is None:
-                self._clients = _Clients(self._endpoint)
-            yield self._clients
+            if clients is None:
+                clients = self._clients = _Clients(self._endpoint)
+            yield clients
         except (GoogleAPICallError, RetryError, GoogleAuthError, grpc.RpcError) as error:
-            raise QueueUnavailable(
-                f"the Pub/Sub subscription '{self._subscription}' cannot be used: {error}"
-            ) from error
+            raise self._unavailable(error) from error
+        except (asyncio.CancelledError, Exception) as error:
+            if is_cancelled() or self._clients is clients:
+                raise
+            raise self._unavailable("the connection was closed") from error
+
+    def _unavailable(self, why: object) -> QueueUnavailable:
+        return QueueUnavailable(f"the Pub/Sub subscription '{self._subscription}' cannot be used: {why}")
+
+
+def _message(raw: Any) -> Message:
+    # Pub/Sub counts deliveries only for subscriptions with a dead-letter policy.
+    published = raw.message.publish_time.timestamp() if raw.message.publish_time else None
+    return Message(_body(raw.message), raw.delivery_attempt or None, published, raw.ack_id)
 
 
 def _body(message: Any) -> bytes:

@@ -5,6 +5,7 @@ Whether an accepted message survives a crash of Redis is its own setting: ``appe
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -26,40 +27,31 @@ _SOCKET_TIMEOUT_S = 10.0
 # Each script is one atomic step: a crash finds a message in one place, never in two or none.
 _NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
-# What is due goes back to the stream. A member of the set is "<unique> <published> <attempts>\n<body>".
+# What is due goes back to the stream. A member of the set is "<unique> <published> <deliveries>\n<body>".
 _PROMOTE = (
     _NOW
     + """
 local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)
 for _, member in ipairs(due) do
   local head = string.find(member, '\\n', 1, true)
-  local published, attempts = string.match(string.sub(member, 1, head - 1), '^%S+ (%S+) (%S+)$')
-  redis.call('XADD', KEYS[1], '*', 't', published, 'a', attempts, 'b', string.sub(member, head + 1))
+  local published, deliveries = string.match(string.sub(member, 1, head - 1), '^%S+ (%S+) (%S+)$')
+  redis.call('XADD', KEYS[1], '*', 't', published, 'a', deliveries, 'b', string.sub(member, head + 1))
   redis.call('ZREM', KEYS[2], member)
 end
 return #due
 """
 )
 
-_PUT_OFF = (
-    _NOW
-    + """
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1 then
-  redis.call('XDEL', KEYS[1], ARGV[2])
-  redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[4])
-end
+# Only by its holder: a lease that ran out may be another's by now, who is working on the message.
+_TAKE = """
+if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+redis.call('XDEL', KEYS[1], ARGV[3])
 """
-)
 
-_DEAD_LETTER = (
-    _NOW
-    + """
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1 then
-  redis.call('XDEL', KEYS[1], ARGV[2])
-  redis.call('XADD', KEYS[2], '*', 't', now, 'a', 0, 'b', ARGV[3])
-end
-"""
-)
+_PUT_OFF = _NOW + _TAKE + "redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[5])"
+
+_DEAD_LETTER = _NOW + _TAKE + "redis.call('XADD', KEYS[2], '*', 't', now, 'a', 0, 'b', ARGV[4])"
 
 # JUSTID: a renewed lease is no delivery. Only by its holder: a lease that ran out may be another's by now.
 _EXTEND = """
@@ -69,6 +61,10 @@ for i = 3, #ARGV do
   end
 end
 """
+
+
+# When the first entry after one was published, without its body.
+_PUBLISHED = "local e = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1)[1] return e and e[2][2]"
 
 
 class RedisQueue(Queue):
@@ -91,6 +87,8 @@ class RedisQueue(Queue):
         self._dead_stream = f"{tag}:dead"
         self._consumer = secrets.token_hex(8)
         self._redis: redis.asyncio.Redis | None = None
+        self._has_group = False
+        self._connecting = asyncio.Lock()
         self._reclaim_at = 0.0
 
     @classmethod
@@ -163,11 +161,10 @@ class RedisQueue(Queue):
 
     async def nack(self, message: Message, delay_s: float = 0.0) -> None:
         published = round((message.published or time.time()) * 1000)
-        member = f"{message.receipt} {published} {message.attempts}\n".encode() + message.body
+        member = f"{message.receipt} {published} {message.deliveries}\n".encode() + message.body
         async with self._client() as client:
-            await client.eval(
-                _PUT_OFF, 2, self._stream, self._delayed, _GROUP, message.receipt, round(delay_s * 1000), member
-            )
+            taken = (_GROUP, self._consumer, message.receipt)
+            await client.eval(_PUT_OFF, 2, self._stream, self._delayed, *taken, round(delay_s * 1000), member)
 
     async def extend(self, messages: Sequence[Message]) -> None:
         if messages:
@@ -177,7 +174,8 @@ class RedisQueue(Queue):
 
     async def dead_letter(self, message: Message, letter: bytes) -> None:
         async with self._client() as client:
-            await client.eval(_DEAD_LETTER, 2, self._stream, self._dead_stream, _GROUP, message.receipt, letter)
+            taken = (_GROUP, self._consumer, message.receipt)
+            await client.eval(_DEAD_LETTER, 2, self._stream, self._dead_stream, *taken, letter)
 
     async def stats(self) -> QueueStats:
         async with self._client() as client, client.pipeline(transaction=True) as pipe:
@@ -190,10 +188,8 @@ class RedisQueue(Queue):
             leased = int(pending["pending"])
             waiting = max(0, int(length) - leased) + int(due)
             last = next(group["last-delivered-id"] for group in groups if group["name"] in (_GROUP, _GROUP.encode()))
-            first = await client.xrange(self._stream, min=b"(" + _bytes(last), count=1)
-            age_s = 0.0
-            if first:
-                age_s = max(0.0, time.time() - int(first[0][1][b"t"]) / 1000)
+            published = await client.eval(_PUBLISHED, 1, self._stream, last)
+            age_s = 0.0 if published is None else max(0.0, time.time() - int(published) / 1000)
         return QueueStats(waiting, leased + int(put_off) - int(due), age_s)
 
     def dead(self) -> RedisQueue:
@@ -201,28 +197,38 @@ class RedisQueue(Queue):
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Any]:
-        """The connection, with the stream's group made; its errors as this project's."""
+        """The connection, with the stream's group made; its errors as this project's.
+
+        It connects again by itself. Closing it here would end the calls of others that use it.
+        """
+        if self._redis is None:
+            self._redis = redis.asyncio.Redis.from_url(
+                self._url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=5
+            )
+        client = self._redis
         try:
-            if self._redis is None:
-                client = redis.asyncio.Redis.from_url(
-                    self._url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=5
-                )
-                self._redis = client
-                await self._make_group(client)
-            yield self._redis
+            async with self._connecting:
+                if not self._has_group:
+                    await self._make_group(client)
+                    self._has_group = True
+            yield client
         except RedisError as error:
-            if isinstance(error, ResponseError) and "NOGROUP" in str(error) and self._redis is not None:
-                await self.close()  # the server lost its data, or the stream was deleted: the next call makes it anew
-            elif not isinstance(error, ResponseError):
-                await self.close()
-            raise QueueUnavailable(f"the Redis stream '{self._stream}' cannot be used: {error}") from error
+            if "NOGROUP" in str(error):  # the server lost its data, or the stream was deleted
+                self._has_group = False
+            raise self._unavailable(error) from error
+        except Exception as error:
+            if self._redis is client:
+                raise
+            raise self._unavailable("the connection was closed") from error
+
+    def _unavailable(self, why: object) -> QueueUnavailable:
+        return QueueUnavailable(f"the Redis stream '{self._stream}' cannot be used: {why}")
 
     async def _make_group(self, client: Any) -> None:
         try:
             await client.xgroup_create(self._stream, _GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
-                await self.close()
                 raise
 
 
@@ -238,7 +244,3 @@ def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
 
 def _message(entry: bytes, fields: dict[bytes, bytes], deliveries: int) -> Message:
     return Message(fields[b"b"], int(fields[b"a"]) + deliveries, int(fields[b"t"]) / 1000, entry.decode())
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value

@@ -26,13 +26,44 @@ CREATE TABLE IF NOT EXISTS messages (
   body BLOB NOT NULL,
   published REAL NOT NULL,
   visible REAL NOT NULL,   -- when it may be delivered
-  attempts INTEGER NOT NULL DEFAULT 0,
+  attempts INTEGER NOT NULL DEFAULT 0,  -- deliveries
   receipt TEXT             -- of the delivery that holds the lease
 );
 CREATE INDEX IF NOT EXISTS messages_visible ON messages (queue, visible);
 """
 
 T = TypeVar("T")
+
+
+class _File:
+    """A connection to the file, and the one thread that uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-queue")
+        self._db: sqlite3.Connection | None = None
+
+    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            db = self._db or self._connect()
+            db.execute("BEGIN IMMEDIATE")
+            with db:
+                return work(db)
+        except (sqlite3.Error, OSError) as error:
+            raise QueueUnavailable(f"the queue file {self._path} cannot be used: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        _log_ahead(db)
+        db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
+        db.executescript(_SCHEMA)
+        self._db = db
+        return db
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
 
 
 class SqliteQueue(Queue):
@@ -50,8 +81,7 @@ class SqliteQueue(Queue):
         self._path = path
         self._name = name
         self.lease_s = lease_s
-        self._thread: ThreadPoolExecutor | None = None
-        self._db: sqlite3.Connection | None = None
+        self._file: _File | None = None
 
     @classmethod
     def from_url(cls, url: QueueUrl) -> SqliteQueue:
@@ -71,10 +101,10 @@ class SqliteQueue(Queue):
         await self._run(lambda _: None)
 
     async def close(self) -> None:
-        if self._thread is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-            self._thread.shutdown()
-            self._thread = None
+        file, self._file = self._file, None
+        if file is not None:
+            await asyncio.get_running_loop().run_in_executor(file.thread, file.close)
+            file.thread.shutdown()
 
     async def publish(self, bodies: Sequence[bytes]) -> None:
         now = time.time()
@@ -101,7 +131,7 @@ class SqliteQueue(Queue):
             "RETURNING seq, body, attempts, published",
             (now + self.lease_s, receipt, self._name, now, limit),
         ).fetchall()
-        return [Message(body, attempts, published, (seq, receipt)) for seq, body, attempts, published in sorted(rows)]
+        return [Message(body, count, published, (seq, receipt)) for seq, body, count, published in sorted(rows)]
 
     async def ack(self, messages: Sequence[Message]) -> None:
         receipts = [message.receipt for message in messages]
@@ -154,33 +184,9 @@ class SqliteQueue(Queue):
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do work in one transaction, in the thread that owns the connection."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-queue")
-
-        def transact() -> T:
-            try:
-                db = self._db or self._connect()
-                db.execute("BEGIN IMMEDIATE")
-                with db:
-                    return work(db)
-            except (sqlite3.Error, OSError) as error:
-                raise QueueUnavailable(f"the queue file {self._path} cannot be used: {error}") from error
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
-
-    def _connect(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        _log_ahead(db)
-        db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
-        db.executescript(_SCHEMA)
-        self._db = db
-        return db
-
-    def _disconnect(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        if self._file is None:
+            self._file = _File(self._path)
+        return await asyncio.get_running_loop().run_in_executor(self._file.thread, self._file.transact, work)
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:

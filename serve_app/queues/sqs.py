@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, ClassVar
 
 import boto3
@@ -14,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.queues._age import OldestEstimate
+from serve_app.queues._cancelling import is_cancelled
 from serve_app.queues._chunks import chunks
 from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
 from serve_app.queues.urls import QueueUrl
@@ -26,6 +27,27 @@ _MAX_WAIT_S = 20
 _THREADS = 8
 _MAX_DELAY_S = 43_000  # a message is invisible for 12 hours at most
 _MISSING = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+
+
+class _Session:
+    """A client and the threads that use it."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="sqs")
+        self._connect = connect
+        self._connecting = threading.Lock()
+        self._client: Any = None
+
+    def call(self, operation: str, arguments: dict[str, Any]) -> Any:
+        with self._connecting:
+            if self._client is None:
+                self._client = self._connect()
+        return getattr(self._client, operation)(**arguments)
+
+    def close(self) -> None:
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()
 
 
 class SqsQueue(Queue):
@@ -55,8 +77,7 @@ class SqsQueue(Queue):
         self._endpoint_url = endpoint_url
         self._create = create
         self.lease_s = lease_s
-        self._client: Any = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._session: _Session | None = None
         self._urls: dict[str, str] = {}
         self._oldest = OldestEstimate()
 
@@ -87,12 +108,9 @@ class SqsQueue(Queue):
             await self._url(self._dead_name)
 
     async def close(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     async def publish(self, bodies: Sequence[bytes]) -> None:
         await self._send(self._name, bodies)
@@ -104,8 +122,9 @@ class SqsQueue(Queue):
                 self._receive(min(_BATCH, limit - start), 0)
                 for start in range(_BATCH, min(limit, _BATCH * _THREADS), _BATCH)
             ]
-            for more in await asyncio.gather(*calls):
-                messages += more
+            for more in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(more, list):  # a call that failed must not cost what the others have leased
+                    messages += more
         for message in messages:
             if message.published is not None:
                 self._oldest.received(message.published)
@@ -194,14 +213,15 @@ class SqsQueue(Queue):
         return self._urls[name]
 
     async def _call(self, operation: str, **arguments: Any) -> Any:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="sqs")
-        loop = asyncio.get_running_loop()
+        if self._session is None:
+            self._session = _Session(self._connect)
+        session = self._session
         try:
-            if self._client is None:
-                self._client = await loop.run_in_executor(self._threads, self._connect)
-            method: Callable[..., Any] = getattr(self._client, operation)
-            return await loop.run_in_executor(self._threads, partial(method, **arguments))
+            return await asyncio.get_running_loop().run_in_executor(session.threads, session.call, operation, arguments)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            raise QueueUnavailable(f"the SQS queue '{self._name}' cannot be used: the connection was closed") from None
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in _MISSING:
                 self._urls.clear()
@@ -230,5 +250,5 @@ class _NoSuchQueue(Exception):
 def _message(raw: dict[str, Any]) -> Message:
     attributes = raw.get("Attributes", {})
     sent = attributes.get("SentTimestamp")
-    attempts = int(attributes.get("ApproximateReceiveCount", 1))
-    return Message(raw["Body"].encode(), attempts, None if sent is None else int(sent) / 1000, raw["ReceiptHandle"])
+    deliveries = int(attributes.get("ApproximateReceiveCount", 1))
+    return Message(raw["Body"].encode(), deliveries, None if sent is None else int(sent) / 1000, raw["ReceiptHandle"])

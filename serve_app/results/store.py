@@ -4,6 +4,7 @@
 
     jobs/ab/ID.json          the marker: written before the job is published, so that queued differs from unknown
     running/ab/ID.json       a worker has had it for a while
+    attempts/ab/ID.json      how many attempts have failed, where some have and there may be another one
     outcomes/ab/ID.json      the truth: one object a job, written once and on condition
     content/ab/KEY.json      the same result under its content, for images that come again
     pictures/ab/ID.jpg       the annotated picture, where it was asked for
@@ -148,6 +149,15 @@ class ResultStore:
         """A worker has it in hand."""
         await self._run(self.objects.put, _key("running", job_id), json.dumps({"since": _now()}).encode())
 
+    async def failed_attempts(self, job_id: str) -> int:
+        """How many attempts at the job have failed so far."""
+        value = await self._read(_key("attempts", job_id))
+        return 0 if value is None else int(value["failed"])
+
+    async def put_failed_attempts(self, job_id: str, failed: int) -> None:
+        """Record that so many attempts at the job have failed."""
+        await self._run(self.objects.put, _key("attempts", job_id), json.dumps({"failed": failed}).encode())
+
     async def outcome(self, job_id: str) -> Outcome | None:
         """How the job ended; ``None``: it has not."""
         value = await self._read(_key("outcomes", job_id))
@@ -164,6 +174,7 @@ class ResultStore:
         outcome = await self.outcome(job_id)
         if outcome is not None and outcome.status == "failed":
             await self._run(self.objects.delete, _key("running", job_id))
+            await self._run(self.objects.delete, _key("attempts", job_id))
             await self._run(self.objects.delete, _key("outcomes", job_id))
 
     async def status(self, job_id: str) -> JobStatus | None:

@@ -94,10 +94,11 @@ async def consuming(
     store: ResultStore | None = None,
     reuse_results: bool = False,
     timeout_s: float = 30,
+    max_attempts: int = 3,
     **pace: Any,
 ) -> AsyncIterator[Consumer]:
     """A consumer that runs until the block ends."""
-    settings = Pace(**{"in_flight": 4, "max_attempts": 3, "retry_after_s": 0.1, "stop_s": 5, "wait_s": 0.2, **pace})
+    settings = Pace(**{"in_flight": 4, "retry_after_s": 0.1, "stop_s": 5, "wait_s": 0.2, **pace})
     patience = Patience()
     fetch = SourcesConfig.model_validate({"files": [str(at.images)], **(own or {})})
     sources = Sources(fetch, FetchConfig.model_validate(clients or {}), LIMITS, settings.in_flight)
@@ -108,6 +109,7 @@ async def consuming(
         sources,
         patience,
         timeout_s=timeout_s,
+        max_attempts=max_attempts,
         reuse_results=reuse_results,
     )
     consumer = Consumer(queue(queue_from_url(at.url)), store or at.store, runner, patience, settings)

@@ -6,6 +6,7 @@ The folder stands on the import path, as a package outside the project would.
 from __future__ import annotations
 
 import io
+import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -129,6 +130,18 @@ class Sleeper(BaseClassifier):
                     file.write(f"{len(images)}\n")
             time.sleep(self.seconds)
         return [{"batch": len(images)} for _ in images]
+
+
+class Lingerer(BaseClassifier):
+    """Takes 1 to 6 seconds."""
+
+    @property
+    def name(self) -> str:
+        return "lingerer"
+
+    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
+        time.sleep(random.uniform(1, 6))
+        return {"waited": True}
 
 
 class Where(BaseClassifier):

@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--brokers", nargs="+", choices=BROKERS, default=BROKERS)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--faults", type=int, default=8)
+    parser.add_argument("--faults", type=int, default=10)
     options = parser.parse_args()
     plans = [Plan.of(s, broker, options.images, options.faults) for s in options.seeds for broker in options.brokers]
 

@@ -63,7 +63,7 @@ class Clients:
     async def _over_http(self, http: httpx.AsyncClient, number: int, images: Sequence[Image]) -> None:
         if not images:
             return
-        jobs = [{"uri": self._place.uri(image), "metadata": {"image": image.name}} for image in images]
+        jobs = [{"uri": self._place.uri(image), "metadata": _metadata(image)} for image in images]
         ids = await self._post(http, f"{self._name}-{number}", jobs)
         self._ledger.jobs.update(zip(ids, images, strict=True))
         if number % _EVERY == 0 and (again := await self._post(http, f"{self._name}-{number}", jobs)) != ids:
@@ -111,5 +111,9 @@ class Clients:
     def _message(self, image: Image) -> bytes:
         if image.kind == "no json":
             return f"image {image.name}".encode()
-        job = {"id": self._id(image), "metadata": {"image": image.name}}
+        job = {"id": self._id(image), "metadata": _metadata(image)}
         return json.dumps(job if image.kind == "no uri" else {**job, "uri": self._place.uri(image)}).encode()
+
+
+def _metadata(image: Image) -> dict[str, object]:
+    return {"image": image.name} | ({"slow": True} if image.is_slow else {})

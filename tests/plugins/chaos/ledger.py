@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -28,6 +28,8 @@ class Ledger:
     messages: dict[bytes, Image] = field(default_factory=dict)
     have_appeared: bool = False
     """Whether the missing images have been put in their places."""
+    redeliveries: int = 0
+    """How often the faults so far may have one message delivered again."""
 
     def is_good(self, image: Image) -> bool:
         """Whether it has to end with a result."""
@@ -53,16 +55,20 @@ class Remains:
         unreadable: keys of outcomes that are not whole.
         letters: each once, by its id.
         rows: the ids in Parquet.
+        deliveries: how often the broker has delivered each job.
     """
 
     outcomes: dict[str, Outcome]
     unreadable: list[str]
     letters: Sequence[DeadLetter]
     rows: Sequence[str]
+    deliveries: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, objects: Objects, letters: Sequence[DeadLetter]) -> Remains:
-        """Take them from the store, all of them."""
+    def read(
+        cls, objects: Objects, letters: Sequence[DeadLetter], deliveries: Mapping[str, int] | None = None
+    ) -> Remains:
+        """Take outcomes and rows from the store, all of them."""
         keys = list(objects.keys("outcomes/"))
         with ThreadPoolExecutor(8) as pool:
             texts = list(pool.map(objects.get, keys))
@@ -77,7 +83,7 @@ class Remains:
                 unreadable.append(key)
                 continue
             outcomes[outcome.id] = outcome
-        return cls(outcomes, unreadable, letters, parquet_ids(objects))
+        return cls(outcomes, unreadable, letters, parquet_ids(objects), deliveries or {})
 
 
 def parquet_ids(objects: Objects) -> list[str]:
@@ -94,7 +100,12 @@ async def letters_of(queue_url: str, quiet_s: float = 1.0) -> list[DeadLetter]:
 
 def check(ledger: Ledger, found: Remains) -> list[str]:
     """What is wrong, a line each; nothing where every job has its one end."""
-    return [*_outcomes(ledger, found), *_letters(ledger, found.letters), *_rows(ledger, found.rows)]
+    return [
+        *_outcomes(ledger, found),
+        *_letters(ledger, found),
+        *_rows(ledger, found.rows),
+        *_deliveries(ledger, found.deliveries),
+    ]
 
 
 def _outcomes(ledger: Ledger, found: Remains) -> Iterator[str]:
@@ -110,14 +121,17 @@ def _outcomes(ledger: Ledger, found: Remains) -> Iterator[str]:
         yield f"{job} has an outcome, and nobody was told that it was accepted"
 
 
-def _letters(ledger: Ledger, letters: Sequence[DeadLetter]) -> Iterator[str]:
+def _letters(ledger: Ledger, found: Remains) -> Iterator[str]:
+    letters = found.letters
     poison = {job for job, image in ledger.jobs.items() if not ledger.is_good(image)}
     of_jobs = Counter(job for letter in letters for job in letter.jobs)
     of_messages = Counter(letter.body for letter in letters if not letter.jobs)
     for job in poison - of_jobs.keys():
         yield f"lost: {job} ({ledger.jobs[job].kind}) has no dead letter"
     for job, count in of_jobs.items():
-        if job not in poison:
+        if job in found.outcomes and found.outcomes[job].status == "succeeded":
+            yield f"false: {job} succeeded, and has a dead letter"
+        elif job not in poison:
             yield f"{job} has a dead letter, and should have none"
         elif count > 1:
             yield f"doubled: {job} has {count} dead letters of different ids"
@@ -156,3 +170,11 @@ def _rows(ledger: Ledger, rows: Sequence[str]) -> Iterator[str]:
             yield f"doubled: {job} has {count} rows in Parquet"
         if job not in ledger.good:
             yield f"{job} is in Parquet, and should not be"
+
+
+def _deliveries(ledger: Ledger, deliveries: Mapping[str, int]) -> Iterator[str]:
+    for job, image in ledger.jobs.items():
+        brought_in = image.kind == "missing" and ledger.have_appeared
+        most = image.messages + brought_in + ledger.redeliveries
+        if deliveries.get(job, 0) > most:
+            yield f"{job} was delivered {deliveries[job]} times, and the faults explain {most}"

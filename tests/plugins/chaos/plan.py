@@ -10,16 +10,32 @@ from typing import Literal
 __all__ = ["BROKERS", "Fault", "Image", "Plan"]
 
 _KILLS = ("kill worker", "kill step", "kill gateway")
-_STORE = ("store answers 500", "store hangs")
+_ROLLS = ("restart workers", "redeploy")
+_STORE = ("store answers 500", "store hangs", "drop store connections")
+_BROKER = ("restart broker", "drop broker connections")
 _FAULTS = {
-    "sqlite": _KILLS,
-    "redis": (*_KILLS, "restart broker", *_STORE),
-    "amqp": (*_KILLS, "restart broker", *_STORE),
-    "sqs": (*_KILLS, *_STORE),
+    "sqlite": (*_KILLS, *_ROLLS),
+    "redis": (*_KILLS, *_ROLLS, *_BROKER, *_STORE),
+    "amqp": (*_KILLS, *_ROLLS, *_BROKER, *_STORE),
+    "sqs": (*_KILLS, *_ROLLS, "drop broker connections", *_STORE),
 }
 BROKERS = tuple(_FAULTS)
 
 _LONGEST_S = {"restart broker": 4.0, "store answers 500": 8.0, "store hangs": 10.0}
+
+_REDELIVERIES = {
+    "kill worker": 1,
+    "kill step": 4,  # an attempt fails, and is repeated after 1, 2, 4 s while Serve replaces the replica
+    "kill gateway": 1,  # a client that heard nothing hands its images in again
+    "restart workers": 2,  # what one gives back the next one may get, and give back, too
+    "redeploy": 3,
+    "restart broker": 2,
+    "drop broker connections": 2,
+    "store answers 500": 4,
+    "store hangs": 2,
+    "drop store connections": 2,
+}
+"""How often a fault may have one message delivered again."""
 
 Kind = Literal["good", "missing", "text", "cut", "huge", "forbidden", "no json", "no uri"]
 _BAD_IMAGES: tuple[Kind, ...] = ("missing", "text", "cut", "huge")
@@ -27,6 +43,7 @@ _BAD_MESSAGES: tuple[Kind, ...] = ("forbidden", "no json", "no uri")  # the gate
 
 _POISON = 0.05
 _TWICE = 0.02
+_SLOW = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +52,8 @@ class Fault:
 
     Attributes:
         at: when: the share of the images that have ended.
-        kind: what.
+        kind: what: a replica is killed, workers stop gracefully, the application is deployed anew, connections are
+            closed while both ends live, or the broker or the store fails.
         seconds: for how long; 0 for replicas, which Serve replaces.
         which: of several replicas, counted round.
     """
@@ -44,6 +62,11 @@ class Fault:
     kind: str
     seconds: float = 0.0
     which: int = 0
+
+    @property
+    def redeliveries(self) -> int:
+        """How often it may have one message delivered again."""
+        return _REDELIVERIES[self.kind]
 
     def __str__(self) -> str:
         return f"at {self.at:4.0%} {self.kind}" + (f" for {self.seconds:.1f} s" if self.seconds else "")
@@ -57,12 +80,14 @@ class Image:
         way: over HTTP, or by a message that is put on the queue.
         kind: what it is; all but ``good`` is poison. ``missing`` ones appear in the end.
         messages: how many say the same.
+        is_slow: whether its second step takes seconds.
     """
 
     name: str
     way: Literal["http", "raw"]
     kind: Kind
     messages: int = 1
+    is_slow: bool = False
 
     @property
     def is_job(self) -> bool:
@@ -108,4 +133,5 @@ class Plan:
 def _image(chance: random.Random, name: str, kind: Kind) -> Image:
     way: Literal["http", "raw"] = "raw" if kind in _BAD_MESSAGES or chance.random() < 0.5 else "http"
     is_doubled = way == "raw" and kind == "good" and chance.random() < 2 * _TWICE
-    return Image(name, way, kind, 2 if is_doubled else 1)
+    is_slow = kind == "good" and chance.random() < _SLOW
+    return Image(name, way, kind, 2 if is_doubled else 1, is_slow)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from toys import draw, encoded
 
 from chaos.clients import Clients, NotAccepted
 from chaos.ledger import Ledger, Remains, check, letters_of, parquet_ids
-from chaos.places import Place, place
+from chaos.places import Place, count_deliveries, place
 from chaos.plan import Fault, Plan
 from classifiers import VisionError
 from serve_app.queues import QueueUnavailable, queue_from_url
@@ -26,7 +27,7 @@ from serve_app.results.compaction import compact
 
 __all__ = ["Report", "run"]
 
-_STEP = "size"
+_STEP, _SLOW_STEP = "size", "slow"
 _DEPLOYMENTS = {"kill worker": "worker", "kill step": _STEP, "kill gateway": "gateway"}
 _MAX_BYTES = 100_000
 _GOOD = encoded(draw(("person", 10, 10, 50, 40), size=(48, 64)))
@@ -52,6 +53,7 @@ class Report:
         tried_again: what the clients had to try again for.
         seconds: from the first image to the last end, but for the images that appeared later.
         brought_in: results of images that appeared later.
+        deliveries: how often the job that came most often was delivered.
     """
 
     plan: Plan
@@ -62,6 +64,7 @@ class Report:
     results: int = 0
     letters: int = 0
     brought_in: int = 0
+    deliveries: int = 0
 
     def __str__(self) -> str:
         images, kinds = len(self.plan.images), Counter(fault.kind for fault in self.plan.faults)
@@ -70,7 +73,8 @@ class Report:
         return (
             f"{'FAILED' if self.findings else 'ok'}: seed {self.plan.seed}, {self.plan.broker}, {images} images, "
             f"{self.results} results ({self.brought_in} by dlq retry), {self.letters} dead letters, "
-            f"{self.seconds:.0f} s, {images / max(self.seconds, 0.001):.0f} images/s; faults: {faults}; "
+            f"{self.seconds:.0f} s, {images / max(self.seconds, 0.001):.0f} images/s; "
+            f"a job was delivered at most {self.deliveries} times; faults: {faults}; "
             f"clients tried again for: {again}"
         )
 
@@ -88,11 +92,18 @@ def run(plan: Plan, folder: Path, http_url: str) -> Report:
     from serve_app.app import AppArgs, build
 
     name = f"chaos-{plan.broker}-{plan.seed}-{os.urandom(3).hex()}"
+
+    def deploy() -> None:
+        serve.run(build(AppArgs.model_validate(_application(name, at))), name=name, route_prefix=f"/{name}")
+
     with place(plan.broker, folder) as at:
         for kind, data in _FILES.items():
             at.put(kind, data)
-        serve.run(build(AppArgs.model_validate(_application(name, at))), name=name, route_prefix=f"/{name}")
-        one = _Run(plan, at, name, f"{http_url}/{name}/v1/jobs")
+        asyncio.run(_make_queue(at.queue))
+        if plan.broker == "sqlite":
+            count_deliveries(folder / "jobs.db")
+        deploy()
+        one = _Run(plan, at, name, f"{http_url}/{name}/v1/jobs", deploy)
         try:
             asyncio.run(one.until_settled())
         finally:
@@ -102,12 +113,21 @@ def run(plan: Plan, folder: Path, http_url: str) -> Report:
 
 
 def _application(name: str, at: Place) -> dict[str, Any]:
-    step = {"name": _STEP, "class": "toys.Size", "serve": {"num_replicas": 2, "num_cpus": 0.1}}
+    steps = [
+        {"name": _STEP, "class": "toys.Size", "serve": {"num_replicas": 2, "num_cpus": 0.1}},
+        {
+            "name": _SLOW_STEP,
+            "class": "toys.Lingerer",
+            "depends_on": _STEP,
+            "condition": "'slow' in image['metadata']",
+            "serve": {"num_replicas": 3, "num_cpus": 0.1, "max_batch_size": 1},
+        },
+    ]
     return {
-        "pipeline": {"name": name, "limits": {"max_bytes": _MAX_BYTES}, "pipeline": [step]},
+        "pipeline": {"name": name, "limits": {"max_bytes": _MAX_BYTES}, "pipeline": steps},
         "gateway": {"auth": "none", "num_replicas": 2, "num_cpus": 0.1, "access_log": False},
         "intake": {
-            "queue": at.queue,
+            "queue": at.queue_of_workers,
             "results": at.results,
             "fetch": at.fetch,
             "num_replicas": 2,
@@ -120,8 +140,8 @@ def _application(name: str, at: Place) -> dict[str, Any]:
 
 
 class _Run:
-    def __init__(self, plan: Plan, at: Place, name: str, jobs_url: str) -> None:
-        self._plan, self._at, self._name = plan, at, name
+    def __init__(self, plan: Plan, at: Place, name: str, jobs_url: str, deploy: Callable[[], None]) -> None:
+        self._plan, self._at, self._name, self._deploy = plan, at, name, deploy
         self._ledger = Ledger()
         self._clients = Clients(at, jobs_url, name, self._ledger)
         self._ended = 0
@@ -152,6 +172,7 @@ class _Run:
         found = await self._remains()
         self.report.results = sum(outcome.status == "succeeded" for outcome in found.outcomes.values())
         self.report.letters = len(found.letters)
+        self.report.deliveries = max(found.deliveries.values(), default=0)
         self.report.findings += check(self._ledger, found)
 
     async def _room(self) -> None:
@@ -180,6 +201,7 @@ class _Run:
         for fault in self._plan.faults:
             due = fault.at * len(self._plan.images)
             await self._when(lambda due=due: self._ended >= due)  # type: ignore[misc]
+            self._ledger.redeliveries += fault.redeliveries
             hit = await asyncio.to_thread(self._strike, fault)
             self.report.struck.append(f"{fault}{hit}")
 
@@ -187,7 +209,13 @@ class _Run:
         at = self._at
         if fault.kind in _DEPLOYMENTS:
             return f" (process {_kill(self._name, _DEPLOYMENTS[fault.kind], fault.which)})"
-        if fault.kind == "restart broker":
+        if fault.kind == "restart workers":
+            return f" ({_stop_workers(self._name)} of them)"
+        if fault.kind == "redeploy":
+            self._deploy()
+        elif fault.kind.startswith("drop "):
+            return f" ({at.proxies[fault.kind.split()[1]].drop()} of them)"
+        elif fault.kind == "restart broker":
             assert at.server is not None
             at.server.stop()
             time.sleep(fault.seconds)
@@ -244,12 +272,34 @@ class _Run:
 
     async def _remains(self) -> Remains:
         letters = await letters_of(self._at.queue)
-        return await asyncio.to_thread(Remains.read, self._at.objects, letters)
+        return await asyncio.to_thread(Remains.read, self._at.objects, letters, self._at.deliveries())
+
+
+async def _make_queue(queue_url: str) -> None:
+    async with queue_from_url(queue_url):
+        pass
 
 
 async def _stats(queue_url: str) -> str:
     async with queue_from_url(queue_url) as queue:
         return str(await queue.stats())
+
+
+def _stop_workers(application: str) -> int:
+    """Stop all workers of an application as Serve does when it scales down; it starts others. Returns how many."""
+    import ray
+
+    prefix = f"SERVE_REPLICA::{application}#worker#"
+    names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    workers = [ray.get_actor(name, namespace="serve") for name in names if name.startswith(prefix)]
+    stopping = [worker.perform_graceful_shutdown.remote() for worker in workers]
+    stopped = 0
+    for worker, end in zip(workers, stopping, strict=True):
+        with suppress(ray.exceptions.RayActorError):  # one that was killed is not replaced yet
+            ray.get(end, timeout=_REPLACED_S)
+            stopped += 1
+        ray.kill(worker)
+    return stopped
 
 
 def _kill(application: str, deployment: str, which: int) -> int:

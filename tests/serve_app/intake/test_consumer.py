@@ -531,7 +531,7 @@ async def test_a_message_that_ends_its_workers_is_given_up(at: Place, toys: Loca
             )
 
         async def _old(self, limit: int, wait_s: float) -> list[Message]:
-            return [Message(m.body, 31, m.published, m.receipt) for m in await self._queue.receive(limit, wait_s)]
+            return [Message(m.body, 81, m.published, m.receipt) for m in await self._queue.receive(limit, wait_s)]
 
     await at.publish({"id": "a", "uri": at.image()})
     async with consuming(at, toys, queue=Old):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from brokers import BROKERS, Broker
 
-from serve_app.queues import DeadLetter, Message, Queue, queue_from_url
+from serve_app.queues import DeadLetter, Message, Queue, QueueUnavailable, queue_from_url
 from serve_app.queues.letters import hold, purge, retry
 
 NewUrl = Callable[..., str]
@@ -42,7 +42,7 @@ async def what_is_published_is_received_whole(new_url: NewUrl) -> None:
         await queue.publish(bodies)
         messages = await take(queue, 3)
         assert sorted(message.body for message in messages) == sorted(bodies)
-        assert {message.attempts for message in messages} == {1}
+        assert {message.deliveries for message in messages} == {1}
         assert all(
             message.published is not None and before - 2 <= message.published <= time.time() + 2 for message in messages
         )
@@ -75,7 +75,7 @@ async def acknowledged_is_gone_for_the_next_consumer(new_url: NewUrl) -> None:
         await queue.ack([message for message in messages if message.body == b"done"])
     async with queue_from_url(url) as other:  # closing gave the other one back, or its lease runs out
         (again,) = await take(other, 1)
-        assert (again.body, again.attempts) == (b"held", 2)
+        assert (again.body, again.deliveries) == (b"held", 2)
         await other.ack([again])
         assert await is_empty(other)
 
@@ -97,7 +97,7 @@ async def given_back_comes_again_with_its_count(new_url: NewUrl) -> None:
         published = None
         for attempt in (1, 2, 3):
             (message,) = await take(queue, 1)
-            assert (message.body, message.attempts) == (b"again", attempt)
+            assert (message.body, message.deliveries) == (b"again", attempt)
             assert message.published is not None
             assert published is None or abs(message.published - published) < 0.01
             published = message.published
@@ -115,7 +115,7 @@ async def a_delay_is_kept(new_url: NewUrl) -> None:
         await queue.nack(message, 1.0)
         (again,) = await take(queue, 1)
         assert 0.9 < time.monotonic() - started < 5
-        assert (again.body, again.attempts) == (b"later", 2)
+        assert (again.body, again.deliveries) == (b"later", 2)
         await queue.ack([again])
         assert await is_empty(queue)
 
@@ -143,7 +143,7 @@ async def a_lease_that_runs_out_gives_the_message_to_another(new_url: NewUrl) ->
         (again,) = await take(other, 1)
         assert again.body == message.body
         if not url.startswith("pubsub"):  # counts there need more than this server remembers of a stranger
-            assert again.attempts == 2
+            assert again.deliveries == 2
         await other.ack([again])
         await queue.extend([message])  # too late, and no harm done
         assert await is_empty(queue)
@@ -173,7 +173,7 @@ async def dead_letters_are_kept_whole_and_come_back(new_url: NewUrl) -> None:
         async with hold(dead, quiet_s=QUIET_S) as held:
             assert held == []
         (message,) = await take(queue, 1)
-        assert (message.body, message.attempts) == (body, 1)
+        assert (message.body, message.deliveries) == (body, 1)
         await queue.ack([message])
 
 
@@ -209,6 +209,54 @@ async def a_letter_that_a_crash_doubled_is_one(new_url: NewUrl) -> None:
         assert (await queue.stats()).waiting == 0
 
 
+async def closing_under_calls_is_a_lost_connection_to_them(new_url: NewUrl) -> None:
+    async with queue_from_url(new_url()) as queue:
+        await queue.publish([b"held"])
+        [held] = await take(queue, 1)
+
+        async def keeps_calling(call: Callable[[], Any]) -> list[BaseException]:
+            errors = []
+            for _ in range(5):
+                try:
+                    await call()
+                except (QueueUnavailable, asyncio.CancelledError) as error:
+                    errors.append(error)
+            return errors
+
+        calls = (
+            queue.stats,
+            lambda: queue.extend([held]),
+            lambda: queue.publish([b"1"]),
+            lambda: queue.receive(1, 0.05),
+        )
+        loops = [asyncio.create_task(keeps_calling(call)) for call in (*calls, *calls[:3] * 4)]
+        while not all(loop.done() for loop in loops):
+            await queue.close()
+            await asyncio.sleep(0.1)
+        errors = [error for loop in loops for error in loop.result()]
+        assert not [error for error in errors if not isinstance(error, QueueUnavailable)]
+        await queue.publish([b"later"])
+        while b"later" not in [message.body for message in await take(queue, 1)]:
+            pass
+
+
+async def a_lease_that_ran_out_changes_nothing(new_url: NewUrl) -> None:
+    url = new_url(lease_s=1)
+    if not url.startswith(("redis", "sqlite")):
+        pytest.skip("this broker looks at receipts itself")
+    async with queue_from_url(url) as queue, queue_from_url(url) as other, queue.dead() as dead:
+        await queue.publish([b"1", b"2"])
+        late = await take(queue, 2)
+        again = await take(other, 2)
+        await queue.nack(late[0])
+        await queue.dead_letter(late[1], b"letter")
+        await other.extend(again)
+        assert await is_empty(queue)
+        assert await is_empty(dead)
+        await other.ack(again)
+        assert (await other.stats()).in_flight == 0
+
+
 CASES = (
     what_is_published_is_received_whole,
     no_message_is_an_empty_list,
@@ -222,6 +270,8 @@ CASES = (
     dead_letters_are_kept_whole_and_come_back,
     depth_and_age,
     a_letter_that_a_crash_doubled_is_one,
+    closing_under_calls_is_a_lost_connection_to_them,
+    a_lease_that_ran_out_changes_nothing,
 )
 
 

@@ -53,6 +53,16 @@ async def test_only_a_failure_is_forgotten(objects: Objects) -> None:
     assert await store.outcome("good") is not None
 
 
+async def test_failed_attempts_are_counted_until_the_failure_is_forgotten(objects: Objects) -> None:
+    store = ResultStore(objects)
+    assert await store.failed_attempts("x") == 0
+    await store.put_failed_attempts("x", 2)
+    assert await store.failed_attempts("x") == 2
+    await store.finish(Outcome("x", "failed", error={"type": "FetchFailed", "detail": "no answer"}))
+    await store.forget_failure("x")
+    assert await store.failed_attempts("x") == 0
+
+
 async def test_content_is_kept_once(objects: Objects) -> None:
     store = ResultStore(objects)
     key = content_key("a" * 64, "f", {"site": 7})
