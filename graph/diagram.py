@@ -1,38 +1,16 @@
-"""Pictures of a plan: Mermaid text, and SVG that needs no other program."""
+"""Pictures of a plan: Mermaid text, and SVG drawn by Graphviz."""
 
 from __future__ import annotations
 
 import html
-import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
-from graph._layout import Box, lay_out
 from graph.plan import Plan, PlannedStep
 
 __all__ = ["mermaid", "svg"]
 
-_IMAGE = " image"  # the source of every root; no step's name begins with a space
-
-_MARGIN, _PADDING, _GAP_X, _GAP_Y = 24, 12, 72, 20
-_BOX_WIDTH, _TITLE_HEIGHT, _LINE_HEIGHT = 340, 42, 16
-_NAME_CHARACTERS, _CLASS_CHARACTERS, _RULE_CHARACTERS = 34, 46, 42  # what fits a box at the font sizes below
-_RULE_LINES = 3
-
-_STYLE = (
-    "text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;font-size:12px;fill:#1f2937}"
-    ".name{font-size:14px;font-weight:600}.class{fill:#6b7280}"
-    ".rule{font-family:ui-monospace,Menlo,'DejaVu Sans Mono',monospace;font-size:11px}"
-    ".word{font-size:10px;font-weight:600;fill:#b45309}.crop{fill:#0f766e}"
-    ".box{fill:#ffffff;stroke:#94a3b8;stroke-width:1.2}.root{fill:#eff6ff;stroke:#3b82f6}"
-    ".conditional{stroke-dasharray:5 3}.image{fill:#1f2937}.image-text{fill:#ffffff;font-weight:600}"
-    ".line{fill:none;stroke:#64748b;stroke-width:1.4}.mark{fill:none;stroke:#0f766e;stroke-width:1.5}"
-)
-_ARROW = (
-    '<marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
-    '<path d="M0 0 L8 4 L0 8 z" fill="#64748b"/></marker>'
-)
+_RULE_CHARACTERS = 44
+_FONT = "DejaVu Sans,Helvetica,sans-serif"
 
 
 def mermaid(plan: Plan) -> str:
@@ -54,107 +32,42 @@ def mermaid(plan: Plan) -> str:
 
 
 def svg(plan: Plan) -> str:
-    """The plan as an SVG picture, from left to right. A dashed box: a condition decides whether the step runs."""
-    sizes: dict[str, tuple[float, float]] = {_IMAGE: (64, 40)}
-    sizes |= {step.name: (_BOX_WIDTH, _box_height(step)) for step in plan}
-    parents: dict[str, Sequence[str]] = {_IMAGE: ()}
-    parents |= {step.name: step.depends_on or (_IMAGE,) for step in plan}
-    layout = lay_out(sizes, parents, _GAP_X, _GAP_Y)
-    width, height = layout.width + 2 * _MARGIN, layout.height + 2 * _MARGIN
-    size = f'width="{width:g}" height="{height:.1f}" viewBox="0 0 {width:g} {height:.1f}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
-        f"<title>{_xml(plan.name)}</title>",
-        f"<style>{_STYLE}</style>",
-        f"<defs>{_ARROW}</defs>",
-        '<rect width="100%" height="100%" fill="#ffffff"/>',
-        f'<g transform="translate({_MARGIN} {_MARGIN})">',
-        *(f'<path class="line" d="{_curve(points)}" marker-end="url(#arrow)"/>' for points in layout.lines.values()),
-        *_image_box(layout.boxes[_IMAGE]),
-        *(part for step in plan for part in _step_box(step, layout.boxes[step.name])),
-        "</g>",
-        "</svg>",
-    ]
-    return "\n".join(parts) + "\n"
+    """The plan as an SVG picture, from left to right. A dashed box has a condition."""
+    from pygraphviz import AGraph
+
+    picture = AGraph(name=plan.name, directed=True, rankdir="LR", ranksep=0.6, nodesep=0.3)
+    picture.node_attr.update(shape="box", style="rounded", fontname=_FONT, fontsize=11, color="#94a3b8")
+    picture.edge_attr.update(color="#64748b", arrowsize=0.7)
+    numbers = {step.name: number for number, step in enumerate(plan)}
+    picture.add_node("image", style="rounded,filled", fillcolor="#1f2937", fontcolor="white")
+    for step in plan:
+        style = "rounded" if step.condition is None else "rounded,dashed"
+        picture.add_node(numbers[step.name], label=_label(step), tooltip=_tooltip(step), style=style)
+    for step in plan:
+        for name in step.depends_on or ("image",):
+            picture.add_edge(numbers.get(name, "image"), numbers[step.name])
+    drawn: bytes = picture.draw(format="svg", prog="dot")
+    return drawn.decode()
 
 
-def _image_box(box: Box) -> Iterator[str]:
-    size = f'width="{box.width:g}" height="{box.height:g}" rx="20"'
-    yield f'<rect class="image" x="{box.x:.1f}" y="{box.y:.1f}" {size}/>'
-    middle, base = box.x + box.width / 2, box.y + box.height / 2 + 4
-    yield f'<text class="image-text" x="{middle:.1f}" y="{base:.1f}" text-anchor="middle">image</text>'
-
-
-def _step_box(step: PlannedStep, box: Box) -> Iterator[str]:
-    classes = "box" + (" conditional" if step.condition is not None else "") + ("" if step.depends_on else " root")
-    left, base = box.x + _PADDING, box.y + 20
-    yield f"<g><title>{_xml(_tooltip(step))}</title>"
-    size = f'width="{box.width:g}" height="{box.height:g}" rx="6"'
-    yield f'<rect class="{classes}" x="{box.x:.1f}" y="{box.y:.1f}" {size}/>'
-    yield f'<text class="name" x="{left:.1f}" y="{base:.1f}">{_xml(_short(step.name, _NAME_CHARACTERS))}</text>'
-    path = step.class_path
-    class_name = path if len(path) <= _CLASS_CHARACTERS else f"…{path[1 - _CLASS_CHARACTERS :]}"  # the end says most
-    yield f'<text class="class" x="{left:.1f}" y="{base + 15:.1f}">{_xml(class_name)}</text>'
-    base = box.y + _TITLE_HEIGHT
-    for word, rows in _rules(step):
-        base += _LINE_HEIGHT
-        style = "word" if word == "if" else "word crop"
-        yield f'<text class="{style}" x="{left:.1f}" y="{base:.1f}">{word}</text>'
-        if word == "crops":
-            yield _crop_mark(box.x + box.width - _PADDING - 14, box.y + 10)
-        for index, row in enumerate(rows):
-            base += _LINE_HEIGHT if index else 0
-            yield f'<text class="rule" x="{left + 36:.1f}" y="{base:.1f}" xml:space="preserve">{_xml(row)}</text>'
-    yield "</g>"
-
-
-def _rules(step: PlannedStep) -> Iterator[tuple[str, list[str]]]:
-    for word, rule in (("if", step.condition), ("crops", step.crops)):
-        if rule is not None:
-            yield word, _wrapped(rule.source)
-
-
-def _box_height(step: PlannedStep) -> float:
-    rows = sum(len(rows) for _, rows in _rules(step))
-    return _TITLE_HEIGHT + rows * _LINE_HEIGHT + (_PADDING if rows else 4)
-
-
-def _crop_mark(x: float, y: float) -> str:
-    """Two corners, as photo editors draw cropping; 14 x 14 pixels."""
-    return f'<path class="mark" d="M{x + 3:.1f} {y:.1f} v11 h11 M{x:.1f} {y + 3:.1f} h11 v11"/>'
-
-
-def _curve(points: Sequence[tuple[float, float]]) -> str:
-    path = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
-    for (x1, y1), (x2, y2) in pairwise(points):
-        middle = (x1 + x2) / 2
-        path.append(f"C{middle:.1f} {y1:.1f} {middle:.1f} {y2:.1f} {x2:.1f} {y2:.1f}")
-    return " ".join(path)
+def _label(step: PlannedStep) -> str:
+    """Graphviz' HTML-like label: the step's name and class, and its rules."""
+    rows = [f"<b>{html.escape(step.name)}</b>", f'<font color="#6b7280">{html.escape(step.class_path)}</font>']
+    for word, rule in _rules(step).items():
+        rows.append(f'<font color="#b45309" point-size="9"><b>{word}</b></font>')
+        rows += [html.escape(line) for line in textwrap.wrap(rule, _RULE_CHARACTERS, max_lines=3, placeholder=" …")]
+    left_aligned = "".join(row + '<br align="left"/>' for row in rows)
+    return f"<{left_aligned}>"
 
 
 def _tooltip(step: PlannedStep) -> str:
-    rules = [f"{word}: {rule.source}" for word, rule in (("if", step.condition), ("crops", step.crops)) if rule]
-    return "\n".join([f"{step.name} ({step.class_path})", *rules])
+    rules = "".join(f"\n{word}: {rule}" for word, rule in _rules(step).items())
+    return html.escape(f"{step.name} ({step.class_path}){rules}").replace("\\", "\\\\\\\\")
 
 
-def _wrapped(text: str) -> list[str]:
-    rows = [""]
-    for part in re.split(r"(?<=\s)|(?=\[)", " ".join(text.split())):
-        if len(rows[-1]) + len(part.rstrip()) > _RULE_CHARACTERS and rows[-1]:
-            rows.append("")
-        rows[-1] += part
-    rows = [piece for row in rows for piece in textwrap.wrap(row, _RULE_CHARACTERS)]  # a part may be longer than a row
-    if len(rows) > _RULE_LINES:
-        rows = [*rows[: _RULE_LINES - 1], _short(" ".join(rows[_RULE_LINES - 1 :]), _RULE_CHARACTERS)]
-    return rows
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _xml(text: str) -> str:
-    return html.escape(text, quote=True)
+def _rules(step: PlannedStep) -> dict[str, str]:
+    rules = {"if": step.condition, "crops": step.crops}
+    return {word: " ".join(rule.source.split()) for word, rule in rules.items() if rule is not None}
 
 
 def _mermaid_text(text: str) -> str:

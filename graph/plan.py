@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any, Literal
 
 from classifiers.base import BaseClassifier
 from graph._digests import code_digest, digest
-from graph._layout import depths
 from graph._notes import notes_on
 from graph._placement import hosts_of
 from graph.conditions import Rule
@@ -116,11 +116,13 @@ class Plan:
 
     def levels(self) -> tuple[tuple[str, ...], ...]:
         """Names of the steps by how far they are from a root, for printing: there is no barrier between the levels."""
-        depth = depths({step.name: step.depends_on for step in self.steps})
-        deepest = max(depth.values())
-        return tuple(
-            tuple(step.name for step in self.steps if depth[step.name] == level) for level in range(deepest + 1)
-        )
+        order = TopologicalSorter({step.name: step.depends_on for step in self.steps})
+        order.prepare()
+        levels: list[tuple[str, ...]] = []
+        while ready := order.get_ready():
+            levels.append(tuple(step.name for step in self.steps if step.name in ready))
+            order.done(*ready)
+        return tuple(levels)
 
     def __getitem__(self, name: str) -> PlannedStep:
         for step in self.steps:
