@@ -185,7 +185,7 @@ class _Walk:
         targets: tuple[Target, ...] | None = None
         started = time.perf_counter()
         try:
-            budget = Budget()
+            budget = Budget(step.rule_operations)
             if step.condition is not None and not step.condition(context=context, image=self._image, budget=budget):
                 return _Outcome("skipped", reason=f"condition is false: {step.condition.source}")
             if step.crops is not None:
