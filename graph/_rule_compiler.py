@@ -1,9 +1,9 @@
-"""From the checked text of a rule to a Python function that can do nothing else.
+"""Compiles the checked text of a rule to a Python function.
 
-Every node of the rule's tree has a method here, or is refused. The function is compiled from a tree of its own: what
-only moves values (``and``, ``if``, loops) stays Python, and every operation whose cost depends on the values becomes a
-call of a helper that pays for it first. There are no builtins in reach, and no name that begins with ``__`` can be
-written in a rule.
+Every kind of node that a rule may have is handled here; all others are refused. The function is compiled from a new
+tree: control flow (``and``, ``if``, loops) stays Python, and every operation whose cost depends on the values becomes
+a call of a helper that charges the budget first. The function has no builtins, and a rule cannot contain a name that
+begins with ``__``, as those of the helpers do.
 """
 
 from __future__ import annotations

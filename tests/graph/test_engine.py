@@ -247,7 +247,7 @@ class TestFailing:
         engine, _ = make(step("d"), *[step(f"s{n}", "d", **rules) for n in range(steps)], d=crowd)
         assert set(statuses(await engine.run(FRAME)).values()) == {"ok"}
 
-    async def test_long_rules_let_others_have_their_turn(self) -> None:
+    async def test_long_rules_give_way_to_other_tasks(self) -> None:
         crowd = {"detections": [PERSON] * 300, "detected_classes": ["person"]}
         engine, _ = make(step("d"), step("c", "d", crops="any(x == 'y' for x in image['metadata']['x'])"), d=crowd)
 
