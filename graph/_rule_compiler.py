@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from graph._rule_budget import Budget, Failure
 from graph._rule_parts import constants, watched
-from graph._rule_syntax import Node, Refused, Text, attribute, call, operator_fix, parse, unknown_name, unsupported
+from graph._rule_syntax import Node, Refused, Text, attribute, call, parse, unknown_name, unsupported
 from graph._rule_values import ARITHMETIC, FUNCTIONS, HELPERS, MAX_NUMBER, Shape
 
 __all__ = ["FAILURES", "IMAGE_KEYS", "CompiledRule", "Kind", "Program", "compile_text", "describe", "programs_shown"]
@@ -268,12 +268,12 @@ class _Compiler:
     def _arithmetic(self, node: ast.BinOp) -> ast.expr:
         operator = type(node.op).__name__
         if operator not in ARITHMETIC:
-            raise self._refuse(node, operator_fix(operator))
+            raise self._refuse(node, unsupported(operator))
         return self._call_helper(operator, self._compile(node.left), self._compile(node.right))
 
     def _unary(self, node: ast.UnaryOp) -> ast.expr:
         if isinstance(node.op, ast.Invert):
-            raise self._refuse(node, operator_fix("Invert"))
+            raise self._refuse(node, unsupported("Invert"))
         operand = self._compile(node.operand)
         if isinstance(node.op, ast.Not):
             return ast.UnaryOp(node.op, operand)
