@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "MAX_OPERATIONS",
     "MAX_SIZE",
+    "MIN_OPERATIONS",
     "NUMBERS",
     "PLAIN",
     "SCALARS",
@@ -23,6 +24,9 @@ __all__ = [
 MAX_OPERATIONS = 30_000
 """Operations of all rules of a step for one image. One takes about 0.1 us: some milliseconds in all, whatever a client
 sends. An ordinary crop rule takes 5 to 15 for each detection; a look at every pair of 60 detections fits."""
+
+MIN_OPERATIONS = 5_000
+"""What the rules of a step may always do, however many steps share ``MAX_OPERATIONS`` because they read metadata."""
 
 MAX_SIZE = 10_000
 """Items or characters of a value that a rule builds: more than any list of detections, too few to matter as memory."""

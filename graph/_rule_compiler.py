@@ -1,9 +1,9 @@
-"""From the checked text of a rule to a Python function that can do nothing else.
+"""Compiles the checked text of a rule to a Python function.
 
-Every node of the rule's tree has a method here, or is refused. The function is compiled from a tree of its own: what
-only moves values (``and``, ``if``, loops) stays Python, and every operation whose cost depends on the values becomes a
-call of a helper that pays for it first. There are no builtins in reach, and no name that begins with ``__`` can be
-written in a rule.
+Every kind of node that a rule may have is handled here; all others are refused. The function is compiled from a new
+tree: control flow (``and``, ``if``, loops) stays Python, and every operation whose cost depends on the values becomes
+a call of a helper that charges the budget first. The function has no builtins, and a rule cannot contain a name that
+begins with ``__``, as those of the helpers do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from graph._rule_budget import Budget, Failure
 from graph._rule_parts import constants, watched
-from graph._rule_syntax import Node, Refused, Text, attribute, call, operator_fix, parse, unknown_name, unsupported
+from graph._rule_syntax import Node, Refused, Text, attribute, call, parse, unknown_name, unsupported
 from graph._rule_values import ARITHMETIC, FUNCTIONS, HELPERS, MAX_NUMBER, Shape
 
 __all__ = ["FAILURES", "IMAGE_KEYS", "CompiledRule", "Kind", "Program", "compile_text", "describe", "programs_shown"]
@@ -268,12 +268,12 @@ class _Compiler:
     def _arithmetic(self, node: ast.BinOp) -> ast.expr:
         operator = type(node.op).__name__
         if operator not in ARITHMETIC:
-            raise self._refuse(node, operator_fix(operator))
+            raise self._refuse(node, unsupported(operator))
         return self._call_helper(operator, self._compile(node.left), self._compile(node.right))
 
     def _unary(self, node: ast.UnaryOp) -> ast.expr:
         if isinstance(node.op, ast.Invert):
-            raise self._refuse(node, operator_fix("Invert"))
+            raise self._refuse(node, unsupported("Invert"))
         operand = self._compile(node.operand)
         if isinstance(node.op, ast.Not):
             return ast.UnaryOp(node.op, operand)

@@ -15,7 +15,6 @@ __all__ = [
     "Text",
     "attribute",
     "call",
-    "operator_fix",
     "parse",
     "unknown_name",
     "unsupported",
@@ -153,16 +152,6 @@ _CALLS = {
     "type": "compare the value itself",
 }
 
-_OPERATORS = {
-    "BitAnd": ("&", "write 'and', with each comparison in full"),
-    "BitOr": ("|", "write 'or', with each comparison in full"),
-    "BitXor": ("^", "write '!=', or '**' for a power"),
-    "LShift": ("<<", "multiply by a power of 2"),
-    "RShift": (">>", "divide with '//'"),
-    "MatMult": ("@", "write '*'"),
-    "Invert": ("~", "write 'not'"),
-}
-
 _NODES = {
     "Lambda": ("lambda", "write the expression itself, or a comprehension"),
     "NamedExpr": ("':='", "write '==' to compare, or repeat the expression"),
@@ -177,6 +166,13 @@ _NODES = {
         "a comprehension in round brackets",
         "write [... for ...], or put it into any(...), all(...), sum(...)",
     ),
+    "BitAnd": ("'&'", "write 'and', with each comparison in full"),
+    "BitOr": ("'|'", "write 'or', with each comparison in full"),
+    "BitXor": ("'^'", "write '!=', or '**' for a power"),
+    "LShift": ("'<<'", "multiply by a power of 2"),
+    "RShift": ("'>>'", "divide with '//'"),
+    "MatMult": ("'@'", "write '*'"),
+    "Invert": ("'~'", "write 'not'"),
     "bytes": ("a text of bytes", "write it without the b"),
     "complex": ("a complex number", "write a real number"),
     "ellipsis": ("'...'", "write the expression in full"),
@@ -186,17 +182,11 @@ _CONSTANTS = {"true": "True", "false": "False", "null": "None", "none": "None", 
 
 
 def unsupported(kind: str) -> str:
-    """``kind``: the name of a node's class in ``ast``, or of a constant's type."""
+    """``kind``: the name of a node's or an operator's class in ``ast``, or of a constant's type."""
     what, fix = _NODES.get(
         kind, (kind, "a rule has literals, subscripts, comparisons, arithmetic, comprehensions and a few functions")
     )
     return f"{what} is not allowed; {fix}"
-
-
-def operator_fix(kind: str) -> str:
-    """``kind``: the name of an operator's class in ``ast``."""
-    symbol, fix = _OPERATORS[kind]
-    return f"{symbol!r} is not allowed; {fix}"
 
 
 def attribute(text: Text, node: ast.Attribute) -> str:

@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from classifiers.errors import SetupError, VisionError
-from graph._rule_budget import Budget
+from graph._rule_budget import MAX_OPERATIONS, MIN_OPERATIONS, Budget
 from graph._rule_compiler import FAILURES, Kind, Program, compile_text, describe, programs_shown
 from graph._rule_syntax import Refused
 from graph._rule_values import truth
 
-__all__ = ["Budget", "Kind", "Rule", "RuleError", "RuleSyntaxError", "compile_rule"]
+__all__ = ["MAX_OPERATIONS", "MIN_OPERATIONS", "Budget", "Kind", "Rule", "RuleError", "RuleSyntaxError", "compile_rule"]
 
 
 class RuleSyntaxError(SetupError):

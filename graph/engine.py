@@ -44,7 +44,7 @@ class StepBackend(Protocol):
 
 
 _OPERATIONS_AT_ONCE = 5_000
-"""Operations of rules after which other images get their turn; half a millisecond or so."""
+"""Operations of rules after which the event loop may run other tasks; half a millisecond or so."""
 
 _Status = Literal["ok", "skipped", "failed", "timed_out"]
 _WORDS: dict[_Status, str] = {"skipped": "was skipped", "failed": "failed", "timed_out": "timed out"}
@@ -185,7 +185,7 @@ class _Walk:
         targets: tuple[Target, ...] | None = None
         started = time.perf_counter()
         try:
-            budget = Budget()
+            budget = Budget(step.rule_operations)
             if step.condition is not None and not step.condition(context=context, image=self._image, budget=budget):
                 return _Outcome("skipped", reason=f"condition is false: {step.condition.source}")
             if step.crops is not None:
@@ -213,13 +213,13 @@ class _Walk:
 
     async def _picked(self, step: PlannedStep, context: dict[str, Any], budget: Budget) -> tuple[Target, ...]:
         found: list[Target] = []
-        others_turn = budget.spent + _OPERATIONS_AT_ONCE
+        next_pause = budget.spent + _OPERATIONS_AT_ONCE
         for target in picks(step, context, self._image, detections_for(step, context), budget):
             if target is not None:
                 found.append(target)
-            if budget.spent > others_turn:
+            if budget.spent > next_pause:
                 await asyncio.sleep(0)
-                others_turn = budget.spent + _OPERATIONS_AT_ONCE
+                next_pause = budget.spent + _OPERATIONS_AT_ONCE
         return tuple(found)
 
     def _request(

@@ -55,10 +55,7 @@ class StepExplanation:
 def explain(plan: Plan, result: Mapping[str, Any]) -> list[StepExplanation]:
     """Decide every rule of ``plan`` again on the values that ``result`` shows, and say how each came out."""
     image = {key: result["image"][key] for key in ("width", "height")} | {"metadata": result["metadata"]}
-    return [
-        _explain_step(plan[entry["name"]], entry, result["context"], image, (Budget(), Budget()))
-        for entry in result["steps"]
-    ]
+    return [_explain_step(plan[entry["name"]], entry, result["context"], image) for entry in result["steps"]]
 
 
 def _explain_step(
@@ -66,12 +63,12 @@ def _explain_step(
     entry: Mapping[str, Any],
     results: Mapping[str, Any],
     image: Mapping[str, Any],
-    budgets: _Budgets,
 ) -> StepExplanation:
     why = entry.get("reason") or entry.get("error", {}).get("detail")
     if not all(name in results for name in step.depends_on):
         return StepExplanation(step.name, entry["status"], why, None, ())
     context = {name: results[name] for name in step.depends_on}
+    budgets = Budget(step.rule_operations), Budget(step.rule_operations)
     condition = _decide(step.condition, "image", context, image, budgets) if step.condition is not None else None
     crops: tuple[Decision, ...] = ()
     if step.crops is not None and (condition is None or condition.held):

@@ -8,10 +8,11 @@ from graphlib import TopologicalSorter
 from typing import Any, Literal
 
 from classifiers.base import BaseClassifier
+from graph._checks import Draft
 from graph._digests import code_digest, digest
 from graph._notes import notes_on
 from graph._placement import hosts_of
-from graph.conditions import Rule
+from graph.conditions import MAX_OPERATIONS, MIN_OPERATIONS, Rule
 from graph.config import INGRESS, PipelineConfig, ServeConfig, StepConfig
 from graph.loading import Checked, Source, check
 
@@ -25,6 +26,8 @@ class PlannedStep:
     Attributes:
         params: the constructor's arguments, converted to its annotated types, paths absolute.
         crops: the rule that counts, the class's own included; ``None``: the step gets the whole image.
+        rule_operations: what both rules may do for one image, see :class:`graph.conditions.Budget`. Steps whose rules
+            read metadata share what one step may do, so that a client's metadata costs the same in any pipeline.
         crops_from: whose detections ``crops`` speaks of; ``None``: of the one dependency that has some.
         decode: ``"reduced"``: a JPEG may be decoded at a fraction of its size for this step.
         timeout_s: ``None``: only the request's own deadline.
@@ -43,6 +46,7 @@ class PlannedStep:
     depends_on: tuple[str, ...]
     condition: Rule | None
     crops: Rule | None
+    rule_operations: int
     crops_from: str | None
     decode: Literal["full", "reduced"]
     timeout_s: float | None
@@ -164,6 +168,7 @@ def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
         for config, draft in zip(configs, drafts, strict=True)
     }
     hosts = hosts_of(configs)
+    shared = max(MAX_OPERATIONS // max(1, sum(map(_reads_metadata, drafts))), MIN_OPERATIONS)
     return tuple(
         PlannedStep(
             name=config.name,
@@ -173,6 +178,7 @@ def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
             depends_on=config.depends_on,
             condition=draft.condition,
             crops=draft.crops,
+            rule_operations=shared if _reads_metadata(draft) else MAX_OPERATIONS,
             crops_from=config.crops_from,
             decode=config.decode,
             timeout_s=None if config.timeout_ms is None else config.timeout_ms / 1000,
@@ -188,6 +194,10 @@ def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
         for config, draft in zip(configs, drafts, strict=True)
         if draft.cls is not None
     )
+
+
+def _reads_metadata(draft: Draft) -> bool:
+    return any(rule is not None and rule.reads_metadata for rule in (draft.condition, draft.crops))
 
 
 def _can_cut(name: str, other: StepConfig, crops: Rule | None) -> bool:

@@ -216,7 +216,7 @@ class StepRunner:
             if dependent is None:
                 continue  # the caller's pipeline is newer than this replica's
             context = {self._step.name: result}
-            condition, budget = dependent.condition, Budget()
+            condition, budget = dependent.condition, Budget(dependent.rule_operations)
             try:
                 if (
                     condition is not None

@@ -306,7 +306,7 @@ def outcome(decide: Callable[[str], Any], text: str) -> tuple[str, Any]:
 def check_same_as_python(text: str) -> str:
     kind, value = outcome(evaluate, text)
     expected_kind, expected = outcome(python, text)
-    if isinstance(value, Refused):  # for a constant part, to which Python may not come
+    if isinstance(value, Refused):  # for a constant part, which Python may not reach
         return "error" if expected_kind == "error" else "constant"
     if kind == "error" and any(reason in str(value) for reason in STRICTER):
         return "stricter"

@@ -202,6 +202,17 @@ def test_notes(steps: list[dict[str, Any]], notes: list[str]) -> None:
     assert list(plan(*steps).notes) == notes
 
 
+def test_rules_that_read_metadata_share_what_one_step_may_do() -> None:
+    reads = {"condition": "image['metadata'] != {}"}
+
+    def operations(*keys: dict[str, Any]) -> list[int]:
+        return [made.rule_operations for made in plan(DET, *[step(f"s{n}", **more) for n, more in enumerate(keys)])]
+
+    assert operations({}, {"condition": "True"}, reads) == [30_000] * 4
+    assert operations(reads, {"crops": "image != {}", "depends_on": "det"}, {}) == [30_000, 15_000, 15_000, 30_000]
+    assert operations(*[reads] * 20) == [30_000] + [5_000] * 20
+
+
 # ---- digests
 
 MAKE = step("make", "zoo.Make", depends_on=["det"], params={"makes": 3}, condition=CONDITION, crops=CARS)
