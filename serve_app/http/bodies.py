@@ -10,13 +10,14 @@ from typing import Any
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from classifiers._signatures import served_format
 from graph.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
 from serve_app.http.base64_text import decode_base64
-from serve_app.http.json_bodies import content_type, is_json, mistakes_in, utf8
+from serve_app.http.json_bodies import content_charset, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import Malformed, UnsupportedBody
 
 __all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
@@ -99,7 +100,9 @@ async def read_upload(request: Request) -> Upload:
     if served_format(raw) is not None:
         return Upload(raw)
     if is_json(kind):
-        return _json(raw) if len(raw) <= _QUICK_BYTES else await run_in_threadpool(_json, raw)
+        charset = content_charset(request)
+        quick = len(raw) <= _QUICK_BYTES
+        return _json(raw, charset) if quick else await run_in_threadpool(_json, raw, charset)
     looks_like_json = raw[:1] in (b"{", b"[")
     if kind.startswith("image/") or (raw and kind in _ANYTHING and not looks_like_json):
         return Upload(raw)  # what it is instead is said where the image is opened
@@ -111,31 +114,73 @@ async def read_upload(request: Request) -> Upload:
     )
 
 
+class _FormParser(MultiPartParser):
+    """Takes a part for a file also where its name is written in another way, or left out of the field 'image'."""
+
+    def on_headers_finished(self) -> None:
+        """Called by the parser after the headers of a part."""
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if b"filename" not in options and (
+            options.get(b"name") == b"image" or _OTHER_NAME.search(part.content_disposition or b"")
+        ):
+            part.content_disposition = (part.content_disposition or b"") + b'; filename="image"'
+            part.item_headers.append((_IS_TEXT, b""))
+        super().on_headers_finished()
+
+
+_OTHER_NAME = re.compile(rb";\s*filename\*", re.IGNORECASE)  # Python's requests, for names that are not ASCII
+_IS_TEXT = b"x-was-text"
+
+
 async def _form(request: Request) -> Upload:
+    parser = _FormParser(
+        request.headers,
+        request.stream(),
+        max_files=_MAX_FILES,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
     try:
-        async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
-            metadata = await _metadata(form)
-            image = _image(form)
-            data = await image.read()
-    except HTTPException as error:  # what Starlette makes of a broken form
-        raise Malformed(f"the form cannot be read: {error.detail}") from error
+        form = await parser.parse()
+    except MultiPartException as error:
+        hint = "" if "boundary=" in request.headers["content-type"].lower() else _NO_BOUNDARY
+        raise Malformed(f"the form cannot be read: {error.message}{hint}") from error
+    try:
+        metadata = await _metadata(form)
+        image = _image(form)
+        data = await image.read()
+    finally:
+        await form.close()
     if image.headers.get("content-transfer-encoding", "").strip().lower() == "base64":
         data = await run_in_threadpool(decode_base64, data)
+    elif _was_text(image) and served_format(data) is None:
+        data = await run_in_threadpool(decode_base64, data)
+        if served_format(data) is None:
+            raise Malformed(_NO_FILE)
     return Upload(data, metadata=metadata)
+
+
+_NO_FILE = "the form has no file field 'image'; curl: -F image=@photo.jpg"
+_NO_BOUNDARY = "; leave the header Content-Type to the client library, which adds the boundary"
 
 
 def _image(form: FormData) -> UploadFile:
     """The file in the field 'image', or the only file; a file input that was left empty is none."""
     files = [(name, file) for name, file in form.multi_items() if isinstance(file, UploadFile) and name != "metadata"]
     files = [(name, file) for name, file in files if file.size or file.filename] or files
+    files = [(name, file) for name, file in files if not _was_text(file)] or files
     named = [file for name, file in files if name == "image"] or [file for _, file in files]
     if len(named) == 1:
         return named[0]
     if named:
         names = ", ".join(f"'{name[:80]}'" for name, _ in files)
         raise Malformed(f"the form has {len(files)} files ({names}); send one, in the field 'image'")
-    text = "; the field 'image' is a text without a file name" if "image" in form else ""
-    raise Malformed(f"the form has no file field 'image'{text}; curl: -F image=@photo.jpg")
+    raise Malformed(_NO_FILE)
+
+
+def _was_text(file: UploadFile) -> bool:
+    return _IS_TEXT.decode() in file.headers
 
 
 async def _metadata(form: FormData) -> dict[str, Any]:
@@ -155,8 +200,8 @@ async def _metadata(form: FormData) -> dict[str, Any]:
     return parse_metadata(text, "the form field 'metadata'") if text not in ("", "null") else {}
 
 
-def _json(raw: bytes) -> Upload:
-    raw, cut = _cut_out(utf8(raw))
+def _json(raw: bytes, charset: str = "") -> Upload:
+    raw, cut = _cut_out(utf8(raw, charset))
     try:
         body = ImageBody.model_validate_json(raw)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from graph.metadata import checked_metadata
 from serve_app.http.deadlines import deadline
 from serve_app.http.desk import JobDesk, JobItem
 from serve_app.http.guard import Guard
-from serve_app.http.json_bodies import content_type, is_json, mistakes_in, utf8
+from serve_app.http.json_bodies import content_charset, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import Forbidden, JsonAnswer, Malformed, NotFound, UnsupportedBody, problems
 from serve_app.http.schemas import Result
 from serve_app.queues.jobs import MAX_ID_CHARACTERS
@@ -184,15 +184,15 @@ async def _read(request: Request) -> list[JobItem]:
         raise TooManyBytes(
             f"the list of jobs has more than {_MAX_BODY_BYTES:,} bytes; send it in parts", limit=_MAX_BODY_BYTES
         )
-    return await asyncio.to_thread(_parse, raw)
+    return await asyncio.to_thread(_parse, raw, content_charset(request))
 
 
-def _parse(raw: bytes) -> list[JobItem]:
+def _parse(raw: bytes, charset: str) -> list[JobItem]:
     """
     Raises:
         Malformed: with the first mistakes.
     """
-    raw = utf8(raw)
+    raw = utf8(raw, charset)
     is_list = raw.lstrip()[:1] == b"["
     try:
         bodies = _LIST.validate_json(raw) if is_list else [_ONE.validate_json(raw)]

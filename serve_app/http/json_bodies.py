@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,6 +26,15 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def content_charset(request: Request) -> str:
+    """The parameter ``charset`` of the content type; empty where there is none."""
+    found = _CHARSET.search(request.headers.get("content-type", ""))
+    return found[1].lower() if found else ""
+
+
+_CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
+
+
 def is_json(kind: str) -> bool:
     """Whether a content type is JSON. Not ``text/plain``: web pages may send that to any server."""
     return kind in ("application/json", "application/x-json", "text/json") or (
@@ -32,13 +42,15 @@ def is_json(kind: str) -> bool:
     )
 
 
-def utf8(raw: bytes) -> bytes:
-    """JSON in UTF-8 without a byte order mark; UTF-16 and UTF-32 are known by their first bytes.
+def utf8(raw: bytes, charset: str = "") -> bytes:
+    """JSON in UTF-8 without a byte order mark; UTF-16 and UTF-32 are known by their first bytes, others by ``charset``.
 
     Raises:
         Malformed: it is in none of them.
     """
-    encoding = json.detect_encoding(raw)
+    encoding: str = json.detect_encoding(raw)
+    if encoding == "utf-8" and charset in _SINGLE_BYTES and not _is_utf8(raw):
+        encoding = charset
     if encoding == "utf-8":
         return raw
     if encoding == "utf-8-sig":
@@ -47,6 +59,19 @@ def utf8(raw: bytes) -> bytes:
         return b"".join(text.encode() for text in codecs.iterdecode(_pieces(raw), encoding))
     except UnicodeError as error:
         raise Malformed(f"the JSON is neither UTF-8 nor {encoding.upper()}") from error
+
+
+# JSON is UTF-8, whatever the parameter says; these are what clients send all the same.
+_SINGLE_BYTES = ("iso-8859-1", "latin1", "iso-8859-15", "windows-1252", "cp1252")
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        for _ in codecs.iterdecode(_pieces(raw), "utf-8"):
+            pass
+    except UnicodeError:
+        return False
+    return True
 
 
 def mistakes_in(error: ValidationError, keys: Iterable[str]) -> str:

@@ -172,3 +172,33 @@ def test_a_share_is_a_part_and_never_nothing() -> None:
     assert limits.share(4) == Limits(requests_per_second=2.5, burst=1, images_per_day=25, concurrent=1)
     assert limits.share(1) is limits
     assert Limits().share(4).is_unlimited
+
+
+def test_hosts() -> None:
+    config = read_gateway_config({"auth": "none", "hosts": ["localhost", "[::1]", "*.example.com", "10.0.0.7"]})
+    assert config.hosts == ("localhost", "::1", "*.example.com", "10.0.0.7")
+    for wrong in ("https://example.com", "example.com:8000", "a/b", ""):
+        (line,) = lines({"auth": "none", "hosts": [wrong]})
+        assert line.startswith("gateway.hosts.0: ")
+
+
+def test_on_loopback_only_the_names_of_this_machine_are_known() -> None:
+    default = read_gateway_config({"auth": "none"})
+    assert default.bound_to("0.0.0.0").hosts is None
+    for address in ("127.0.0.1", "localhost", "::1"):
+        assert default.bound_to(address).hosts == ("localhost", "127.0.0.1", "::1")
+    named = read_gateway_config({"auth": "none", "hosts": ["vision.example"]})
+    assert named.bound_to("127.0.0.1").hosts == ("vision.example",)
+
+
+def test_rows_of_tenants_of_tokens() -> None:
+    rows = {"acme": {"concurrent": 1}, "jwt:beta": {"concurrent": 2}}
+    allow = {"s3": {"allow": {"acme": ["s3://a"], "*": ["s3://b"]}}, "gs": {"allow": {"acme": ["gs://a"]}}}
+    block = {"auth": {"jwt": JWT}, "rate_limits": {"keys": rows}, "fetch": allow}
+    config = read_gateway_config(block)
+    assert set(config.rate_limits.keys) == {"jwt:acme", "jwt:beta"}
+    assert set(config.fetch.s3.allow) == {"jwt:acme", "*"}
+    assert set(config.fetch.gs.allow) == {"jwt:acme"}
+    assert GatewayConfig.model_validate(config.model_dump(mode="json")) == config
+    both = read_gateway_config({**block, "auth": {"jwt": JWT, "keys_file": "/keys.json"}})
+    assert set(both.rate_limits.keys) == {"acme", "jwt:beta"}  # acme is the tenant of a key

@@ -77,7 +77,8 @@ def test_a_change_of_the_structure_is_one_of_the_args(config: dict[str, Any], fi
 
 
 def test_deployment_options(config: dict[str, Any]) -> None:
-    detect, colour, _ = config["applications"][0]["deployments"]
+    detect, colour, entry = config["applications"][0]["deployments"]
+    assert entry["max_ongoing_requests"] > 1000  # the gateway counts itself, once a body has arrived
     assert detect["ray_actor_options"] == {"num_cpus": 0.25, "num_gpus": 0.25}
     assert detect["max_ongoing_requests"] == 32
     assert detect["max_queued_requests"] == 100
@@ -85,6 +86,11 @@ def test_deployment_options(config: dict[str, Any]) -> None:
     assert detect["max_surge_percent"] == 100
     assert colour["autoscaling_config"]["max_replicas"] == 4
     assert "num_replicas" not in colour
+
+
+def test_who_is_known_on_loopback(file: Path) -> None:
+    for host, known in (("127.0.0.1", ["localhost", "127.0.0.1", "::1"]), ("0.0.0.0", None)):
+        assert yaml.safe_load(render(file, host=host))["applications"][0]["args"]["gateway"].get("hosts") == known
 
 
 def test_the_replicas_get_the_import_path_and_the_model_folders(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

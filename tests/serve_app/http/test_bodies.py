@@ -112,6 +112,19 @@ class TestJson:
         large = '{"note": "' + "\u00e4\U0001f600" * PIECE_BYTES + '"}'
         assert utf8(large.encode(encoding)) == large.encode()
 
+    @pytest.mark.parametrize("charset", ["iso-8859-1", '"ISO-8859-1"', "windows-1252", "utf-8", "us-ascii"])
+    async def test_charsets(self, client: httpx.AsyncClient, charset: str) -> None:
+        body = {"metadata": {"site": "K\u00f6ln"}, "base64": B64}
+        kind = f"application/json; charset={charset}"
+        assert (await post_json(client, json.dumps(body, ensure_ascii=False).encode(), kind)).json()["metadata"] == {
+            "site": "K\u00f6ln"
+        }
+        response = await post_json(client, json.dumps(body, ensure_ascii=False).encode("latin-1"), kind)
+        if charset in ("utf-8", "us-ascii"):
+            problem(response, 400, "malformed")
+        else:
+            assert response.json()["metadata"] == {"site": "K\u00f6ln"}
+
     async def test_bytes_in_no_encoding(self, client: httpx.AsyncClient) -> None:
         problem(await post_json(client, b"\xff\xfe{"), 400, "malformed")
         problem(await post_json(client, b'{"base64": "\xff"}'), 400, "malformed")
@@ -265,6 +278,11 @@ class TestForms:
             [part("other", b"", ""), part("photo", PNG, "photo.png")],  # a file input that was left empty
             [part("image", PNG, "photo.png", "Content-Type: application/octet-stream")],
             [part("image", PNG, "", "Content-Type: image/png")],
+            [part("image", PNG)],  # without a file name
+            [part("image", PNG, None, "Content-Type: image/png")],
+            [part("image", B64.encode())],
+            [part("image", f"data:image/png;base64,{B64}".encode())],
+            [part("photo", PNG).replace(b'"photo"', b"\"photo\"; filename*=utf-8''%C3%A4.png")],
             [part("image", base64.b64encode(PNG), "a.png", "Content-Transfer-Encoding: base64")],
         ],
     )
@@ -281,13 +299,17 @@ class TestForms:
         [
             ([part("a", PNG, "a.png"), part("b", PNG, "b.png")], "2 files ('a', 'b')"),
             ([IMAGE, IMAGE], "2 files"),
-            ([part("image", b"text")], "without a file name"),
+            ([part("image", b"text*")], "not base64"),
             ([part("note", b"x")], "no file field 'image'"),
             ([part("metadata", SITE, "blob")], "no file field 'image'"),
         ],
     )
     async def test_no_file_or_two(self, client: httpx.AsyncClient, parts: list[bytes], said: str) -> None:
         assert said in problem(await post_form(client, *parts), 400, "malformed")["detail"]
+
+    async def test_without_a_boundary(self, client: httpx.AsyncClient) -> None:
+        response = await post(client, IMAGE + b"--b--\r\n", "multipart/form-data")
+        assert "client library" in problem(response, 400, "malformed")["detail"]
 
     async def test_an_empty_file(self, client: httpx.AsyncClient) -> None:
         problem(await post_form(client, part("image", b"", "a.png")), 422, "bad-image")
