@@ -72,7 +72,10 @@ class BaseClassifier(ABC):
                 ``context["detection"]``, the detection that it was cut from.
 
         Returns:
-            What was found, as values that JSON knows (NumPy values are converted). ``confidence`` is 0..1.
+            What was found, as values that JSON knows (NumPy values are converted): ``detections``, a list of dicts with
+            ``bbox`` ([x1, y1, x2, y2] in pixels), ``class_name``, ``confidence`` (0..1) and ``class_id`` (an integer);
+            or ``label``, ``confidence``, and ``labels``, a list of dicts with these two; and any keys of your own but
+            ``objects``. What has another shape is an error of the step.
         """
 
     def process_batch(self, images: Sequence[Image], contexts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -63,18 +63,15 @@ def _expand(argument: str) -> Sequence[Found]:
         bucket, key = split_bucket_uri(argument)
         return [argument] if key and not key.endswith("/") else _s3_objects(bucket, key)
     path = _path(argument)
-    if path.is_dir():
+    if path is not None and path.is_dir():
         return _images_of(path)
-    if not scheme and glob.has_magic(argument) and not path.exists():
+    if not scheme and glob.has_magic(argument) and not Path(argument).exists():
         return _matches(argument)
     return [argument]
 
 
-def _path(uri: str) -> Path:
-    path = path_of_file_uri(uri) if scheme_of(uri) == "file" else Path(uri)
-    if path is None:
-        raise SourceError(f"{uri} names no file of this machine; file:///PATH does")
-    return path
+def _path(uri: str) -> Path | None:
+    return path_of_file_uri(uri) if scheme_of(uri) == "file" else Path(uri)
 
 
 def _images_of(folder: Path) -> list[Found]:
@@ -162,6 +159,8 @@ def _read(uri: str, max_bytes: int) -> bytes:
     if uri == "-":
         return sys.stdin.buffer.read(more)
     path = _path(uri)
+    if path is None:
+        raise SourceError(f"{uri} names no file of this machine; file:///PATH does")
     if scheme not in ("", "file") and not path.exists():
         raise SourceError(f"cannot read {uri}: give a path, or an address with http://, https://, s3:// or file://")
     with path.open("rb") as file:
