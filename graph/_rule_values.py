@@ -244,7 +244,23 @@ def _numeric(symbol: str, operation: Callable[[Any, Any], Any]) -> Callable[[Bud
     def computed(_budget: Budget, left: Any, right: Any) -> Any:
         if type(left) not in NUMBERS or type(right) not in NUMBERS:
             raise TypeError(f"'{symbol}' does not work on {name_of(left)} and {name_of(right)}")
-        return _bounded(operation(_bounded(left), _bounded(right)))
+        if not (-MAX_NUMBER <= left <= MAX_NUMBER and -MAX_NUMBER <= right <= MAX_NUMBER):  # or not finite
+            _bounded(left)
+            _bounded(right)
+        result = operation(left, right)
+        return result if type(result) in NUMBERS and -MAX_NUMBER <= result <= MAX_NUMBER else _bounded(result)
+
+    return computed
+
+
+def _divided(symbol: str, operation: Callable[[Any, Any], Any]) -> Callable[[Budget, Any, Any], Any]:
+    compute = _numeric(symbol, operation)
+
+    def computed(budget: Budget, left: Any, right: Any) -> Any:
+        numbers = type(left) in NUMBERS and type(right) in NUMBERS
+        if numbers and (type(left) is float or type(right) is float) and abs(left) > abs(right) * 2**32:
+            budget.spend(100)  # C divides floats bit by bit
+        return compute(budget, left, right)
 
     return computed
 
@@ -289,8 +305,8 @@ ARITHMETIC: Mapping[str, Callable[[Budget, Any, Any], Any]] = {
     "Sub": _subtract,
     "Mult": _multiply,
     "Div": _numeric("/", operator.truediv),
-    "FloorDiv": _numeric("//", operator.floordiv),
-    "Mod": _numeric("%", operator.mod),
+    "FloorDiv": _divided("//", operator.floordiv),
+    "Mod": _divided("%", operator.mod),
     "Pow": _power,
 }
 """By the name of the operator's class in ``ast``."""
@@ -328,9 +344,12 @@ def _magnitude(_budget: Budget, value: Any) -> Any:
     return abs(_number(value, "abs()"))
 
 
-def _rounded(_budget: Budget, value: Any, digits: Any = None) -> Any:
-    if isinstance(digits, int) and abs(digits) > MAX_DIGITS:
-        raise OverflowError(f"round() takes up to {MAX_DIGITS} digits")
+def _rounded(budget: Budget, value: Any, digits: Any = None) -> Any:
+    if isinstance(digits, int):
+        if abs(digits) > MAX_DIGITS:
+            raise OverflowError(f"round() takes up to {MAX_DIGITS} digits")
+        # Python writes out the decimal digits, of which a large number has up to 309.
+        budget.spend(10 + 2 * abs(digits) if isinstance(value, int | float) and abs(value) < 2**64 else 1_000)
     return _bounded(round(_number(value, "round()"), digits))
 
 

@@ -527,6 +527,7 @@ for _ in range(5_000):
     NESTED = [NESTED]
 BIG["nested"] = NESTED
 BIG["same hash"] = [n * (2**61 - 1) for n in range(20)]
+BIG["huge"] = [1e300] * 50
 BIG["rows"] = [[0] * 100] * 2_000
 
 
@@ -616,6 +617,9 @@ TOO_MUCH = [
     # as values that share parts, a thousand times as large as they look
     "[[[[[[1] * 9] * 99] * 99] * 99] * 99] == [[[[[[1] * 9] * 99] * 99] * 99] * 99]",
     "[x == y for x in [[[[[1] * 99] * 99] * 99]] for y in [[[[[1] * 99] * 99] * 99]]]",
+    "any(round(x, 3) == 1 for x in context['big']['huge'])",
+    "any(x % 3e-308 == 1 for x in context['big']['huge'] for y in context['big']['huge'])",
+    "any(x // 3 == 1 for x in context['big']['huge'] for y in context['big']['huge'])",
     # numbers that meet in a hash table
     "{(x, x) for x in context['big']['list'][:9000]}",
     "[x for x in {x * 7 for x in context['big']['list'][:2500]} for y in {z for z in context['big']['list'][:2500]}]",
