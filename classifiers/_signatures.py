@@ -1,8 +1,10 @@
-"""What kind of file the first bytes announce. Nothing is decoded here."""
+"""What kind of file the first bytes announce, and which kinds of the served types are not. Nothing is decoded here."""
 
 from __future__ import annotations
 
-__all__ = ["served_format", "unserved_format"]
+from classifiers._directory import TiffTag, tiff_numbers
+
+__all__ = ["served_format", "tiff_kind", "unserved_format", "unserved_kind"]
 
 _SERVED: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -70,3 +72,60 @@ def _is_svg(start: bytes) -> bool:
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     # A web page with a drawing in it is no drawing.
     return text.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in text
+
+
+_BMP_COMPRESSIONS = {4: "a JPEG in it", 5: "a PNG in it", 11: "CMYK", 12: "CMYK", 13: "CMYK"}
+
+_UNCOMPRESSED = 1
+_TIFF_COMPRESSIONS = {34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 50001: "WebP", 50002: "JPEG XL"}
+_TIFF_NUMBERS = {
+    1: "integers",
+    2: "signed integers",
+    3: "floating-point numbers",
+    5: "complex integers",
+    6: "complex numbers",
+}
+_WHITE_IS_ZERO = 0
+_SEPARATE_PLANES = 2
+
+
+def unserved_kind(image_format: str, data: bytes) -> str | None:
+    """The name, for people, of a kind of a served type whose pixels Pillow would get wrong; ``None`` otherwise."""
+    if image_format == "PNG" and data[12:16] == b"CgBI":
+        return "PNG optimized for iPhones (CgBI)"
+    if image_format == "BMP" and int.from_bytes(data[14:18], "little") >= 40:
+        name = _BMP_COMPRESSIONS.get(int.from_bytes(data[30:34], "little"))
+        return f"BMP with {name}" if name else None
+    return tiff_kind(data, only_misread=True) if image_format == "TIFF" else None
+
+
+def tiff_kind(data: bytes, only_misread: bool = False) -> str | None:
+    """What the samples of a TIFF are, for people; ``None`` where its tags cannot be read.
+
+    Args:
+        data: the file.
+        only_misread: ``None`` too for those that Pillow reads rightly or refuses.
+    """
+    tags = tiff_numbers(
+        data,
+        TiffTag.BITS_PER_SAMPLE,
+        TiffTag.COMPRESSION,
+        TiffTag.PHOTOMETRIC,
+        TiffTag.PLANAR_CONFIGURATION,
+        TiffTag.SAMPLE_FORMAT,
+    )
+    bits = tags.get(TiffTag.BITS_PER_SAMPLE)
+    compression = tags.get(TiffTag.COMPRESSION, (_UNCOMPRESSED,))[0]
+    if compression in _TIFF_COMPRESSIONS:
+        return f"TIFF compressed with {_TIFF_COMPRESSIONS[compression]}"
+    if not bits:
+        return None
+    inverted = tags.get(TiffTag.PHOTOMETRIC) == (_WHITE_IS_ZERO,)
+    separate = len(bits) > 1 and tags.get(TiffTag.PLANAR_CONFIGURATION) == (_SEPARATE_PLANES,)
+    misread = bits[0] == 12 or (bits[0] > 8 and (inverted or (separate and compression == _UNCOMPRESSED)))
+    if only_misread and not misread:
+        return None
+    numbers = _TIFF_NUMBERS.get(tags.get(TiffTag.SAMPLE_FORMAT, (1,))[0], "undefined numbers")
+    planes = " in separate planes" if separate else " where 0 is white" if inverted else ""
+    count = f"{len(bits)} x " if len(bits) > 1 else ""
+    return f"TIFF with {count}{bits[0]}-bit {numbers}{planes}"

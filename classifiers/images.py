@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import io
 import itertools
-import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     ImageFile,
+    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -30,29 +31,26 @@ from PIL import (
 from PIL import Image as PillowImage
 from pydantic import BaseModel, ConfigDict, Field
 
-from classifiers._directory import TO_UPRIGHT, exif_orientation, png_exif, tiff_pieces
-from classifiers._signatures import served_format, unserved_format
+from classifiers._colour import ADOBE_RGB, is_srgb, to_srgb
+from classifiers._directory import TO_UPRIGHT, TiffTag, exif_is_adobe_rgb, exif_orientation, tiff_pieces
+from classifiers._jpeg import JpegHeader, jpeg_header, repaired
+from classifiers._png import PngFile, read_png
+from classifiers._signatures import served_format, tiff_kind, unserved_format, unserved_kind
 from classifiers.base import Image
 from classifiers.errors import BadImage, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
 
-__all__ = ["DEFAULT_LIMITS", "ImageHeader", "ImageLimits", "OpenedImage", "decode", "probe"]
+__all__ = ["DEFAULT_LIMITS", "ImageHeader", "ImageLimits", "OpenedImage", "decode", "from_pillow", "probe"]
 
 
 class ImageLimits(BaseModel):
-    """The block ``limits`` of a pipeline file. All limits are checked before any pixel is decoded."""
+    """What an image may have at most. All are checked before any pixel is decoded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_bytes: int = Field(
-        32 * 2**20, ge=1, le=2**31 - 1, description="Largest encoded image, in bytes.", examples=[33554432]
-    )
+    max_bytes: int = Field(32 * 2**20, ge=1, description="Bytes of the encoded image.")
     # Above this, Pillow itself refuses some formats (twice its MAX_IMAGE_PIXELS).
-    max_pixels: int = Field(
-        50_000_000, ge=1, le=178_956_970, description="Largest image, width x height.", examples=[50000000]
-    )
-    max_frames: int = Field(
-        1000, ge=1, description="Most frames or pages, of which only the first is decoded.", examples=[1000]
-    )
+    max_pixels: int = Field(50_000_000, ge=1, le=178_956_970, description="Width times height.")
+    max_frames: int = Field(1000, ge=1, description="Frames or pages. Only the first is decoded; more make it a film.")
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -81,15 +79,21 @@ class OpenedImage:
 
     Raises:
         TooManyBytes: more bytes than ``limits.max_bytes``.
-        UnsupportedImage: a type that is not served, such as HEIC, SVG or PDF.
+        UnsupportedImage: a type that is not served, such as HEIC, SVG or PDF, or a kind of a served type that is not,
+            such as a 12-bit JPEG or a TIFF of 64-bit numbers.
         TooManyPixels: more pixels or frames than the limits.
         BadImage: not an image, or its header is damaged.
     """
 
     def __init__(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> None:
-        self.header, self._orientation, self._encoded = _open(data, limits)
+        self._parts = _open(data, limits)
         self._data = data
         self._limits = limits
+        width, height = self._parts.size
+        self._orientation = exif_orientation(self._parts.exif)
+        if self._orientation >= 5:
+            width, height = height, width
+        self.header = ImageHeader(self._parts.format, width, height)
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image:
         """Decode it to upright pixels, once: Pillow can read it no second time.
@@ -97,19 +101,34 @@ class OpenedImage:
         See :func:`decode`.
         """
         with _translated(self.header.format, self._limits):
-            size = self._encoded.size
-            if at_least is not None and self.header.format == "JPEG":
-                height, width = at_least if self._orientation < 5 else at_least[::-1]
-                self._encoded.draft(None, (width, height))
-            pixels = _common_jpeg(self._data, size, self._encoded)
-            if pixels is None:
-                self._encoded.load()
-                pixels = _rgb(self._encoded)
+            if isinstance(self._parts.content, JpegHeader):
+                if at_least is not None and self._orientation >= 5:
+                    at_least = at_least[::-1]
+                pixels = _jpeg_pixels(self._data, self._parts.content, self._profile(), at_least)
+            else:
+                if self._parts.png is not None:
+                    self._parts.png.check(self._data)
+                self._parts.content.load()
+                pixels = _srgb(self._parts.content, self._profile())
             turn = TO_UPRIGHT.get(self._orientation)
             if turn is not None:
                 pixels = np.asarray(PillowImage.fromarray(pixels).transpose(turn))
         pixels.setflags(write=False)
         return pixels
+
+    def _profile(self) -> bytes | None:
+        parts = self._parts
+        if isinstance(parts.content, JpegHeader):
+            profile = parts.content.icc
+        elif parts.png is not None:
+            profile = parts.png.profile()
+        elif parts.format == "BMP":
+            profile = _bmp_profile(self._data)
+        else:
+            profile = parts.content.info.get("icc_profile")
+        if profile is None and exif_is_adobe_rgb(parts.exif):
+            return ADOBE_RGB
+        return profile
 
 
 def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
@@ -124,8 +143,10 @@ def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[int, int] | None = None) -> Image:
     """Decode an image to upright pixels.
 
-    Transparency is laid on white. CMYK is converted without its colour profile. 16-bit grey is scaled from 0..65535;
-    32-bit integers and floats, which have no agreed white, from 0..1, widened to their minimum and maximum.
+    Colours are converted to sRGB from the colour profile, where there is one that fits; without one they are taken for
+    sRGB, and CMYK is converted plainly. Transparency is laid on white; an alpha channel that is 0 everywhere was left
+    empty by what wrote it, and is ignored. 16-bit grey is scaled from 0..65535; 32-bit integers and floats, which have
+    no agreed white, from 0..1, widened to their minimum and maximum.
 
     Args:
         data: the encoded image.
@@ -144,6 +165,27 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[in
     return OpenedImage(data, limits).decode(at_least)
 
 
+def from_pillow(image: PillowImage.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+    """The upright pixels of a Pillow image, decoded already or not; those that :func:`decode` gives for its file.
+
+    Returns:
+        As :func:`decode`.
+
+    Raises:
+        TooManyPixels: over the limit.
+        BadImage: truncated or damaged, as far as Pillow tells.
+    """
+    _check_size(*image.size, limits)
+    with _translated(image.format or "Pillow image", limits):
+        upright = ImageOps.exif_transpose(image)
+        profile = image.info.get("icc_profile")
+        if profile is None and exif_is_adobe_rgb(image.info.get("exif", b"")):
+            profile = ADOBE_RGB
+        pixels = _srgb(upright, profile)
+    pixels.setflags(write=False)
+    return pixels
+
+
 # The plugins' classes and not Image.open: ultralytics replaces that by a function that pip-installs a HEIF reader.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
@@ -154,22 +196,10 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
 
-# A scan of a progressive JPEG costs a pass over all pixels and takes only a few bytes. Cameras and encoders write about
-# 10; 100 is where libtiff stops (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
-_MAX_JPEG_SCANS = 100
-# Looked at only where there may be too many scans. A common JPEG has some 20, and each takes half a microsecond.
-_MAX_JPEG_MARKERS = 10_000
-# In coded data 0xFF is followed by 0 (stuffing), D0..D7 (restart) or FF (fill): anything else is a marker.
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-_JPEG_SCAN = re.compile(rb"\xff\xda")
-_JPEG_END = 0xD9
-_JPEG_START_OF_SCAN = 0xDA
-
 # Each costs 80 times its bytes in memory. The longest side of a legitimate one has some 20,000 rows.
 _MAX_TIFF_PIECES = 100_000
 
-# Pillow reads each chunk, segment or run with a call or two in Python: these take seconds. A common PNG of
-# 32 MiB needs 12,000.
+# Pillow reads each block or run with a call or two in Python: these take seconds.
 _MAX_READS = 300_000
 
 
@@ -185,8 +215,26 @@ class _MeteredBytes(io.BytesIO):
         return super().read(size)
 
 
-def _open(data: bytes, limits: ImageLimits) -> tuple[ImageHeader, int, ImageFile.ImageFile]:
-    """The header, the EXIF orientation that is still to be applied (1..8), and the image, its pixels not decoded."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A file whose header was read.
+
+    Attributes:
+        format: as in :class:`ImageHeader`.
+        size: (W, H) before the EXIF orientation is applied.
+        content: a JPEG's header, or the image in Pillow, its pixels not decoded.
+        exif: an EXIF block, or empty. A TIFF has none: Pillow turns it upright itself, by its own tags.
+        png: the chunks of a PNG.
+    """
+
+    format: str
+    size: tuple[int, int]
+    content: JpegHeader | ImageFile.ImageFile
+    exif: bytes
+    png: PngFile | None = None
+
+
+def _open(data: bytes, limits: ImageLimits) -> _Parts:
     if len(data) > limits.max_bytes:
         raise TooManyBytes(
             f"the image has {len(data)} bytes, the limit is {limits.max_bytes}; send a smaller or more compressed one",
@@ -195,27 +243,22 @@ def _open(data: bytes, limits: ImageLimits) -> tuple[ImageHeader, int, ImageFile
     image_format = served_format(data)
     if image_format is None:
         _refuse(data)
-    _check_parts(image_format, data)
+    if image_format == "TIFF" and (pieces := tiff_pieces(data)) > _MAX_TIFF_PIECES:
+        raise BadImage(f"the TIFF is cut into {pieces} strips or tiles, more than {_MAX_TIFF_PIECES}; save it again")
+    kind = unserved_kind(image_format, data)
+    if kind is not None:
+        _refuse_kind(kind)
     with _translated(image_format, limits):
-        encoded = _READERS[image_format](_MeteredBytes(data))
-        width, height = encoded.size
-        if width * height > limits.max_pixels:
-            raise TooManyPixels(
-                f"the image has {width} x {height} = {width * height} pixels, the limit is {limits.max_pixels}; "
-                "send a smaller one",
-                limit=limits.max_pixels,
-            )
-        frames = getattr(encoded, "n_frames", 1)
+        parts = _read_parts(image_format, data)
+        _check_size(*parts.size, limits)
+        frames = parts.png.frames if parts.png is not None else getattr(parts.content, "n_frames", 1)
         if frames > limits.max_frames:
             raise TooManyPixels(
                 f"the image has {frames} frames, the limit is {limits.max_frames}, and only the first is looked at; "
                 "send the frames one by one",
                 limit=limits.max_frames,
             )
-    orientation = exif_orientation(_exif(data, encoded))
-    if orientation >= 5:
-        width, height = height, width
-    return ImageHeader(image_format, width, height), orientation, encoded
+    return parts
 
 
 def _refuse(data: bytes) -> NoReturn:
@@ -227,36 +270,34 @@ def _refuse(data: bytes) -> NoReturn:
     raise BadImage(f"not an image: the bytes start with {data[:8]!r}; send {', '.join(_READERS)}")
 
 
-def _check_parts(image_format: str, data: bytes) -> None:
-    if image_format == "TIFF" and (pieces := tiff_pieces(data)) > _MAX_TIFF_PIECES:
-        raise BadImage(f"the TIFF is cut into {pieces} strips or tiles, more than {_MAX_TIFF_PIECES}; save it again")
-    # The quick count may be too high (thumbnails, films appended by phones), never too low.
-    if image_format == "JPEG" and _may_have_too_many_scans(data) and _has_too_many_scans(data):
-        raise BadImage(f"the JPEG has more than {_MAX_JPEG_SCANS} scans; save it again as a baseline JPEG")
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(
+            f"the image has {width} x {height} = {width * height} pixels, the limit is {limits.max_pixels}; "
+            "send a smaller one",
+            limit=limits.max_pixels,
+        )
 
 
-def _may_have_too_many_scans(data: bytes) -> bool:
-    """Not ``bytes.count``: that takes eight times as long, as much as half of reading the header."""
-    return sum(1 for _ in itertools.islice(_JPEG_SCAN.finditer(data), _MAX_JPEG_SCANS + 1)) > _MAX_JPEG_SCANS
+def _read_parts(image_format: str, data: bytes) -> _Parts:
+    if image_format == "JPEG":
+        header = jpeg_header(data)
+        if header.unsupported is not None:
+            _refuse_kind(header.unsupported)
+        return _Parts(image_format, (header.width, header.height), header, header.exif)
+    png = read_png(data) if image_format == "PNG" else None
+    try:
+        encoded = _READERS[image_format](_MeteredBytes(data if png is None else png.pixels))
+    except SyntaxError:  # Pillow's, where it does not know the kind or finds no kind
+        if image_format == "TIFF" and (kind := tiff_kind(data)):
+            _refuse_kind(kind)
+        raise
+    exif = bytes(encoded.info.get("exif", b"")) if png is None else png.exif
+    return _Parts(image_format, encoded.size, encoded, exif, png)
 
 
-def _has_too_many_scans(data: bytes) -> bool:
-    scans, markers, position = 0, 0, 2
-    while (marker := _JPEG_MARKER.search(data, position)) and (code := marker[1][0]) != _JPEG_END:
-        scans += code == _JPEG_START_OF_SCAN
-        markers += 1
-        if scans > _MAX_JPEG_SCANS or markers > _MAX_JPEG_MARKERS:
-            return True
-        # A marker's segment starts with its own length.
-        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    return False
-
-
-def _exif(data: bytes, encoded: ImageFile.ImageFile) -> bytes:
-    if encoded.format == "PNG":
-        return png_exif(data)
-    # A TIFF has no such block: Pillow turns it upright itself, by its own tags.
-    return bytes(encoded.info.get("exif", b""))
+def _refuse_kind(kind: str) -> NoReturn:
+    raise UnsupportedImage(f"{kind} is not supported; convert it to a common kind with 8 bits a channel", format=kind)
 
 
 @contextmanager
@@ -274,46 +315,102 @@ def _translated(image_format: str, limits: ImageLimits) -> Iterator[None]:
         ) from error
 
 
-def _common_jpeg(data: bytes, size: tuple[int, int], encoded: ImageFile.ImageFile) -> Image | None:
-    """The pixels of a whole RGB or grey JPEG: those that Pillow gives, sooner, since they are not copied twice.
+# The other one was not checked against the limits.
+_TWO_SIZES = "it has two sizes"
 
-    Args:
-        data: the JPEG.
-        size: (W, H) that was checked against the limits.
-        encoded: the same JPEG; it may be about to be reduced.
 
-    Returns:
-        ``None`` where it is something else or damaged; Pillow says what it is.
+def _jpeg_pixels(data: bytes, header: JpegHeader, profile: bytes | None, at_least: tuple[int, int] | None) -> Image:
+    """Decode a JPEG, at 1/2, 1/4 or 1/8 of its size if that is enough.
+
+    Not by Pillow, which is slower, as it copies the pixels twice, and hides what the decoder says about damage.
     """
-    if encoded.format != "JPEG" or encoded.mode not in ("RGB", "L"):
-        return None
-    width, height = encoded.size
-    try:
-        if simplejpeg.decode_jpeg_header(data)[:2] != size[::-1]:
-            return None
-        pixels: Image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    except ValueError:
-        return None
-    return pixels if pixels.shape[:2] == (height, width) else None
+    if not header.is_complete:
+        raise BadImage("the JPEG is truncated: some of its scans are missing")
+    divisor = 1
+    if at_least is not None:
+        fits = min(header.height // at_least[0], header.width // at_least[1])
+        divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor <= max(fits, 1))
+    height, width = -(-header.height // divisor), -(-header.width // divisor)
+    colours = {1: "RGB" if is_srgb(profile) else "GRAY", 3: "RGB", 4: "CMYK"}[header.components]
+    pixels = _jpeg_channels(data, header, (height, width), colours)
+    if pixels is None:
+        encoded = JpegImagePlugin.JpegImageFile(_MeteredBytes(data))
+        if encoded.size != (header.width, header.height):
+            raise ValueError(_TWO_SIZES)
+        encoded.draft(None, (width, height))
+        encoded.load()
+        return _srgb(encoded, profile)
+    if header.components == 1 and colours == "GRAY":
+        return _srgb(PillowImage.fromarray(pixels.squeeze(2)), profile)
+    if header.components == 4:
+        inks = 255 - pixels  # Adobe writes them inverted, and everyone follows it
+        return _srgb(PillowImage.frombytes("CMYK", (width, height), inks.data), profile)
+    return pixels if is_srgb(profile) else _srgb(PillowImage.fromarray(pixels), profile)
 
 
-def _rgb(image: PillowImage.Image) -> Image:
+def _jpeg_channels(data: bytes, header: JpegHeader, size: tuple[int, int], colours: str) -> Image | None:
+    """Decode a JPEG to (H, W, channels); ``None`` where its subsampling is one that simplejpeg has no name for.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    candidates = itertools.chain([data], repaired(data, header))
+    while True:
+        try:
+            return _strictly_decoded(next(candidates), header, size, colours)
+        except ValueError as complaint:
+            if "subsampling" in str(complaint):
+                return None
+            error = complaint
+        except StopIteration:
+            raise error from None
+
+
+def _strictly_decoded(data: bytes, header: JpegHeader, size: tuple[int, int], colours: str) -> Image:
+    """Raises ValueError where the decoder has anything to complain of."""
+    if simplejpeg.decode_jpeg_header(data)[:2] != (header.height, header.width):
+        raise ValueError(_TWO_SIZES)
+    pixels: Image = simplejpeg.decode_jpeg(data, colours, min_height=size[0], min_width=size[1])
+    if pixels.shape[:2] != size:
+        raise ValueError(f"decoded at {pixels.shape[:2]} instead of {size}")
+    return pixels
+
+
+def _srgb(image: PillowImage.Image, profile: bytes | None) -> Image:
     """(H, W, 3) RGB uint8 of an image in any mode that the readers give."""
     if image.mode == "LAB":
         # Pillow has a* and b* as signed bytes, OpenCV with 128 added.
         lab = np.asarray(image) ^ np.array([0, 128, 128], np.uint8)
         return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), dtype=np.uint8)
+    alpha = None
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return _grey_rgb(image)
-    if image.has_transparency_data:
-        with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")  # which would copy it
-        image = PillowImage.new("RGB", image.size, "white")
-        image.paste(with_alpha, mask=with_alpha)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        image = _grey(image)
+    elif image.has_transparency_data:
+        has_channel = image.mode[-1] in "Aa"
+        image = image if image.mode in ("LA", "RGBA") else image.convert("LA" if image.mode == "La" else "RGBA")
+        alpha = image.getchannel("A")
+        lowest, highest = alpha.getextrema()
+        if lowest == 255 or (has_channel and highest == 0):
+            alpha = None
+        image = image.convert(image.mode[:-1])
+    elif image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    image = to_srgb(image, profile)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if alpha is not None:
+        opaque, image = image, PillowImage.new("RGB", image.size, "white")
+        image.paste(opaque, mask=alpha)
+    return np.asarray(image)
 
 
-def _grey_rgb(image: PillowImage.Image) -> Image:
-    values: npt.NDArray[np.float32] = np.asarray(image).astype(np.float32)
+def _grey(image: PillowImage.Image) -> PillowImage.Image:
+    """Grey of more than 8 bits, as mode ``L``."""
+    values: npt.NDArray[Any] = np.asarray(image)
+    tags = getattr(image, "tag_v2", None) if image.mode == "I" else None
+    if tags is not None and tags.get(TiffTag.SAMPLE_FORMAT, (1,)) == (1,):
+        values = values.view(np.uint32)  # Pillow has no mode for these
+    values = values.astype(np.float32)
     if image.mode.startswith("I;16"):
         low, high = 0.0, 65535.0
     else:
@@ -323,4 +420,16 @@ def _grey_rgb(image: PillowImage.Image) -> Image:
     transparent = image.info.get("transparency")
     if transparent is not None:
         grey[values == transparent] = 255
-    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+    return PillowImage.fromarray(grey)
+
+
+_BMP_V5_HEADER = struct.pack("<L", 124)
+_BMP_EMBEDDED = b"DEBM"
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """The profile that a bitmap of version 5 holds."""
+    if data[14:18] != _BMP_V5_HEADER or data[70:74] != _BMP_EMBEDDED:
+        return None
+    offset, size = struct.unpack_from("<LL", data, 126)
+    return data[14 + offset : 14 + offset + size]

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-import PIL.ImageOps
 
 from classifiers import Image
 from classifiers.errors import BadImage, TooManyPixels
-from classifiers.images import ImageLimits, OpenedImage
+from classifiers.images import ImageLimits, OpenedImage, from_pillow
 from classifiers.masking import without_secrets
 
 __all__ = ["Frame"]
@@ -96,9 +95,13 @@ class Frame:
 
     @classmethod
     def from_pil(cls, image: PIL.Image.Image, limits: ImageLimits | None = None) -> Frame:
-        """Wrap a Pillow image, turned upright and converted to RGB."""
-        upright = PIL.ImageOps.exif_transpose(image)
-        return cls.from_array(np.asarray(upright.convert("RGB")), limits)
+        """Wrap a Pillow image; its pixels become what those of the same image as a file become.
+
+        Raises:
+            BadImage: it is not decoded yet, and damaged.
+            TooManyPixels: over the limit.
+        """
+        return cls.from_array(from_pillow(image, limits or ImageLimits()), limits)
 
     @cached_property
     def sha256(self) -> str:

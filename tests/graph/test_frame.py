@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import PIL.Image
 import pytest
+from PIL import ImageCms
 from toys import draw, encoded
 
 from classifiers import BadImage, TooManyPixels
@@ -97,6 +99,38 @@ def test_from_pil_turns_upright_and_converts() -> None:
     exif = picture.getexif()
     exif[0x0112] = 8
     assert Frame.from_pil(picture).pixels().shape == (200, 100, 3)
+
+
+def test_from_pil_gives_the_pixels_that_the_file_gives() -> None:
+    picture = PIL.Image.fromarray(PHOTO)
+    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = swapped.replace(b"rXYZ", b"####", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"####", b"bXYZ", 1)
+    with_alpha = picture.copy()
+    with_alpha.putalpha(PIL.Image.linear_gradient("L").resize(picture.size))
+    invisible = picture.copy()
+    invisible.putalpha(0)
+    for image, options in (
+        (picture, {"icc_profile": swapped}),
+        (picture.convert("P"), {"icc_profile": swapped}),
+        (with_alpha, {}),
+        (with_alpha, {"icc_profile": swapped}),
+        (invisible, {}),
+        (PIL.Image.fromarray(PHOTO[..., 0].astype(np.uint16) * 257), {}),
+    ):
+        file = io.BytesIO()
+        image.save(file, "PNG", **options)
+        expected = Frame.from_bytes(file.getvalue()).pixels()
+        np.testing.assert_array_equal(Frame.from_pil(PIL.Image.open(file)).pixels(), expected)
+        if not options:
+            np.testing.assert_array_equal(Frame.from_pil(image).pixels(), expected)
+
+
+def test_from_pil_of_a_file_that_is_damaged_or_too_large() -> None:
+    data = encoded(PHOTO, "JPEG", quality=95)
+    with pytest.raises(BadImage, match="damaged or truncated"):
+        Frame.from_pil(PIL.Image.open(io.BytesIO(data[: len(data) // 2])))
+    with pytest.raises(TooManyPixels, match="the limit is 10"):
+        Frame.from_pil(PIL.Image.open(io.BytesIO(data[: len(data) // 2])), ImageLimits(max_pixels=10))
 
 
 @pytest.mark.parametrize(
