@@ -52,8 +52,9 @@ _UNBOUNDED = -1
 """Serve's own word for a queue without a bound."""
 
 _SERVES_LIMIT = 10_000
-"""Requests at one gateway replica. Serve counts them before their bodies have arrived, so this limit is high, and the
-gateway itself counts those that it works on (``GatewayConfig.max_ongoing_requests``)."""
+"""Requests at one gateway replica, and at a proxy before one has them. Serve counts them before their bodies have
+arrived, so this limit is high, and the gateway itself counts those that it works on and those that wait
+(``GatewayConfig.max_ongoing_requests``, ``max_queued_requests``)."""
 
 _STOP_EXTRA_S = 20.0
 """A worker that stops waits for a receive, writes what has ended and disconnects."""
@@ -147,7 +148,7 @@ def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
     return {
         "ray_actor_options": _reserved(steps, config.num_cpus),
         "max_ongoing_requests": _SERVES_LIMIT,
-        "max_queued_requests": config.max_queued_requests or _UNBOUNDED,
+        "max_queued_requests": _SERVES_LIMIT,
         "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
         "max_surge_percent": _SURGE_PERCENT,
         **entry_replicas(config.num_replicas, config.autoscaling, target),

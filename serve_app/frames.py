@@ -35,20 +35,23 @@ def _read(data: bytes, limits: ImageLimits, uri: str | None) -> Frame:
 
 
 def _is_quick(data: bytes) -> bool:
-    """Whether it is a JPEG whose header is short."""
+    """Whether it is a JPEG whose header is short, and whose pixels are in one scan: only the header is read."""
     if len(data) > _QUICK_BYTES or not data.startswith(b"\xff\xd8"):
         return not data
-    position = 2
+    position, components = 2, -1
     for _ in range(_QUICK_SEGMENTS):
-        marker = data[position : position + 4]
-        if marker[:1] != b"\xff" or len(marker) < 4:
+        segment = data[position : position + 10]  # marker, code, length, content
+        if len(segment) < 10 or segment[0] != 0xFF:
             return False
-        if marker[1] == _START_OF_SCAN:
-            return True
-        position += 2 + int.from_bytes(marker[2:])
+        if segment[1] == _START_OF_SCAN:
+            return segment[4] == components
+        if segment[1] in _BASELINE:
+            components = segment[9]
+        position += 2 + int.from_bytes(segment[2:4])
         if position > _QUICK_HEADER_BYTES:
             return False
     return False
 
 
+_BASELINE = (0xC0, 0xC1)
 _START_OF_SCAN = 0xDA

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from serve_app.http.problems import Malformed
 
-__all__ = ["PIECE_BYTES", "content_type", "is_json", "mistakes_in", "utf8"]
+__all__ = ["PIECE_BYTES", "content_charset", "content_type", "is_json", "mistakes_in", "utf8"]
 
 PIECE_BYTES = 192 * 1024
 """Of a large body so much is converted in one call of a C function, which takes about a millisecond, and during which

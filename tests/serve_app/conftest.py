@@ -69,6 +69,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeCluster]:
         environment.setenv("PYTHONPATH", os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")]))
         # else Ray asks for a token where this user happens to have one
         environment.setenv("RAY_AUTH_MODE", "disabled")
+        environment.setenv("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1000")  # as in the fast configuration
         yield from _run_cluster(http_port, dashboard_port)
 
 

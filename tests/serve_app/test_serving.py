@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,31 @@ def test_who_finds_no_room_at_the_entry_is_told_when_to_try_again(deploy: Deploy
     assert refused
     assert {r.status_code for r in responses} == {200, 503}
     assert {r.headers["retry-after"] for r in refused} == {"1"}
+
+
+def test_bodies_that_are_still_arriving_keep_nobody_out(deploy: Deploy) -> None:
+    pipeline = {"name": "arriving", "pipeline": [{"name": "size", "class": "toys.Size"}]}
+    client = deploy(pipeline, max_ongoing_requests=1, max_queued_requests=1)
+    address = (client.base_url.host, client.base_url.port)
+    head = "POST /arriving/v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\n"
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(address)) for _ in range(40)]
+        for connection in slow:
+            connection.sendall(head.encode())
+        assert {post(client).status_code for _ in range(20)} == {200}
+        slow[0].settimeout(30)
+        assert slow[0].recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_log_lines_are_written_soon(deploy: Deploy, cluster: Any, poll: Callable[..., Any]) -> None:
+    client = deploy({"name": "logging", "pipeline": [{"name": "size", "class": "toys.Size"}]})
+    assert post(client, **{"X-Request-Id": "soon-1"}).status_code == 200
+
+    def line() -> bool:
+        files = (cluster.log_dir / "serve").glob("replica_logging_gateway_*.log")
+        return any('"request_id":"soon-1"' in file.read_text() for file in files)
+
+    poll(line, 5)
 
 
 @pytest.mark.slow

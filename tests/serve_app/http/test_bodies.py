@@ -329,6 +329,8 @@ class TestWork:
             (JPEG, True),
             (segments(20), True),
             (segments(60), False),
+            (encoded(np.zeros((32, 32, 3), np.uint8), "JPEG", progressive=True), False),  # scan after scan is read
+            (encoded(np.zeros((32, 32), np.uint8), "JPEG"), True),
             (JPEG[:2] + b"\xff\xed\xff\xf0" + b"8BIM" * 16_380 + JPEG[2:], False),
             (JPEG[:2] + b"\xff" * 1000 + JPEG[2:], False),
             (JPEG + b"\0" * 2**20, False),
