@@ -216,7 +216,7 @@ async def closing_under_calls_is_a_lost_connection_to_them(new_url: NewUrl) -> N
 
         async def keeps_calling(call: Callable[[], Any]) -> list[BaseException]:
             errors = []
-            for _ in range(5):
+            for _ in range(3):
                 try:
                     await call()
                 except (QueueUnavailable, asyncio.CancelledError) as error:
