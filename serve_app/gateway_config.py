@@ -19,6 +19,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "AbsolutePath",
     "AuthConfig",
     "FetchConfig",
+    "FolderPath",
     "GatewayConfig",
     "JwtConfig",
     "Limits",
@@ -74,13 +76,17 @@ def _folder_at(scheme: str) -> AfterValidator:
         bucket, _, prefix = text.removeprefix(scheme).partition("/")
         if not text.startswith(scheme) or not bucket:
             raise ValueError(f"'{text}' is not {scheme}BUCKET or {scheme}BUCKET/FOLDER")
-        if "*" in text:
-            folder = text.partition("*")[0].rpartition("/")[0]
-            fix = folder if len(folder) > len(scheme) else f"{scheme}BUCKET for each bucket"
-            raise ValueError(f"'{text}': there are no patterns here, a folder stands for all below it; write {fix}")
         return f"{scheme}{bucket}/{prefix.strip('/')}".rstrip("/")
 
-    return AfterValidator(check)
+    return AfterValidator(lambda text: check(_without_pattern(text)))
+
+
+def _without_pattern(text: str) -> str:
+    if "*" in text:
+        folder = text.partition("*")[0].rpartition("/")[0]
+        fix = f"write {folder}" if folder and not folder.endswith("/") else "write each by its name"
+        raise ValueError(f"'{text}' is a pattern; a bucket or a folder stands for all below it, {fix}")
+    return text
 
 
 def _host(text: str) -> str:
@@ -98,6 +104,7 @@ def _host(text: str) -> str:
 # Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+FolderPath = Annotated[AbsolutePath, AfterValidator(_without_pattern)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 Host = Annotated[str, AfterValidator(_host)]
@@ -271,6 +278,14 @@ class FetchConfig(_Closed):
     concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")
     s3: S3Config = Field(default_factory=S3Config, description="s3:// addresses")
     gs: GcsConfig = Field(default_factory=GcsConfig, description="gs:// addresses")
+
+    @field_validator("content_types")
+    @classmethod
+    def _no_patterns(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            if "*" in kind or "/" not in kind:
+                raise ValueError(f"'{kind}' matches nothing; write each content type, such as image/jpeg")
+        return tuple(kind.lower() for kind in kinds)
 
 
 class GatewayConfig(_Closed):

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from classifiers import SetupError
 from serve_app.autoscaling import BacklogAutoscaling
 from serve_app.blocks import in_words, read_block
-from serve_app.gateway_config import AbsolutePath, FetchConfig
+from serve_app.gateway_config import FetchConfig, FolderPath
 from serve_app.queues.urls import FORMS, QueueUrl
 from serve_app.results import objects_from_uri
 
@@ -50,7 +50,7 @@ def _results_uri(text: str) -> str:
 class SourcesConfig(FetchConfig):
     """What workers fetch for messages that no key answers for. Nothing, by default."""
 
-    files: tuple[AbsolutePath, ...] = Field(
+    files: tuple[FolderPath, ...] = Field(
         (), description="Folders that file:// addresses may lie in; only with a queue on this machine (sqlite://)"
     )
 

@@ -55,5 +55,5 @@ def checked_uri(uri: object) -> str:
     try:
         uri.encode()
     except UnicodeEncodeError as error:
-        raise Malformed("'uri' has half of a surrogate pair, which is not valid Unicode") from error
+        raise Malformed(f"'uri' is not valid Unicode, it has half of a surrogate pair: {ascii(uri)[:200]}") from error
     return uri

@@ -15,8 +15,8 @@ __all__ = ["SCOPES", "SECURITY_SCHEMES", "guarded_route"]
 SCOPES: dict[tuple[str, str], str | None] = {
     ("POST", "/v1/images"): "infer",
     ("POST", "/v1/jobs"): "jobs",
-    ("GET", "/v1/jobs/{job_id:path}"): "jobs",
-    ("GET", "/v1/jobs/{job_id:path}/picture"): "jobs",
+    ("GET", "/v1/jobs/{job_id}"): "jobs",
+    ("GET", "/v1/jobs/{job_id}/picture"): "jobs",
     ("GET", "/v1/pipeline"): "infer",
     ("GET", "/v1/schema"): None,
     ("GET", "/healthz"): None,
@@ -44,7 +44,7 @@ def guarded_route(guard: Guard) -> type[APIRoute]:
 
         def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
             methods = options.get("methods") or {"GET"}
-            rows = [(method, path) for method in methods]
+            rows = [(method, path.replace(":path}", "}")) for method in methods]
             missing = [row for row in rows if row not in SCOPES]
             if missing:
                 raise LookupError(f"{missing} has no row in the table of scopes, serve_app.http.access.SCOPES")

@@ -30,6 +30,7 @@ PIPELINE: dict[str, Any] = {"name": "toy", "pipeline": [{"name": "detect", "clas
         ({"in_flght": 3}, "intake.in_flght: there is no such key; did you mean 'in_flight'?"),
         ({"fetch": {"hots": []}}, "intake.fetch.hots: there is no such key; did you mean 'hosts'?"),
         ({"fetch": {"files": ["/photos"]}}, "intake: fetch.files: who can write to the queue could read files"),
+        ({"fetch": {"files": ["/photos/*.jpg"]}}, "intake.fetch.files.0: '/photos/*.jpg' is a pattern; a bucket or a"),
         ({"num_replicas": 2, "autoscaling": {"max_replicas": 4}}, "intake: give num_replicas or autoscaling, not both"),
         ({"max_attempts": 0}, "intake.max_attempts: Input should be greater than or equal to 1"),
     ],
