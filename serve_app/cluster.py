@@ -33,6 +33,13 @@ FAST_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Crops travel as gRPC messages; the default of 4 MiB is 27 crops of 224 x 224.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
+        # HAProxy's death is noticed after three failed checks: within 3 s, not 30.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.2",
+        # A replica that hangs is not asked to stop gracefully, which would take it another 20 s.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        # How long a gateway replica that stops stays reachable. HAProxy learns of it within a second; Ray's 30 s are
+        # for slow load balancers, and those see HAProxy, not the replica. An update waits for it.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
 )
 """What every node of a cluster needs in its environment before ``ray start``; Ray reads it once, at start."""
@@ -49,8 +56,6 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Replicas unpickle what reaches their gRPC port, which Ray opens to the network: the token keeps others out.
         "RAY_AUTH_MODE": "token",
-        # How long a gateway replica stays when it is told to go. Ray's 30 s are for slow load balancers.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Under `uv run` Ray would build an environment for its workers; they are to have this one.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
