@@ -34,7 +34,7 @@ FAST_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         # Crops travel as gRPC messages; the default of 4 MiB is 27 crops of 224 x 224.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
         # HAProxy's death is noticed after three failed checks: within 3 s, not 30.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.2",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",
         # A replica that hangs is not asked to stop gracefully, which would take it another 20 s.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # How long a gateway replica that stops stays reachable. HAProxy learns of it within a second; Ray's 30 s are

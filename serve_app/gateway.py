@@ -16,6 +16,7 @@ from classifiers.images import ImageLimits
 from graph import Engine, Plan
 from graph.config import INGRESS, merge
 from serve_app.backend import ServeBackend
+from serve_app.crashes import crashes_of_this_replica
 from serve_app.gateway_config import GatewayConfig
 from serve_app.hosting import StepHost
 from serve_app.http import make_app
@@ -54,9 +55,10 @@ class Gateway:
         self._config = config
         self._intake = intake
         plan = self._plan_with({})
+        crashes = crashes_of_this_replica(INGRESS)
         # In a thread, for it may load models: the event loop has to answer meanwhile whether this replica is alive.
-        self._host = await asyncio.to_thread(StepHost, plan, INGRESS)
-        self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes())
+        self._host = await asyncio.to_thread(StepHost, plan, INGRESS, config.timeout_ms / 1000, crashes)
+        self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
         self._engine = Engine(plan, self._backend)
         # In a rolling update the gateway before this one goes on until this one is ready: with all its steps, or
         # requests would wait.
