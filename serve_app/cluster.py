@@ -65,6 +65,9 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 _HOME_TOKEN = Path("~/.ray/auth_token")
 
+# The path of a socket has room for 107 bytes, and Ray's are in /ray/session_DATE_TIME_PID/sockets/plasma_store.
+_LONGEST_FOLDER = 107 - 70
+
 
 @dataclass(frozen=True)
 class LocalCluster:
@@ -77,7 +80,7 @@ class LocalCluster:
             ``RAY_AUTH_MODE=token`` and ``RAY_AUTH_TOKEN_PATH`` are in their environment. ``None``: they ask for none,
             or the environment has it.
         haproxy: HAProxy takes the requests; else Ray's Python proxy.
-        log_dir: the folder of Ray's and Serve's logs.
+        log_dir: the folder of Ray's and Serve's logs; removed at the end, unless they are kept.
     """
 
     http_url: str
@@ -97,6 +100,7 @@ def local_cluster(
     num_gpus: int | None = None,
     haproxy: bool = True,
     quiet: bool = True,
+    keep_logs: bool = False,
 ) -> Iterator[LocalCluster]:
     """Start Ray and Serve on this machine; when the block ends, stop them and everything that they started.
 
@@ -115,6 +119,7 @@ def local_cluster(
         num_gpus: GPUs that Ray hands out; ``None``: those that it finds.
         haproxy: HAProxy in front; where it cannot run, Ray's Python proxy and a warning.
         quiet: Ray's progress and the replicas' output go to the log files only.
+        keep_logs: leave the files of the cluster, its logs among them, where they are.
 
     Raises:
         SetupError: a port is taken, Ray runs in this process already, or Serve does not start.
@@ -131,12 +136,16 @@ def local_cluster(
         logger.warning("HAProxy does not run here: Ray's Python proxy takes the requests, about a tenth as many")
     mark = uuid.uuid4().hex
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="visiongraph-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="visiongraph-", dir=os.environ.get("RAY_TMPDIR")))
+        if not keep_logs:
+            stack.push(lambda _, error, __: _remove(folder, error))
+        # Ray's session and the temporary files of all processes, those that are killed too, are removed with it.
+        temporary = {"RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
         proxy = haproxy_environment(binary, folder)
         stack.enter_context(
             _environment(
-                {**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(folder), **proxy}, {MARK: mark}
+                {**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(folder), **proxy},
+                {MARK: mark, **(temporary if len(str(folder)) <= _LONGEST_FOLDER else {})},
             )
         )
         signals = StopRequests()
@@ -182,7 +191,14 @@ def _start_serve(host: str, port: int, log_dir: Path, quiet: bool) -> None:
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=dict(LOGGING))
     except Exception as error:
-        raise SetupError(f"Ray Serve does not start: {error}; its logs are in {log_dir}/serve") from error
+        logs = str(log_dir / "serve")
+        raise SetupError(f"Ray Serve does not start: {error}; its logs are in {logs}", logs=logs) from error
+
+
+def _remove(folder: Path, error: BaseException | None) -> None:
+    """Remove the cluster's files, unless the user is told to look at them."""
+    if not (isinstance(error, SetupError) and "logs" in error.fields):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

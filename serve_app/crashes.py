@@ -5,8 +5,8 @@ lock does not, so another process on the node finds out what a process died of, 
 cluster's key-value store. An image that was being worked on is a suspect: it is run again with no other image in the
 process. If it was alone and the process died again, it is refused.
 
-A crash of its own, by a fatal signal or ``os._exit``, is told from a process that was killed from outside: the second
-one proves an image guilty, and of those that could be either it takes three.
+A crash of its own, by a fatal signal or ``os._exit``, or a thread that hangs, is told from a process that was killed
+from outside: the second one proves an image guilty, and of those that could be either it takes three.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _MOST_DEATHS = 256
 _SLOTS = 64
 _HASH_BYTES = 32
 _FREE = bytes(_HASH_BYTES)
-# Two flags come before the slots: whether the process called os._exit, and whether an image had it to itself.
-_EXITED, _ALONE, _HEAD_BYTES = 0, 1, 2
+# Two flags come before the slots: whether the process called os._exit or hung, and whether an image had it to itself.
+_ENDED, _ALONE, _HEAD_BYTES = 0, 1, 2
 
 
 class Quarantined(InputError):
@@ -67,7 +67,8 @@ class Death:
         process: its id: Ray's of the actor.
         host: whose steps it hosted: the step that has the deployment, or ``INGRESS``.
         images: SHA-256 of what its threads were working on, once for each thread.
-        is_crash: it ended by itself: a fatal signal, or ``os._exit``. Otherwise it may have been killed from outside.
+        is_crash: it ended by itself: a fatal signal, ``os._exit``, or a thread that hung. Otherwise it may have been
+            killed from outside.
         was_alone: there was only one image.
         at: when it was found, in seconds since the epoch.
     """
@@ -112,7 +113,7 @@ class UnderWay:
 
         def exit_noted(status: int) -> Any:
             if os.getpid() == me:
-                self._map[_EXITED] = 1
+                self._map[_ENDED] = True
             exit_now(status)
 
         os._exit = exit_noted
@@ -135,6 +136,10 @@ class UnderWay:
                 start = _HEAD_BYTES + slot * _HASH_BYTES
                 self._map[start : start + _HASH_BYTES] = _FREE
                 self._free.append(slot)
+
+    def hangs(self, is_stuck: bool) -> None:
+        """Whether a thread hangs, for which Serve kills this process; it counts as a crash."""
+        self._map[_ENDED] = is_stuck
 
     def alone(self, is_alone: bool) -> None:
         """Whether an image has the process to itself from now on."""
@@ -172,7 +177,7 @@ def _sweep(folder: Path) -> Iterator[Death]:
         if images:
             host = content[_HEAD_BYTES + _SLOTS * _HASH_BYTES :].decode()
             alone = len(set(images)) == 1 and (bool(content[_ALONE]) or len(images) == 1)
-            yield Death(path.stem, host, images, bool(content[_EXITED] or said), alone, time.time())
+            yield Death(path.stem, host, images, bool(content[_ENDED] or said), alone, time.time())
             _log.error("a process of '%s' died while it worked on images %s\n%s", host, ", ".join(images), said)
 
 

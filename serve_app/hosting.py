@@ -157,12 +157,15 @@ class _Work:
             RuntimeError: a thread is stuck; the message names the step.
         """
         now = time.monotonic()
-        for step, since in tuple(self._since.values()):
-            if now - since > self._limits[step]:
-                raise RuntimeError(
-                    f"step '{step}' has been working on one batch for over {self._limits[step]:g} s: the replica is "
-                    "replaced; if the model needs that long, raise the step's timeout_ms"
-                )
+        stuck = [step for step, since in tuple(self._since.values()) if now - since > self._limits[step]]
+        if self._under_way is not None:
+            self._under_way.hangs(bool(stuck))
+        if stuck:
+            step = stuck[0]
+            raise RuntimeError(
+                f"step '{step}' has been working on one batch for over {self._limits[step]:g} s: the replica is "
+                "replaced; if the model needs that long, raise the step's timeout_ms"
+            )
 
 
 class _HostedStep:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,11 +95,20 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, home: Path, ports: tuple[int, int]) -> Iterator[Start]:
+def temporary() -> Iterator[Path]:
+    """The folder for temporary files of that user: an empty one with a short path, for Ray's sockets are in it."""
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def start(tmp_path: Path, home: Path, temporary: Path, ports: tuple[int, int]) -> Iterator[Start]:
     """Starts the program in a session of its own, as a terminal does. Whatever a test leaves is killed."""
     (tmp_path / "toy_application.py").write_text(_APPLICATION)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"PYTHONPATH": f"{_ROOT}{os.pathsep}{tmp_path}", "HOME": str(home), "RAY_ADDRESS": "127.0.0.1:1"}
+    environment["TMPDIR"] = str(temporary)
     programs = []
 
     def start() -> subprocess.Popen[str]:
@@ -146,7 +157,7 @@ def _running(processes: list[psutil.Process]) -> list[str]:
 
 @pytest.mark.slow
 def test_a_cluster_from_start_to_end(
-    start: Start, ports: tuple[int, int], home: Path, poll: Callable[..., object]
+    start: Start, ports: tuple[int, int], home: Path, temporary: Path, poll: Callable[..., object]
 ) -> None:
     program = start()
     facts = _facts(program)
@@ -155,6 +166,7 @@ def test_a_cluster_from_start_to_end(
 
     assert facts["cpus"] == max(7, len(os.sched_getaffinity(0)))
     assert Path(facts["log_dir"], "serve").is_dir()
+    assert Path(facts["log_dir"]).is_relative_to(temporary)
     assert facts["haproxy"] == ("haproxy" in _running(processes)) == (find_haproxy() is not None)
     assert httpx.post(f"{url}/count", content=b"x" * 300_000).json() == 300_000
 
@@ -173,6 +185,7 @@ def test_a_cluster_from_start_to_end(
         "RAY_ADDRESS is not used: this starts a cluster of its own. To deploy to yours: visiongraph render PIPELINE"
     ]
     assert _running(processes) == []
+    assert not list(temporary.iterdir())  # neither Ray's session nor what its processes put there
 
 
 def _replicas(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -209,7 +222,7 @@ def _listens_to_the_network(process: psutil.Process) -> bool:
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_ray_starts(start: Start, poll: Callable[..., object]) -> None:
+def test_ctrl_c_while_ray_starts(start: Start, temporary: Path, poll: Callable[..., object]) -> None:
     program = start()
     poll(lambda: "raylet" in _running(_descendants(program)))
     processes = _descendants(program)
@@ -219,6 +232,7 @@ def test_ctrl_c_while_ray_starts(start: Start, poll: Callable[..., object]) -> N
     assert program.returncode == 130
     assert "Traceback" not in errors
     assert _running(processes) == []
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(("timeout_s", "looks"), [(60, [True, False]), (0.2, [True] * 100)], ids=["died", "silent"])

@@ -61,7 +61,8 @@ _ENDS = {
     "exit": "os._exit(0)",
     "segmentation fault": "import ctypes; ctypes.string_at(0)",
     "abort": "os.abort()",
-    "killed": "os.kill(os.getpid(), 9)",
+    "hung": "under_way.hangs(True); os.kill(os.getpid(), 9)",
+    "killed": "under_way.hangs(True); under_way.hangs(False); os.kill(os.getpid(), 9)",
 }
 
 
