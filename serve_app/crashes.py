@@ -22,7 +22,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -203,22 +203,25 @@ class Crashes:
         self._acquitted: dict[tuple[str, str], float] = {}
         self._refreshing = threading.Lock()
         self._refreshed_at = 0.0
+        self._failed = False
 
     def start(self) -> None:
         """Look every second from now on, in a daemon thread."""
         threading.Thread(target=self._poll, name="crashes", daemon=True).start()
 
     def _poll(self) -> None:
-        failed = False
         while True:
-            try:
-                self.refresh()
-                failed = False
-            except Exception as error:  # noqa: BLE001 - the store's client may raise anything while the head is down
-                if not failed:
-                    _log.warning("crashes elsewhere are not known for now: %s", error)
-                failed = True
+            self._look()
             time.sleep(_POLL_S)
+
+    def _look(self) -> None:
+        try:
+            self.refresh()
+            self._failed = False
+        except Exception as error:  # noqa: BLE001 - the store's client may raise anything while the head is down
+            if not self._failed:
+                _log.warning("crashes elsewhere are not known for now: %s", error)
+            self._failed = True
 
     def refresh(self) -> None:
         """Look what died on this node, tell others, and read what they tell. Blocks for milliseconds."""
@@ -286,18 +289,12 @@ class Crashes:
         Raises:
             Quarantined: it is refused.
         """
-        end = time.monotonic() + _SWEPT_WITHIN_S
-        while process is not None and time.monotonic() < end:
-            try:
-                await asyncio.to_thread(self.refresh)
-            except Exception as error:  # noqa: BLE001 - as above: then it is not known
-                _log.warning("a crash's cause is not known: %s", error)
-                break
-            if process in self._deaths:
-                return self.is_suspect(host, image)
-            await asyncio.sleep(0.1)
-        self.is_suspect(host, image)
-        return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SWEPT_WITHIN_S):
+                while process is not None and process not in self._deaths:
+                    await asyncio.to_thread(self._look)
+                    await asyncio.sleep(0.05)
+        return self.is_suspect(host, image) or process not in self._deaths
 
 
 def _is_guilty(deaths: list[Death]) -> bool:

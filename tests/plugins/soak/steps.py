@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from classifiers import BaseClassifier, Image
 __all__ = ["BAD", "Broken", "One", "Other", "picture"]
 
 _WORK_S = 0.005
-BAD = {"exits": 201, "segmentation fault": 202, "hangs": 203}
+BAD = {"exits": 201, "segmentation fault": 202, "hangs": 203, "holds the interpreter": 204}
 """The first pixel of images that are bad for the classifiers."""
 
 
@@ -53,6 +54,8 @@ class One(BaseClassifier):
             ctypes.string_at(0)
         elif bad == BAD["hangs"]:
             time.sleep(10**6)
+        elif bad == BAD["holds the interpreter"]:
+            re.match(r"(a+)+$", "a" * 60 + "b")  # takes years, and no other thread of the process runs meanwhile
         return {"label": self.name, "confidence": 1.0, "threshold": threshold}
 
 
