@@ -198,6 +198,7 @@ class Crashes:
         self._folder = folder
         self._prefix = prefix
         self._kv = kv
+        self._found: list[Death] = []
         self._deaths: dict[str, Death] = {}
         self._by_image: Mapping[str, list[Death]] = {}
         self._acquitted: dict[tuple[str, str], float] = {}
@@ -206,13 +207,14 @@ class Crashes:
         self._failed = False
 
     def start(self) -> None:
-        """Look every second from now on, in a daemon thread."""
+        """Look now, and from now on every second in a daemon thread."""
+        self._look()
         threading.Thread(target=self._poll, name="crashes", daemon=True).start()
 
     def _poll(self) -> None:
         while True:
-            self._look()
             time.sleep(_POLL_S)
+            self._look()
 
     def _look(self) -> None:
         try:
@@ -230,8 +232,10 @@ class Crashes:
             if self._refreshed_at > asked:
                 return  # somebody else did meanwhile
             self._refreshed_at = time.monotonic()
-            for death in _sweep(self._folder):
-                self._kv.kv_put(self._prefix + death.process, json.dumps(asdict(death)).encode())
+            self._found += _sweep(self._folder)
+            while self._found:  # the store may not answer now; what was found is not found again
+                self._kv.kv_put(self._prefix + self._found[0].process, json.dumps(asdict(self._found[0])).encode())
+                del self._found[0]
             deaths = {}
             for key in self._kv.kv_keys(self._prefix):
                 process = key.removeprefix(self._prefix)
@@ -271,7 +275,7 @@ class Crashes:
             if _is_guilty(counted):
                 until = time.strftime("%H:%M:%S UTC", time.gmtime(counted[-1].at + _REFUSED_S))
                 raise Quarantined(
-                    f"this image has crashed the process of the step '{died}' {len(counted)} times and is refused "
+                    f"this image has crashed the process of '{died}' {len(counted)} times and is refused "
                     f"until {until}; the log has the reason",
                     sha256=image,
                     until=until,

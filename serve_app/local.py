@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classifiers import SetupError
+from classifiers import SetupError, VisionError
 from classifiers.catalogue import CATALOGUE
 from graph import Plan, PlannedStep, load_plan
 from graph.config import INGRESS
@@ -20,9 +20,13 @@ from serve_app.gateway_config import GatewayConfig
 from serve_app.intake_config import IntakeConfig
 from serve_app.ray_internals import application_states
 
-__all__ = ["LocalServer", "serving"]
+__all__ = ["LocalServer", "NotEnoughResources", "serving"]
 
 _POLL_S = 0.2
+
+
+class NotEnoughResources(VisionError):
+    """This machine lacks something that the pipeline's steps reserve: nothing is wrong with the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,8 @@ def serving(
 
     Raises:
         PipelineError: the file has mistakes.
-        SetupError: a model cannot be loaded, a port is taken, or this machine lacks a resource that the steps reserve.
+        SetupError: a model cannot be loaded, or a port is taken.
+        NotEnoughResources: this machine lacks something that the steps reserve.
     """
     report("looking at the pipeline and its models")
     plan = load_plan(pipeline)
@@ -112,7 +117,7 @@ def _gpus(plan: Plan) -> int | None:
 def _require_resources(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> None:
     """
     Raises:
-        SetupError: not every deployment has room for its least number of replicas, for which Serve would wait forever.
+        NotEnoughResources: not every deployment has room for its least number of replicas; Serve would wait forever.
     """
     import ray
 
@@ -135,7 +140,9 @@ def _require_resources(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig 
     ]
     if lacking:
         found = "\n".join(f"the pipeline needs {lack}" for lack in lacking)
-        raise SetupError(f"{found}\nchange what the steps reserve in their serve: blocks, or use a machine that has it")
+        raise NotEnoughResources(
+            f"{found}\nchange what the steps reserve in their serve: blocks, or use a machine that has it"
+        )
 
 
 def _amounts(reserved: Mapping[str, Any]) -> dict[str, float]:

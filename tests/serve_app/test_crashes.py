@@ -164,7 +164,7 @@ def test_how_often_it_takes(store: Store, crashes: Crashes, deaths: list[Death],
     """Two crashes, one of them alone; of deaths that may have come from outside three, two of them alone."""
     _told(store, crashes, *deaths)
     if refused:
-        with pytest.raises(Quarantined, match=r"crashed the process of the step 'detect' \d times .* refused until"):
+        with pytest.raises(Quarantined, match=r"crashed the process of 'detect' \d times .* refused until"):
             crashes.is_suspect("another step", sha("one"))
     else:
         assert crashes.is_suspect("detect", sha("one"))
@@ -189,6 +189,19 @@ def test_it_is_forgotten_after_ten_minutes(store: Store, crashes: Crashes, monke
     crashes.refresh()
     assert not crashes.is_suspect("detect", sha("one"))
     assert not store.values
+
+
+def test_a_death_that_could_not_be_told_is_told_later(tmp_path: Path, store: Store, crashes: Crashes) -> None:
+    def away(key: str, value: bytes) -> None:
+        raise ConnectionError
+
+    _die(tmp_path, "exit", [sha("one")])
+    store.kv_put = away  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        crashes.refresh()
+    del store.kv_put
+    crashes.refresh()
+    assert crashes.is_suspect("detect", sha("one"))
 
 
 def test_the_store_does_not_grow(store: Store, crashes: Crashes) -> None:

@@ -12,11 +12,10 @@ import pytest
 import yaml
 from gateways import PNG
 
-from classifiers import SetupError
 from graph import load_plan
 from serve_app.gateway_config import GatewayConfig
 from serve_app.intake_config import IntakeConfig
-from serve_app.local import _deploy, _require_resources
+from serve_app.local import NotEnoughResources, _deploy, _require_resources
 
 PIPELINE = {
     "name": "logged",
@@ -61,12 +60,12 @@ def require(
 def test_what_cannot_be_placed_is_named(
     monkeypatch: pytest.MonkeyPatch, has: dict[str, float], serve: list[dict[str, Any]], message: str
 ) -> None:
-    with pytest.raises(SetupError, match=re.escape(message)):
+    with pytest.raises(NotEnoughResources, match=re.escape(message)):
         require(monkeypatch, has, *serve)
 
 
 def test_workers_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SetupError, match=re.escape("needs 1.2 GPU for gateway (0.6 GPU), worker (0.6 GPU)")):
+    with pytest.raises(NotEnoughResources, match=re.escape("needs 1.2 GPU for gateway (0.6 GPU), worker (0.6 GPU)")):
         require(monkeypatch, {"GPU": 1}, {"num_gpus": 0.6, "colocate_with": "ingress"}, intake=True)
 
 
