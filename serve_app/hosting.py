@@ -22,8 +22,9 @@ from serve_app.crashes import Crashes, Quarantined, Turns, UnderWay
 
 __all__ = ["StepHost"]
 
-# The least time that work may take before it counts as stuck, however soon its callers give up.
-_LEAST_STUCK_S = 10.0
+# The least time that work may take before it counts as stuck, however soon its callers give up: some runtimes compile
+# a model for each new shape of a batch.
+_LEAST_STUCK_S = 20.0
 
 # A thread that feeds a GPU gives up Python's interpreter at each of its calls, and where another thread runs Python it
 # gets it back only after this time, 5 ms by default: 300 calls took 287 ms then, and 12 with this (benchmarks/gpu).
