@@ -65,8 +65,8 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 _HOME_TOKEN = Path("~/.ray/auth_token")
 
-# The path of a socket has room for 107 bytes, and Ray's are in /ray/session_DATE_TIME_PID/sockets/plasma_store.
-_LONGEST_FOLDER = 107 - 70
+# The path of a socket must be short: of HAProxy's at most 97 characters, of which Ray's names take 70.
+_LONGEST_FOLDER = 97 - 70
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,14 @@ def local_cluster(
         logger.warning("HAProxy does not run here: Ray's Python proxy takes the requests, about a tenth as many")
     mark = uuid.uuid4().hex
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="visiongraph-", dir=os.environ.get("RAY_TMPDIR")))
+        folder = _make_folder()
         if not keep_logs:
             stack.push(lambda _, error, __: _remove(folder, error))
         # Ray's session and the temporary files of all processes, those that are killed too, are removed with it.
-        temporary = {"RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
+        fixed = {MARK: mark, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
         proxy = haproxy_environment(binary, folder)
         stack.enter_context(
-            _environment(
-                {**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(folder), **proxy},
-                {MARK: mark, **(temporary if len(str(folder)) <= _LONGEST_FOLDER else {})},
-            )
+            _environment({**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(folder), **proxy}, fixed)
         )
         signals = StopRequests()
         stack.enter_context(signals.hurried())
@@ -193,6 +190,13 @@ def _start_serve(host: str, port: int, log_dir: Path, quiet: bool) -> None:
     except Exception as error:
         logs = str(log_dir / "serve")
         raise SetupError(f"Ray Serve does not start: {error}; its logs are in {logs}", logs=logs) from error
+
+
+def _make_folder() -> Path:
+    """A folder for the cluster's files, where others put theirs too, unless that is too far down for sockets."""
+    places = [os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "/tmp"]  # noqa: S108 - mkdtemp makes it safe
+    fits = [place for place in places if len(place) + len("/vg-12345678") <= _LONGEST_FOLDER]
+    return Path(tempfile.mkdtemp(prefix="vg-", dir=fits[0]))
 
 
 def _remove(folder: Path, error: BaseException | None) -> None:

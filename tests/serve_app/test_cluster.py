@@ -28,7 +28,7 @@ from serve_app._haproxy import find_haproxy, haproxy_environment
 from serve_app._ports import free_port, require_port
 from serve_app._shutdown import MARK, _call
 from serve_app._signals import StopRequests
-from serve_app.cluster import FAST_ENVIRONMENT, local_cluster
+from serve_app.cluster import FAST_ENVIRONMENT, _make_folder, local_cluster
 
 _ROOT = Path(__file__).parents[2]
 _WRAPPER = _ROOT / "serve_app" / "haproxy.sh"
@@ -430,6 +430,21 @@ class TestStopRequests:
 
         with ThreadPoolExecutor() as pool:
             assert pool.submit(enter).result() is before
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["short", "too long for sockets"])
+def test_the_folder_of_a_cluster_has_a_short_path(
+    temporary: Path, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = temporary if is_there else temporary / "far-down-in-a-tree"
+    place.mkdir(exist_ok=True)
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    folder = _make_folder()
+    try:
+        assert folder.is_relative_to(temporary) == is_there
+        assert len(str(folder)) <= 27
+    finally:
+        folder.rmdir()
 
 
 def test_the_mark_does_not_stay_in_the_environment() -> None:
