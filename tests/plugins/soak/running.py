@@ -223,7 +223,8 @@ ACTIONS: dict[str, tuple[Callable[[_Soak], None], _Explained]] = {
     "kill gateway": (_Soak.kill_gateway, _CUT_OFF),
     "kill controller": (_Soak.kill_controller, _NOTHING),
     "kill proxy": (_Soak.kill_proxy, _CUT_OFF),
-    "kill haproxy": (_Soak.kill_haproxy, _Explained(frozenset({503}), disconnects=True, back_s=5.0)),
+    # 3 to 5 s where nothing else keeps the cores busy
+    "kill haproxy": (_Soak.kill_haproxy, _Explained(frozenset({503}), disconnects=True, back_s=10.0)),
     "image that exits": (_Soak.image_that_exits, _NOTHING),
     "image that segfaults": (_Soak.image_that_segfaults, _NOTHING),
     # those that wait for the model meanwhile run into their deadline
