@@ -252,7 +252,7 @@ class Crashes:
                 for image in set(death.images):
                     by_image[image].append(death)
             self._deaths, self._by_image = {death.process: death for death in kept}, dict(by_image)
-            self._acquitted = {key: at for key, at in self._acquitted.items() if key[1] in by_image}
+            self._acquitted = {key: at for key, at in self._acquitted.items() if at > time.time() - _REFUSED_S}
 
     def _read(self, key: str) -> Death | None:
         value = self._kv.kv_get(key)
@@ -285,6 +285,10 @@ class Crashes:
     def acquit(self, host: str, image: str) -> None:
         """The image has been run alone, and the process is alive."""
         self._acquitted[host, image] = time.time()
+
+    def acquitted_since(self, host: str, image: str, since: float) -> bool:
+        """Whether that was after this time, in seconds since the epoch: the same image may have come many times."""
+        return self._acquitted.get((host, image), 0.0) >= since
 
     async def after(self, process: str | None, host: str, image: str) -> bool:
         """Whether a call must be run alone after the process that had it has died: its image was being worked on, or
@@ -319,21 +323,22 @@ class Turns:
         self._empty = asyncio.Event()
 
     @asynccontextmanager
-    async def __call__(self, alone: bool) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it until the block ends."""
+    async def __call__(self, alone: bool, still: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it until the block ends; ``still``: asked when the turn to be alone has come."""
         if alone:
             async with self._one:
-                self._open.clear()
-                try:
-                    while self._inside:
-                        self._empty.clear()
-                        await self._empty.wait()
-                    self._alone(True)
-                    yield
-                finally:
-                    self._alone(False)
-                    self._open.set()
-            return
+                if still():
+                    self._open.clear()
+                    try:
+                        while self._inside:
+                            self._empty.clear()
+                            await self._empty.wait()
+                        self._alone(True)
+                        yield
+                    finally:
+                        self._alone(False)
+                        self._open.set()
+                    return
         while not self._open.is_set():
             await self._open.wait()
         self._inside += 1

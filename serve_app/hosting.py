@@ -88,10 +88,15 @@ class StepHost:
                 return StepAnswer(
                     self._steps[step].info.digest, error=StepError(type(error).__name__, str(error), error)
                 )
-        async with self._turns(alone):
+        crashes, image, came = self._crashes, request.sha256, time.time()
+
+        def is_needed() -> bool:
+            return crashes is None or not crashes.acquitted_since(self._host, image, came)
+
+        async with self._turns(alone, is_needed):
             answer = await self._call(step, request)
-        if alone and answer.error is None and self._crashes is not None:
-            self._crashes.acquit(self._host, request.sha256)
+            if alone and answer.error is None and crashes is not None:
+                crashes.acquit(self._host, image)
         return answer
 
     async def _call(self, step: str, request: StepRequest) -> StepAnswer:

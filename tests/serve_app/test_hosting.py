@@ -203,7 +203,18 @@ async def test_a_suspect_is_run_alone_and_acquitted(tmp_path: Path) -> None:
     assert [answer.result is None for answer in answers] == [False, False, False, True]
     assert answers[3].error is not None
     assert isinstance(answers[3].error.input_error, Quarantined)
-    assert suspects.acquitted == [("sleeps", "suspect")]
+    assert suspects.acquitted_since("sleeps", "suspect", 1.0)
+    assert not suspects.acquitted_since("sleeps", "other", 1.0)
+
+
+async def test_one_that_came_many_times_is_run_alone_once(tmp_path: Path) -> None:
+    suspects = _Suspects(tmp_path, "", _NoStore())
+    steps = StepHost(load_plan({"pipeline": [SLEEPS]}), "sleeps", 30.0, suspects)
+    began = time.monotonic()
+    calls = [replace(request(), sha256="suspect") for _ in range(8)]
+    answers = await asyncio.gather(*(steps.call("sleeps", call, alone=True) for call in calls))
+    assert [answer.result for answer in answers].count({"batch": 1}) >= 1
+    assert time.monotonic() - began < 5 * 0.4
 
 
 class _NoStore:
@@ -217,9 +228,6 @@ class _Suspects(Crashes):
         if image == "refused":
             raise Quarantined("refused")
         return image == "suspect"
-
-    def acquit(self, host: str, image: str) -> None:
-        self.acquitted = [(host, image)]
 
 
 def test_a_model_that_cannot_be_loaded_is_named() -> None:
