@@ -16,7 +16,11 @@ BROKERS ?= sqlite redis amqp sqs
 IMAGES ?= 2000
 FAULTS ?= 10
 
-.PHONY: help install demo serve test test-slow chaos bench wheel clean
+# make soak: in which order, and how often each
+SEED ?= 1
+ROUNDS ?= 1
+
+.PHONY: help install demo serve test test-slow chaos soak bench wheel clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -53,6 +57,9 @@ test-slow: install ## The tests that take long: whole clusters, memory, many mor
 
 chaos: install ## Images through the queues while replicas, brokers and stores die; SEEDS, BROKERS, IMAGES, FAULTS choose
 	PYTHONPATH=tests/plugins $(BIN)/python -m chaos --seeds $(SEEDS) --brokers $(BROKERS) --images $(IMAGES) --faults $(FAULTS)
+
+soak: install ## Changes, kills and bad images while 32 clients use a pipeline; SEED, ROUNDS choose
+	PYTHONPATH=tests/plugins $(BIN)/python -m soak --seed $(SEED) --rounds $(ROUNDS)
 
 bench: install ## Measurements; see benchmarks/README.md
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

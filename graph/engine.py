@@ -244,6 +244,7 @@ class _Walk:
             cut_for=cut_for,
             crop_budget_bytes=self._backend.crop_budget_bytes,
             request_id=self._request_id,
+            sha256=self._frame.sha256,
         )
 
 

@@ -53,6 +53,7 @@ class StepRequest:
         cut_for: steps whose crops to cut along with the answer, and how they want them.
         crop_budget_bytes: pixels that may travel back with the answer at most; crops beyond it are left out.
         request_id: the request's identity, for logs.
+        sha256: of the image's bytes, in hex.
     """
 
     image: Mapping[str, Any]
@@ -63,6 +64,7 @@ class StepRequest:
     cut_for: Mapping[str, CropSpec] = field(default_factory=dict)
     crop_budget_bytes: int | None = None
     request_id: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +68,14 @@ class StepRunner:
         plan: the pipeline; the step's own part and the crop rules of its dependents are read from it.
         name: which step this is.
         classifier: the loaded model, see :func:`load_classifier`.
+        progress: called before each of the model's batches: those of one call may be many.
     """
 
-    def __init__(self, plan: Plan, name: str, classifier: BaseClassifier) -> None:
+    def __init__(
+        self, plan: Plan, name: str, classifier: BaseClassifier, progress: Callable[[], None] = lambda: None
+    ) -> None:
         self.classifier = classifier
+        self._progress = progress
         self.reconfigure(plan, name)
 
     def reconfigure(self, plan: Plan, name: str) -> None:
@@ -151,6 +155,7 @@ class StepRunner:
         results: list[Any] = []
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
+            self._progress()
             answers: object = self.classifier.process_batch(chunk, contexts[start : start + size])
             returned = list(answers) if isinstance(answers, Iterable) else answers
             if not isinstance(returned, list) or len(returned) != len(chunk):
@@ -193,6 +198,7 @@ class StepRunner:
                     targets=tuple(Target(index, detections[index]) for index in crops),
                     crops=tuple(crops.values()),
                     request_id=call.request.request_id,
+                    sha256=call.request.sha256,
                 )
         return calls
 

@@ -9,14 +9,22 @@ from pathlib import Path
 
 from serve_app._ports import free_port
 
-__all__ = ["find_haproxy", "haproxy_environment"]
+__all__ = ["INSTALLED_WRAPPER", "find_haproxy", "haproxy_environment"]
+
+INSTALLED_WRAPPER = "visiongraph-haproxy"
+"""The name under which the wrapper is installed, for ``RAY_SERVE_HAPROXY_BINARY_PATH`` on a cluster's nodes."""
+
+_WRAPPER = Path(__file__).with_name("haproxy.sh")
 
 
 def find_haproxy() -> str | None:
     """The binary that Ray would start; ``None`` where there is none that runs, or the environment does not want one."""
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") != "1":
         return None
-    binary = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or _bundled() or shutil.which("haproxy")
+    configured = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+    if configured is not None and Path(configured).name in (_WRAPPER.name, INSTALLED_WRAPPER):
+        configured = None  # the wrapper would start itself
+    binary = configured or _bundled() or shutil.which("haproxy")
     if binary is None:
         return None
     try:
@@ -47,9 +55,8 @@ def haproxy_environment(binary: str | None, folder: Path) -> dict[str, str]:
     if binary is None:
         # RAY_SERVE_THROUGHPUT_OPTIMIZED would switch the second one on, which is for a proxy in front.
         return {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
-    wrapper = Path(__file__).with_name("haproxy_loopback.sh")
     return {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper) if os.access(wrapper, os.X_OK) else binary,
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_WRAPPER) if os.access(_WRAPPER, os.X_OK) else binary,
         "VISIONGRAPH_HAPROXY": binary,
         # Ray's are fixed: two clusters on one machine would meet there.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),

@@ -59,6 +59,10 @@ arrived, so this limit is high, and the gateway itself counts those that it work
 _STOP_EXTRA_S = 20.0
 """A worker that stops waits for a receive, writes what has ended and disconnects."""
 
+_HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
+"""After three failed checks Serve replaces a replica: one whose model hangs within 15 s of its time limit, one whose
+event loop is blocked, so that it does not answer, within 35 s."""
+
 _RETRY_AFTER_S = 1
 """What the answer to a request says for which there is no room: the load of a moment is gone by then."""
 
@@ -109,10 +113,11 @@ def build(args: AppArgs) -> Application:
     """
     plan = load_plan(args.pipeline)
     fixed, changeable = structure(plan.config), tunables(plan.config)
+    deadline_s = args.gateway.timeout_ms / 1000
     steps = {
         name: _deployment(StepDeployment)
         .options(name=name, user_config=changeable, **step_options(plan, name))
-        .bind(fixed, name)
+        .bind(fixed, name, deadline_s)
         for name in plan.hosts
     }
     entry = _deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(plan, args.gateway))
@@ -121,7 +126,7 @@ def build(args: AppArgs) -> Application:
     workers = (
         _deployment(Worker)
         .options(name=WORKER, user_config=changeable, **worker_options(plan, args.intake))
-        .bind(fixed, args.intake, args.gateway.fetch, steps)
+        .bind(fixed, args.intake, args.gateway.fetch, steps, deadline_s)
     )
     # The gateway calls no worker: Serve deploys what the ingress is bound to.
     return entry.bind(fixed, args.gateway, steps, args.intake, workers)
@@ -136,6 +141,7 @@ def step_options(plan: Plan, name: str) -> dict[str, Any]:
         "max_ongoing_requests": options.ongoing_requests,
         "max_queued_requests": options.max_queued_requests or _UNBOUNDED,
         "max_surge_percent": _SURGE_PERCENT,
+        **_HEALTH,
         **step_replicas(options.num_replicas, options.autoscaling, options.max_batch_size),
     }
 
@@ -151,6 +157,7 @@ def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
         "max_queued_requests": _SERVES_LIMIT,
         "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
         "max_surge_percent": _SURGE_PERCENT,
+        **_HEALTH,
         **entry_replicas(config.num_replicas, config.autoscaling, target),
     }
 
@@ -161,6 +168,7 @@ def worker_options(plan: Plan, config: IntakeConfig) -> dict[str, Any]:
     return {
         "ray_actor_options": _reserved(plan.hosted_by(INGRESS), config.num_cpus),
         "max_surge_percent": _SURGE_PERCENT,
+        **_HEALTH,
         "graceful_shutdown_timeout_s": config.stop_s + _STOP_EXTRA_S,
         "graceful_shutdown_wait_loop_s": 0.1,  # it has no requests to wait for
         **worker_replicas(config.num_replicas, config.autoscaling, config.queue),

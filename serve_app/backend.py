@@ -15,13 +15,15 @@ from graph.errors import Overloaded
 from graph.messages import StepAnswer, StepInfo, StepRequest
 from graph.plan import Plan
 from serve_app.autoscaling import CropsUnderWay
+from serve_app.crashes import Crashes
 from serve_app.hosting import StepHost
 
 __all__ = ["ServeBackend"]
 
 # An accepted call on a replica that dies is not retried by Serve. Steps change nothing outside themselves, so once
-# more is safe.
-_ATTEMPTS = 3
+# more is safe. Of an image that crashes its replica :class:`Crashes` allows two tries; others that were there with it
+# may be in the way of several such images.
+_ATTEMPTS = 5
 _RETRY_AFTER_S = 1
 
 
@@ -33,11 +35,18 @@ class ServeBackend:
         handles: a handle to each step's deployment, by the name of the step that has it.
         here: the steps of this process.
         crop_budget_bytes: pixels that one answer may carry; the transport's message limit less room for the rest.
+        crashes: which images are run alone, and which not at all.
     """
 
     def __init__(
-        self, plan: Plan, handles: Mapping[str, DeploymentHandle[Any]], here: StepHost, crop_budget_bytes: int
+        self,
+        plan: Plan,
+        handles: Mapping[str, DeploymentHandle[Any]],
+        here: StepHost,
+        crop_budget_bytes: int,
+        crashes: Crashes,
     ) -> None:
+        self._crashes = crashes
         self.crop_budget_bytes: int | None = crop_budget_bytes
         # By value: what travels is an encoded image or small crops, and the object store costs more than it saves
         # below 1 MB.
@@ -68,12 +77,18 @@ class ServeBackend:
         self._infos = {name: info for infos in described for name, info in infos.items()}
 
     async def call(self, step: str, request: StepRequest) -> StepAnswer:
-        """See :class:`graph.engine.StepBackend`."""
+        """See :class:`graph.engine.StepBackend`.
+
+        Raises:
+            Quarantined: the image has crashed a step's process twice.
+        """
         if step in self._here:
             return await self._here.call(step, request)
-        with self._under_way.call(self._deployments[step], request) as load:
+        host = self._deployments[step]
+        alone = self._crashes.is_suspect(host, request.sha256)
+        with self._under_way.call(host, request) as load:
             for attempt in range(1, _ATTEMPTS + 1):  # pragma: no branch
-                response = self._handles[step].remote(step, request, load)
+                response = self._handles[step].remote(step, request, load, alone)
                 try:
                     answer: StepAnswer = await response
                     break
@@ -86,9 +101,12 @@ class ServeBackend:
                         step=step,
                         retry_after_s=_RETRY_AFTER_S,
                     ) from error
-                except (ActorDiedError, ActorUnavailableError):
+                except (ActorDiedError, ActorUnavailableError) as error:
                     if attempt == _ATTEMPTS:
                         raise
+                    alone = await self._crashes.after(error.actor_id, host, request.sha256)
+        if alone and answer.error is None:
+            self._crashes.acquit(host, request.sha256)
         self._note(step, answer)
         for name, carried in answer.carried.items():
             self._note(name, carried.answer)

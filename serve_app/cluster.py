@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
 from classifiers import SetupError
 from serve_app._haproxy import find_haproxy, haproxy_environment
 from serve_app._ports import require_port
 from serve_app._shutdown import MARK, stop
 from serve_app._signals import StopRequests
+from serve_app.ray_internals import session_dir
 
 __all__ = ["FAST_ENVIRONMENT", "LOGGING", "LocalCluster", "local_cluster"]
 
@@ -33,6 +33,13 @@ FAST_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Crops travel as gRPC messages; the default of 4 MiB is 27 crops of 224 x 224.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
+        # HAProxy's death is noticed after three failed checks: within 3 s, not 30.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",
+        # A replica that hangs is not asked to stop gracefully, which would take it another 20 s.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        # How long a gateway replica that stops stays reachable. HAProxy learns of it within a second; Ray's 30 s are
+        # for slow load balancers, and those see HAProxy, not the replica. An update waits for it.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
 )
 """What every node of a cluster needs in its environment before ``ray start``; Ray reads it once, at start."""
@@ -49,8 +56,6 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Replicas unpickle what reaches their gRPC port, which Ray opens to the network: the token keeps others out.
         "RAY_AUTH_MODE": "token",
-        # How long a gateway replica stays when it is told to go. Ray's 30 s are for slow load balancers.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Under `uv run` Ray would build an environment for its workers; they are to have this one.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -59,6 +64,9 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 
 _HOME_TOKEN = Path("~/.ray/auth_token")
+
+# The path of a socket must be short: of HAProxy's at most 97 characters, of which Ray's names take 70.
+_LONGEST_FOLDER = 97 - 70
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class LocalCluster:
             ``RAY_AUTH_MODE=token`` and ``RAY_AUTH_TOKEN_PATH`` are in their environment. ``None``: they ask for none,
             or the environment has it.
         haproxy: HAProxy takes the requests; else Ray's Python proxy.
-        log_dir: the folder of Ray's and Serve's logs.
+        log_dir: the folder of Ray's and Serve's logs; removed at the end, unless they are kept.
     """
 
     http_url: str
@@ -92,6 +100,7 @@ def local_cluster(
     num_gpus: int | None = None,
     haproxy: bool = True,
     quiet: bool = True,
+    keep_logs: bool = False,
 ) -> Iterator[LocalCluster]:
     """Start Ray and Serve on this machine; when the block ends, stop them and everything that they started.
 
@@ -110,6 +119,7 @@ def local_cluster(
         num_gpus: GPUs that Ray hands out; ``None``: those that it finds.
         haproxy: HAProxy in front; where it cannot run, Ray's Python proxy and a warning.
         quiet: Ray's progress and the replicas' output go to the log files only.
+        keep_logs: leave the files of the cluster, its logs among them, where they are.
 
     Raises:
         SetupError: a port is taken, Ray runs in this process already, or Serve does not start.
@@ -126,13 +136,14 @@ def local_cluster(
         logger.warning("HAProxy does not run here: Ray's Python proxy takes the requests, about a tenth as many")
     mark = uuid.uuid4().hex
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="visiongraph-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = _make_folder()
+        if not keep_logs:
+            stack.push(lambda _, error, __: _remove(folder, error))
+        # Ray's session and the temporary files of all processes, those that are killed too, are removed with it.
+        fixed = {MARK: mark, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
         proxy = haproxy_environment(binary, folder)
         stack.enter_context(
-            _environment(
-                {**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(folder), **proxy}, {MARK: mark}
-            )
+            _environment({**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(folder), **proxy}, fixed)
         )
         signals = StopRequests()
         stack.enter_context(signals.hurried())
@@ -152,11 +163,10 @@ def local_cluster(
 
 def _start_ray(dashboard_port: int | None, num_cpus: int, num_gpus: int | None, quiet: bool) -> Path:
     import ray
-    from ray._private.worker import RayContext
 
     if ray.is_initialized():
         raise SetupError("Ray runs in this process already; leave that cluster first: ray.shutdown()")
-    context = ray.init(
+    ray.init(
         address="local",
         namespace="serve",
         num_cpus=num_cpus,
@@ -167,7 +177,7 @@ def _start_ray(dashboard_port: int | None, num_cpus: int, num_gpus: int | None, 
         log_to_driver=not quiet,
         logging_level=logging.ERROR if quiet else logging.INFO,
     )
-    return Path(str(cast("RayContext", context).address_info["session_dir"])) / "logs"
+    return session_dir() / "logs"
 
 
 def _start_serve(host: str, port: int, log_dir: Path, quiet: bool) -> None:
@@ -178,7 +188,21 @@ def _start_serve(host: str, port: int, log_dir: Path, quiet: bool) -> None:
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=dict(LOGGING))
     except Exception as error:
-        raise SetupError(f"Ray Serve does not start: {error}; its logs are in {log_dir}/serve") from error
+        logs = str(log_dir / "serve")
+        raise SetupError(f"Ray Serve does not start: {error}; its logs are in {logs}", logs=logs) from error
+
+
+def _make_folder() -> Path:
+    """A folder for the cluster's files, where others put theirs too, unless that is too far down for sockets."""
+    places = [os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "/tmp"]  # noqa: S108 - mkdtemp makes it safe
+    fits = [place for place in places if len(place) + len("/vg-12345678") <= _LONGEST_FOLDER]
+    return Path(tempfile.mkdtemp(prefix="vg-", dir=fits[0]))
+
+
+def _remove(folder: Path, error: BaseException | None) -> None:
+    """Remove the cluster's files, unless the user is told to look at them."""
+    if not (isinstance(error, SetupError) and "logs" in error.fields):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

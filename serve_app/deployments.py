@@ -9,6 +9,7 @@ from graph.config import merge
 from graph.messages import StepAnswer, StepInfo, StepRequest
 from graph.plan import Plan
 from serve_app.autoscaling import CallerLoad, Heard
+from serve_app.crashes import crashes_of_this_replica
 from serve_app.hosting import StepHost
 from serve_app.replica_logs import set_up_logs, stop_buffering_logs
 
@@ -21,13 +22,15 @@ class StepDeployment:
     Args:
         structure: the pipeline without its tunables, see :func:`graph.config.structure`.
         step: which of its steps has this deployment.
+        deadline_s: of a request.
     """
 
-    def __init__(self, structure: Mapping[str, Any], step: str) -> None:
+    def __init__(self, structure: Mapping[str, Any], step: str, deadline_s: float) -> None:
         set_up_logs()
         self._structure = structure
         self._heard = Heard()
-        self._host = StepHost(Plan.from_config(merge(structure, {})), step)
+        crashes = crashes_of_this_replica(step)
+        self._host = StepHost(Plan.from_config(merge(structure, {})), step, deadline_s, crashes)
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Take new tunables; between two batches, and without loading the model again."""
@@ -37,10 +40,11 @@ class StepDeployment:
         """What the steps say of themselves, by name."""
         return self._host.describe()
 
-    async def __call__(self, step: str, request: StepRequest, load: CallerLoad) -> StepAnswer:
-        """Answer one call of one of the steps; ``load`` is what its caller has under way here."""
+    async def __call__(self, step: str, request: StepRequest, load: CallerLoad, alone: bool) -> StepAnswer:
+        """Answer one call of one of the steps; ``load`` is what its caller has under way here. ``alone``: while no
+        other call is under way."""
         with self._heard.call(load, request):
-            return await self._host.call(step, request)
+            return await self._host.call(step, request, alone=alone)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve, where the number of replicas follows the load."""

@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from graph import Engine, Plan
 from graph.config import INGRESS, merge
 from serve_app.backend import ServeBackend
+from serve_app.crashes import crashes_of_this_replica
 from serve_app.gateway_config import GatewayConfig
 from serve_app.hosting import StepHost
 from serve_app.http import make_app
@@ -21,9 +22,9 @@ from serve_app.http.desk import JobDesk
 from serve_app.http.sources import Sources
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
+from serve_app.ray_internals import crop_budget_bytes
 from serve_app.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.results import ResultStore, Reuse
-from serve_app.transport import crop_budget_bytes
 
 __all__ = ["Gateway"]
 
@@ -53,9 +54,10 @@ class Gateway:
         self._config = config
         self._intake = intake
         plan = self._plan_with({})
+        crashes = crashes_of_this_replica(INGRESS)
         # In a thread, for it may load models: the event loop has to answer meanwhile whether this replica is alive.
-        self._host = await asyncio.to_thread(StepHost, plan, INGRESS)
-        self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes())
+        self._host = await asyncio.to_thread(StepHost, plan, INGRESS, config.timeout_ms / 1000, crashes)
+        self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
         self._engine = Engine(plan, self._backend)
         # In a rolling update the gateway before this one goes on until this one is ready: with all its steps, or
         # requests would wait.

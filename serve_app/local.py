@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classifiers import SetupError
+from classifiers import SetupError, VisionError
 from classifiers.catalogue import CATALOGUE
 from graph import Plan, PlannedStep, load_plan
 from graph.config import INGRESS
-from serve_app._states import application_states
 from serve_app.cluster import LOGGING, local_cluster
 from serve_app.fetching import required_models
 from serve_app.gateway_config import GatewayConfig
 from serve_app.intake_config import IntakeConfig
+from serve_app.ray_internals import application_states
 
-__all__ = ["LocalServer", "serving"]
+__all__ = ["LocalServer", "NotEnoughResources", "serving"]
 
 _POLL_S = 0.2
+
+
+class NotEnoughResources(VisionError):
+    """This machine lacks something that the pipeline's steps reserve: nothing is wrong with the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ def serving(
     Raises:
         PipelineError: the file has mistakes.
         SetupError: a model cannot be loaded, or a port is taken.
+        NotEnoughResources: this machine lacks something that the steps reserve.
     """
     report("looking at the pipeline and its models")
     plan = load_plan(pipeline)
@@ -73,6 +78,7 @@ def serving(
     with local_cluster(
         http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan, gateway, intake), num_gpus=_gpus(plan)
     ) as ray:
+        _require_resources(plan, gateway, intake)
         report("loading the models")
         _deploy(pipeline, plan.name, gateway, intake)
         yield LocalServer(ray.http_url, ray.dashboard_url, ray.token_file)
@@ -106,6 +112,80 @@ def _most_replicas(step: PlannedStep) -> int:
 def _gpus(plan: Plan) -> int | None:
     """As many as Ray finds; none where no step wants one, so that a pipeline for the CPU starts anywhere."""
     return None if any(step.serve.num_gpus for step in plan) else 0
+
+
+def _require_resources(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> None:
+    """
+    Raises:
+        NotEnoughResources: not every deployment has room for its least number of replicas; Serve would wait forever.
+    """
+    import ray
+
+    from serve_app.app import GATEWAY, WORKER, gateway_options, step_options, worker_options
+
+    options = {name: step_options(plan, name) for name in plan.hosts}
+    options[GATEWAY] = gateway_options(plan, gateway)
+    if intake is not None:
+        options[WORKER] = worker_options(plan, intake)
+    wanted: dict[str, dict[str, list[float]]] = {}
+    for name, option in options.items():
+        for resource, amount in _amounts(option["ray_actor_options"]).items():
+            wanted.setdefault(resource, {})[name] = [amount] * _least_replicas(option)
+    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    lacking = [
+        f"{_quantity(resource, sum(map(sum, by_name.values())))} for {_for_whom(resource, by_name)}; "
+        f"this machine has {_quantity(resource, has.get(resource, 0))}"
+        for resource, by_name in wanted.items()
+        if not _fits(resource, [each for amounts in by_name.values() for each in amounts], has.get(resource, 0))
+    ]
+    if lacking:
+        found = "\n".join(f"the pipeline needs {lack}" for lack in lacking)
+        raise NotEnoughResources(
+            f"{found}\nchange what the steps reserve in their serve: blocks, or use a machine that has it"
+        )
+
+
+def _amounts(reserved: Mapping[str, Any]) -> dict[str, float]:
+    """What a replica reserves, by Ray's names; without CPUs, of which as many are handed out as are needed."""
+    named = {"GPU": reserved["num_gpus"], "memory": reserved.get("memory", 0), **reserved.get("resources", {})}
+    return {resource: amount for resource, amount in named.items() if amount}
+
+
+def _least_replicas(options: Mapping[str, Any]) -> int:
+    # one of those that may go away comes back with the first request
+    least: int = options.get("num_replicas") or options["autoscaling_config"].get("min_replicas", 1)
+    return max(1, least)
+
+
+def _fits(resource: str, amounts: list[float], available: float) -> bool:
+    if resource != "GPU":
+        return sum(amounts) <= available
+    # a share of a GPU cannot be of two
+    gpus = [1.0] * int(available)
+    for amount in sorted(amounts, reverse=True):
+        if amount > 1:
+            if amount > gpus.count(1.0):
+                return False
+            gpus = sorted(gpus)[: len(gpus) - math.ceil(amount)]
+            continue
+        index = next((i for i, left in enumerate(gpus) if left >= amount - 1e-6), None)
+        if index is None:
+            return False
+        gpus[index] -= amount
+    return True
+
+
+def _for_whom(resource: str, by_name: Mapping[str, list[float]]) -> str:
+    return ", ".join(
+        f"{name} ({f'{len(amounts)} x ' if len(amounts) > 1 else ''}{_quantity(resource, amounts[0])})"
+        for name, amounts in by_name.items()
+    )
+
+
+def _quantity(resource: str, amount: float) -> str:
+    if resource == "memory":
+        return f"{int(amount / 2**20)} MiB of memory"
+    return f"{amount:g} {resource}"
 
 
 def _deploy(pipeline: str, name: str, gateway: GatewayConfig, intake: IntakeConfig | None) -> None:

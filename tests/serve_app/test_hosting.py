@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +23,8 @@ from toys import draw, encoded
 
 from classifiers import SetupError
 from graph import Frame, load_plan
-from graph.messages import CropSpec, StepRequest
+from graph.messages import CropSpec, StepRequest, Target
+from serve_app.crashes import Crashes, Quarantined, UnderWay
 from serve_app.hosting import StepHost
 
 STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150), ("person", 200, 20, 240, 100))
@@ -120,16 +125,109 @@ async def test_the_event_loop_is_free_while_a_model_works() -> None:
     assert turns >= 10
 
 
-async def test_a_model_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.hosting._STUCK_AFTER_S", 0.05)
-    steps = host({"name": "hangs", "class": "toys.Sleeper", "params": {"seconds": 0.5}}, of="hangs")
+SLEEPS = {"name": "sleeps", "class": "toys.Sleeper", "params": {"seconds": 0.4}}
+
+
+async def _complaint(steps: StepHost, step: str, call: StepRequest) -> str | None:
+    """What the health check says while a call is under way."""
     steps.check_health()
-    task = asyncio.ensure_future(steps.call("hangs", request()))
-    await asyncio.sleep(0.3)
-    with pytest.raises(RuntimeError, match="step 'hangs': a batch has been in the model"):
-        steps.check_health()
+    task = asyncio.ensure_future(steps.call(step, call))
+    said = None
+    while not task.done():
+        try:
+            steps.check_health()
+        except RuntimeError as error:
+            said = str(error)
+        await asyncio.sleep(0.02)
+    steps.check_health()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("options", "deadline_s", "limit"),
+    [({}, 0.2, r"0\.2"), ({"timeout_ms": 300}, 30.0, r"0\.3"), ({"timeout_ms": 60_000}, 0.1, None), ({}, 30.0, None)],
+    ids=["the deadline", "the step's own", "it may take long", "in time"],
+)
+async def test_a_model_that_hangs_is_named(
+    options: dict[str, Any], deadline_s: float, limit: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.hosting._LEAST_STUCK_S", 0.05)
+    steps = StepHost(load_plan({"pipeline": [SLEEPS | options]}), "sleeps", deadline_s)
+    said = await _complaint(steps, "sleeps", request())
+    if limit is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert re.match(rf"step 'sleeps' has been working on one batch for over {limit} s", said)
+
+
+async def test_a_decoder_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.hosting._LEAST_STUCK_S", 0.05)
+    monkeypatch.setattr(Frame, "pixels", lambda self: time.sleep(0.4) or draw())
+    steps = StepHost(load_plan({"pipeline": [DETECT]}), "detect", 0.1)
+    assert "step 'detect' has been" in (await _complaint(steps, "detect", request()) or "")
+
+
+async def test_a_call_of_many_batches_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.hosting._LEAST_STUCK_S", 0.05)
+    sleeps = SLEEPS | {"params": {"seconds": 0.1}, "depends_on": "detect", "crops": "True"}
+    sleeps |= {"serve": {"max_batch_size": 1}}
+    steps = StepHost(load_plan({"pipeline": [DETECT, sleeps]}), "sleeps", 0.25)
+    crops = tuple(STREET[:8, :8].copy() for _ in range(5))
+    call = request(targets=tuple(Target(index, {}) for index in range(5)), crops=crops)
+    assert await _complaint(steps, "sleeps", call) is None
+
+
+async def test_what_a_process_works_on_is_recorded(tmp_path: Path) -> None:
+    under_way = UnderWay(tmp_path, "me", "sleeps")
+    steps = StepHost(load_plan({"pipeline": [SLEEPS]}), "sleeps", 30.0, Crashes(tmp_path, "", _NoStore(), under_way))
+    call = replace(request(), sha256="ab" * 32)
+    record = under_way.path
+    before = record.read_bytes()
+    task = asyncio.ensure_future(steps.call("sleeps", call, alone=True))
+    for _ in range(500):
+        if b"\xab" * 32 in record.read_bytes():
+            break
+        await asyncio.sleep(0.01)
+    assert record.read_bytes()[1] == 1
     await task
-    steps.check_health()
+    assert record.read_bytes() == before
+
+
+async def test_a_suspect_is_run_alone_and_acquitted(tmp_path: Path) -> None:
+    suspects = _Suspects(tmp_path, "", _NoStore())
+    steps = StepHost(load_plan({"pipeline": [SLEEPS]}), "sleeps", 30.0, suspects)
+    calls = [replace(request(), sha256=sha) for sha in ("suspect", "other", "other", "refused")]
+    answers = await asyncio.gather(*(steps.call("sleeps", call) for call in calls))
+    assert answers[0].result == {"batch": 1}
+    assert [answer.result is None for answer in answers] == [False, False, False, True]
+    assert answers[3].error is not None
+    assert isinstance(answers[3].error.input_error, Quarantined)
+    assert suspects.acquitted_since("sleeps", "suspect", 1.0)
+    assert not suspects.acquitted_since("sleeps", "other", 1.0)
+
+
+async def test_one_that_came_many_times_is_run_alone_once(tmp_path: Path) -> None:
+    suspects = _Suspects(tmp_path, "", _NoStore())
+    steps = StepHost(load_plan({"pipeline": [SLEEPS]}), "sleeps", 30.0, suspects)
+    began = time.monotonic()
+    calls = [replace(request(), sha256="suspect") for _ in range(8)]
+    answers = await asyncio.gather(*(steps.call("sleeps", call, alone=True) for call in calls))
+    assert [answer.result for answer in answers].count({"batch": 1}) >= 1
+    assert time.monotonic() - began < 5 * 0.4
+
+
+class _NoStore:
+    """A cluster without a store: nothing is asked of it here."""
+
+    kv_put = kv_get = kv_keys = kv_delete = None  # type: ignore[assignment]
+
+
+class _Suspects(Crashes):
+    def is_suspect(self, host: str, image: str) -> bool:
+        if image == "refused":
+            raise Quarantined("refused")
+        return image == "suspect"
 
 
 def test_a_model_that_cannot_be_loaded_is_named() -> None:

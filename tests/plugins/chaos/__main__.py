@@ -33,7 +33,7 @@ def main() -> int:
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # else a traceback for each connection that dies
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
     failed = []
-    with local_cluster(http_port=free_port(), dashboard_port=None, min_cpus=8) as cluster:
+    with local_cluster(http_port=free_port(), dashboard_port=None, min_cpus=8, keep_logs=True) as cluster:
         from chaos.running import run
 
         for plan in plans:
