@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from serve_app._states import application_states
+from serve_app.ray_internals import application_states, controller
 
 __all__ = ["MARK", "stop"]
 
@@ -67,12 +67,11 @@ def _kill(processes: Collection[psutil.Process]) -> None:
 def _stop_serve(hurry: threading.Event) -> None:
     import ray
     from ray import serve
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
     from ray.serve.exceptions import RayServeException
 
     def controller_is_gone() -> bool:
         try:
-            ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+            controller()
         except ValueError:
             return True
         return False
@@ -83,7 +82,7 @@ def _stop_serve(hurry: threading.Event) -> None:
             serve.delete(name, _blocking=False)
         _wait(lambda: not application_states(), _APPLICATIONS_S, hurry)
         # As serve.shutdown() does, but that waits in a call to the controller, and when it goes Ray prints a failure.
-        ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE).graceful_shutdown.remote(wait=False)
+        controller().graceful_shutdown.remote(wait=False)
         _wait(controller_is_gone, _CONTROLLER_S, hurry)
     except (ray.exceptions.RayError, RayServeException, ValueError) as error:
         logger.debug("Serve did not start, or has died: %s", error)

@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
 from classifiers import SetupError
 from serve_app._haproxy import find_haproxy, haproxy_environment
 from serve_app._ports import require_port
 from serve_app._shutdown import MARK, stop
 from serve_app._signals import StopRequests
+from serve_app.ray_internals import session_dir
 
 __all__ = ["FAST_ENVIRONMENT", "LOGGING", "LocalCluster", "local_cluster"]
 
@@ -152,11 +152,10 @@ def local_cluster(
 
 def _start_ray(dashboard_port: int | None, num_cpus: int, num_gpus: int | None, quiet: bool) -> Path:
     import ray
-    from ray._private.worker import RayContext
 
     if ray.is_initialized():
         raise SetupError("Ray runs in this process already; leave that cluster first: ray.shutdown()")
-    context = ray.init(
+    ray.init(
         address="local",
         namespace="serve",
         num_cpus=num_cpus,
@@ -167,7 +166,7 @@ def _start_ray(dashboard_port: int | None, num_cpus: int, num_gpus: int | None, 
         log_to_driver=not quiet,
         logging_level=logging.ERROR if quiet else logging.INFO,
     )
-    return Path(str(cast("RayContext", context).address_info["session_dir"])) / "logs"
+    return session_dir() / "logs"
 
 
 def _start_serve(host: str, port: int, log_dir: Path, quiet: bool) -> None:

@@ -24,8 +24,8 @@ from serve_app.http.desk import JobDesk
 from serve_app.http.sources import Sources
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
+from serve_app.ray_internals import crop_budget_bytes
 from serve_app.results import ResultStore, Reuse
-from serve_app.transport import crop_budget_bytes
 
 __all__ = ["Gateway"]
 

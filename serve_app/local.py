@@ -14,11 +14,11 @@ from classifiers import SetupError
 from classifiers.catalogue import CATALOGUE
 from graph import Plan, PlannedStep, load_plan
 from graph.config import INGRESS
-from serve_app._states import application_states
 from serve_app.cluster import LOGGING, local_cluster
 from serve_app.fetching import required_models
 from serve_app.gateway_config import GatewayConfig
 from serve_app.intake_config import IntakeConfig
+from serve_app.ray_internals import application_states
 
 __all__ = ["LocalServer", "serving"]
 

@@ -23,8 +23,8 @@ from serve_app.intake import Consumer, JobRunner, Pace, Patience, engine_by_atte
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
+from serve_app.ray_internals import crop_budget_bytes
 from serve_app.results import ResultStore
-from serve_app.transport import crop_budget_bytes
 
 __all__ = ["Worker", "in_flight"]
 

@@ -88,7 +88,7 @@ def test_the_dashboard_is_on_loopback(cluster: dict[str, Any]) -> None:
 
 def test_versions_are_pinned_to_one(cluster: dict[str, Any]) -> None:
     (ray,) = (
-        re.fullmatch(r"ray\[serve\]>=([\d.]+)", requirement)
+        re.fullmatch(r"ray\[serve\]>=([\d.]+),<[\d.]+", requirement)
         for requirement in _PROJECT["dependencies"]
         if "ray[" in requirement
     )
