@@ -6,7 +6,7 @@ from graph.conditions import Rule, RuleError, RuleSyntaxError
 from graph.config import PipelineConfig, json_schema
 from graph.diagram import mermaid, svg
 from graph.engine import Engine, StepBackend
-from graph.errors import DeadlineExceeded, Overloaded, StepFailed
+from graph.errors import DeadlineExceeded, Overloaded, StepFailed, StepUnavailable, Unreachable
 from graph.explanation import Decision, StepExplanation, explain
 from graph.frame import Frame
 from graph.loading import PipelineError, load
@@ -31,6 +31,8 @@ __all__ = [
     "StepBackend",
     "StepExplanation",
     "StepFailed",
+    "StepUnavailable",
+    "Unreachable",
     "VisionPipeline",
     "annotate",
     "explain",

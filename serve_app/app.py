@@ -19,6 +19,7 @@ from serve_app.deployments import StepDeployment
 from serve_app.gateway import Gateway
 from serve_app.gateway_config import GatewayConfig, read_gateway_config
 from serve_app.intake_config import IntakeConfig, read_intake_config
+from serve_app.rollout import awaited_hosts
 from serve_app.worker import Worker
 
 __all__ = [
@@ -104,10 +105,11 @@ def build(args: AppArgs) -> Application:
     """
     plan = load_plan(args.pipeline)
     fixed, changeable = structure(plan.config), tunables(plan.config)
+    awaited = awaited_hosts(plan, args.gateway.autoscaling)
     steps = {
         name: _deployment(StepDeployment)
         .options(name=name, user_config=changeable, **step_options(plan, name))
-        .bind(fixed, name)
+        .bind(fixed, name, awaited)
         for name in plan.hosts
     }
     entry = _deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(plan, args.gateway))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ray.serve.exceptions import RayServeException
 
 from graph.config import merge
 from graph.messages import StepAnswer, StepInfo, StepRequest
 from graph.plan import Plan
 from serve_app.autoscaling import CallerLoad, Heard
 from serve_app.hosting import StepHost
+from serve_app.rollout import Rollout
 
 __all__ = ["StepDeployment"]
 
@@ -17,26 +20,39 @@ __all__ = ["StepDeployment"]
 class StepDeployment:
     """Loads a step's model, and those of the steps that share its process, and answers their calls.
 
+    The models are loaded and warmed up in the first ``reconfigure``, which Serve calls before the replica is ready.
+
     Args:
         structure: the pipeline without its tunables, see :func:`graph.config.structure`.
         step: which of its steps has this deployment.
+        awaited: whose processes a new version waits for, see :func:`serve_app.rollout.awaited_hosts`.
     """
 
-    def __init__(self, structure: Mapping[str, Any], step: str) -> None:
+    def __init__(self, structure: Mapping[str, Any], step: str, awaited: Sequence[str]) -> None:
         self._structure = structure
         self._heard = Heard()
-        self._host = StepHost(Plan.from_config(merge(structure, {})), step)
+        plan = Plan.from_config(merge(structure, {}))
+        self._host = StepHost(plan, step)
+        self._rollout = Rollout(structure, plan, step, awaited)
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Take new tunables; between two batches, and without loading the model again."""
-        await self._host.reconfigure(Plan.from_config(merge(self._structure, tunables)))
+        plan = Plan.from_config(merge(self._structure, tunables))
+        async with self._rollout.loading():
+            await self._host.reconfigure(plan)
 
     async def describe(self) -> dict[str, StepInfo]:
         """What the steps say of themselves, by name."""
         return self._host.describe()
 
     async def __call__(self, step: str, request: StepRequest, load: CallerLoad) -> StepAnswer:
-        """Answer one call of one of the steps; ``load`` is what its caller has under way here."""
+        """Answer one call of one of the steps; ``load`` is what its caller has under way here.
+
+        Raises:
+            RayServeException: the step is not in this deployment: the caller knows another version of the pipeline.
+        """
+        if step not in self._host:
+            raise RayServeException(f"step '{step}' is not in this deployment")
         with self._heard.call(load, request):
             return await self._host.call(step, request)
 

@@ -12,14 +12,14 @@ from ray.serve.handle import DeploymentHandle
 
 from classifiers import VisionError
 from classifiers.images import ImageLimits
-from graph import Plan
+from graph import Engine, Plan
 from graph.config import INGRESS, merge
 from serve_app.autoscaling import worker_stats
 from serve_app.backend import ServeBackend
 from serve_app.gateway_config import FetchConfig
 from serve_app.hosting import StepHost
 from serve_app.http.sources import Sources
-from serve_app.intake import Consumer, JobRunner, Pace, Patience, engine_by_attempt
+from serve_app.intake import Consumer, JobRunner, Pace, Patience
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
@@ -41,7 +41,7 @@ class Worker:
         handles: a handle to each step's deployment, by the name of the step that has it.
     """
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
+    def __init__(
         self,
         structure: Mapping[str, Any],
         config: IntakeConfig,
@@ -52,10 +52,9 @@ class Worker:
         self._config = config
         self._clients = clients
         plan = self._plan_with({})
-        self._host = await asyncio.to_thread(StepHost, plan, INGRESS)
+        self._host = StepHost(plan, INGRESS)
         self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes())
-        self._engine = engine_by_attempt(plan, self._backend)
-        await self._backend.ready()
+        self._engine = Engine(plan, self._backend)
         self._store = ResultStore.from_uri(config.results)
         self._consumer: Consumer | None = None
         self._compacting: asyncio.Task[None] | None = None
@@ -64,7 +63,9 @@ class Worker:
         """Take new tunables; images under way keep the engine that they began with. The first ones start it."""
         plan = self._plan_with(tunables)
         await self._host.reconfigure(plan)
-        self._engine = engine_by_attempt(plan, self._backend)
+        if self._consumer is None:
+            await self._backend.agree(plan)
+        self._engine = Engine(plan, self._backend)
         if self._consumer is None:
             self._consumer = self._make_consumer(plan)
             self._consumer.start()
@@ -75,7 +76,7 @@ class Worker:
         limits = ImageLimits(max_bytes=plan.config.limits.max_bytes, max_pixels=plan.config.limits.max_pixels)
         patience = Patience()
         runner = JobRunner(
-            lambda is_last: self._engine(is_last),  # noqa: PLW0108 - another one after new tunables
+            lambda: self._engine,  # another one after new tunables
             self._store,
             Sources(config.fetch, self._clients, limits, room),
             patience,

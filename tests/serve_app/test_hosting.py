@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ray.serve import context
@@ -51,8 +51,11 @@ def interval() -> Iterator[float]:
     sys.setswitchinterval(before)
 
 
-def host(*steps: dict[str, Any], of: str = "detect") -> StepHost:
-    return StepHost(load_plan({"pipeline": list(steps)}), of)
+async def host(*steps: dict[str, Any], of: str = "detect") -> StepHost:
+    plan = load_plan({"pipeline": list(steps)})
+    made = StepHost(plan, of)
+    await made.reconfigure(plan)
+    return made
 
 
 def request(image: Any = STREET, **more: Any) -> StepRequest:
@@ -61,7 +64,7 @@ def request(image: Any = STREET, **more: Any) -> StepRequest:
 
 
 async def test_the_host_answers_its_guest_along_and_keeps_its_crops() -> None:
-    steps = host(DETECT, COLOUR | {"serve": {"colocate_with": "detect"}}, SIZE)
+    steps = await host(DETECT, COLOUR | {"serve": {"colocate_with": "detect"}}, SIZE)
     assert "colour" in steps
     assert "size" not in steps
     answer = await steps.call("detect", request(cut_for={"colour": SPEC, "size": SPEC}))
@@ -70,13 +73,13 @@ async def test_the_host_answers_its_guest_along_and_keeps_its_crops() -> None:
     assert carried.targets == (0, 1)
     assert carried.answer.result is not None
     assert [found["label"] for found in carried.answer.result["objects"]] == ["person", "person"]
-    assert carried.answer.digest == steps.describe()["colour"].digest
+    assert carried.answer.info == steps.describe()["colour"]
 
 
 async def test_a_guest_that_fails_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     failing = {"name": "bad", "class": "toys.Failing", "depends_on": "detect", "crops": "True"}
-    steps = host(DETECT, failing | {"serve": {"colocate_with": "detect"}})
-    answer = await steps.call("detect", request(cut_for={"bad": SPEC}))
+    steps = await host(DETECT, failing | {"serve": {"colocate_with": "detect"}})
+    answer = await steps.call("detect", request(cut_for={"bad": steps.describe()["bad"].crop}))
     assert answer.error is None
     assert answer.carried["bad"].answer.error is not None
     assert answer.carried["bad"].answer.error.type == "ValueError"
@@ -88,7 +91,7 @@ async def test_each_step_has_batches_of_its_own() -> None:
         {"name": name, **sleeper, "serve": {"colocate_with": "ingress", "max_batch_size": size}}
         for name, size in (("small", 2), ("large", 8))
     ]
-    steps = host(*sizes, of="ingress")
+    steps = await host(*sizes, of="ingress")
     answers = await asyncio.gather(*(steps.call(name, request()) for name in ("small", "large") for _ in range(8)))
     batches = [answer.result["batch"] for answer in answers if answer.result is not None]
     assert len(batches) == 16
@@ -106,13 +109,13 @@ async def test_steps_that_share_a_core_take_turns(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", cores)
     names, serve = ("first", "second"), {"colocate_with": "ingress", **options}
-    steps = host(*({"name": name, "class": "toys.Where", "serve": serve} for name in names), of="ingress")
+    steps = await host(*({"name": name, "class": "toys.Where", "serve": serve} for name in names), of="ingress")
     answers = [await steps.call(name, request()) for name in names]
     assert len({answer.result["thread"] for answer in answers if answer.result is not None}) == threads
 
 
 async def test_the_event_loop_is_free_while_a_model_works() -> None:
-    steps = host(DETECT, {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.3}}, of="slow")
+    steps = await host(DETECT, {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.3}}, of="slow")
     task, turns = asyncio.ensure_future(steps.call("slow", request())), 0
     while not task.done():
         await asyncio.sleep(0.01)
@@ -120,9 +123,53 @@ async def test_the_event_loop_is_free_while_a_model_works() -> None:
     assert turns >= 10
 
 
+class TestTunables:
+    """``toys.Loaded`` says how it was made, warmed up and configured."""
+
+    STEP: ClassVar[dict[str, Any]] = {"name": "loaded", "class": "toys.Loaded"}
+
+    async def say(self, steps: StepHost) -> dict[str, Any]:
+        return (await steps.call("loaded", request())).result or {}
+
+    async def test_the_model_is_loaded_and_warmed_up_with_what_is_deployed(self) -> None:
+        steps = await host(self.STEP | {"params": {"level": 7}, "serve": {"max_batch_size": 32}}, of="loaded")
+        assert await self.say(steps) == {"made_with": 7, "level": 7, "warmed_up": [32]}
+
+    async def test_later_ones_are_taken_without_loading_it_again(self) -> None:
+        steps = await host(self.STEP | {"params": {"level": 7}}, of="loaded")
+        await steps.reconfigure(load_plan({"pipeline": [self.STEP | {"params": {"level": 8}}]}))
+        assert await self.say(steps) == {"made_with": 7, "level": 8, "warmed_up": [8]}
+
+    async def test_a_larger_batch_is_warmed_up_a_smaller_one_is_not(self) -> None:
+        steps = await host(self.STEP, of="loaded")
+        for size in (32, 4):
+            await steps.reconfigure(load_plan({"pipeline": [self.STEP | {"serve": {"max_batch_size": size}}]}))
+        assert (await self.say(steps))["warmed_up"] == [8, 32]
+
+    async def test_under_load_every_answer_carries_the_configuration_that_computed_it(self) -> None:
+        plans = [load_plan({"pipeline": [self.STEP | {"params": {"level": level}}]}) for level in range(4)]
+        configs = {plan.step_digest("loaded"): level for level, plan in enumerate(plans)}
+        steps, seen = await host(self.STEP, of="loaded"), set()
+
+        async def ask() -> None:
+            for _ in range(40):
+                answer = await steps.call("loaded", request())
+                assert answer.result is not None
+                assert answer.result["level"] == configs[answer.info.config]
+                seen.add(answer.result["level"])
+
+        async def change() -> None:
+            for _ in range(8):
+                for plan in plans:
+                    await steps.reconfigure(plan)
+
+        await asyncio.gather(change(), *(ask() for _ in range(8)))
+        assert len(seen) > 1
+
+
 async def test_a_model_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.hosting._STUCK_AFTER_S", 0.05)
-    steps = host({"name": "hangs", "class": "toys.Sleeper", "params": {"seconds": 0.5}}, of="hangs")
+    steps = await host({"name": "hangs", "class": "toys.Sleeper", "params": {"seconds": 0.5}}, of="hangs")
     steps.check_health()
     task = asyncio.ensure_future(steps.call("hangs", request()))
     await asyncio.sleep(0.3)
@@ -132,16 +179,16 @@ async def test_a_model_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     steps.check_health()
 
 
-def test_a_model_that_cannot_be_loaded_is_named() -> None:
+async def test_a_model_that_cannot_be_loaded_is_named() -> None:
     step = {"name": "size", "class": "toys.Size", "decode": "reduced"}
     with pytest.raises(SetupError, match="step 'size'"):
-        host(step, of="size")
+        await host(step, of="size")
 
 
-def test_a_process_that_feeds_a_gpu_gets_the_interpreter_back_sooner(interval: float) -> None:
-    host(DETECT)
+async def test_a_process_that_feeds_a_gpu_gets_the_interpreter_back_sooner(interval: float) -> None:
+    await host(DETECT)
     assert sys.getswitchinterval() == interval
-    host(DETECT | {"serve": {"num_gpus": 0.25}})
+    await host(DETECT | {"serve": {"num_gpus": 0.25}})
     assert sys.getswitchinterval() < interval / 5
 
 
