@@ -6,7 +6,7 @@ from graph.conditions import Rule, RuleError, RuleSyntaxError
 from graph.config import PipelineConfig, json_schema
 from graph.diagram import mermaid, svg
 from graph.engine import Engine, StepBackend
-from graph.errors import DeadlineExceeded, Malformed, Overloaded, StepFailed
+from graph.errors import DeadlineExceeded, Malformed, Overloaded, StepFailed, StepUnavailable, Unreachable
 from graph.explanation import Decision, StepExplanation, explain
 from graph.frame import Frame
 from graph.loading import PipelineError, load
@@ -32,6 +32,8 @@ __all__ = [
     "StepBackend",
     "StepExplanation",
     "StepFailed",
+    "StepUnavailable",
+    "Unreachable",
     "VisionPipeline",
     "annotate",
     "explain",

@@ -132,6 +132,11 @@ class ServeConfig(Closed):
         """``max_ongoing_requests``, or its default."""
         return self.max_ongoing_requests or 2 * self.max_batch_size
 
+    @property
+    def scales_to_zero(self) -> bool:
+        """Whether the step may have no replica while nobody asks for it."""
+        return self.autoscaling is not None and self.autoscaling.min_replicas == 0
+
     @field_validator("num_gpus")
     @classmethod
     def _share_or_whole(cls, value: float) -> float:

@@ -8,14 +8,14 @@ import hashlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from classifiers import InputError
 from graph.conditions import Budget, RuleError
-from graph.errors import DeadlineExceeded, Overloaded, StepFailed
+from graph.errors import DeadlineExceeded, Overloaded, StepFailed, StepUnavailable
 from graph.frame import Frame
-from graph.messages import Carried, CropSpec, StepAnswer, StepInfo, StepRequest, Target
+from graph.messages import Carried, CropSpec, StepAnswer, StepInfo, StepRequest, Target, loaded_digest
 from graph.plan import Plan, PlannedStep
 from graph.rules import detections_for, picks
 
@@ -29,22 +29,25 @@ class StepBackend(Protocol):
     """Pixels that one answer may carry back; ``None``: no limit."""
 
     async def describe(self) -> Mapping[str, StepInfo]:
-        """What each loaded step says of itself, by name; asked once an image, so it must be cheap."""
+        """What the steps said of themselves last, by name; a step that was never loaded is not in it. Asked once an
+        image, so it must be cheap."""
 
     async def ready(self) -> None:
-        """Return once every step answers."""
+        """Return once every step answers, but those that are allowed to have no replica while they are idle."""
 
     async def call(self, step: str, request: StepRequest) -> StepAnswer:
         """Run the step.
 
         Raises:
-            Overloaded: it has no room.
-            Exception: anything else means that the step could not be reached: it failed.
+            Overloaded: it has no room, or cannot be reached: the request fails, whatever ``on_error`` says.
+            Exception: anything else is the failure of this step on this image.
         """
 
 
 _OPERATIONS_AT_ONCE = 5_000
 """Operations of rules after which the event loop may run other tasks; half a millisecond or so."""
+
+_NEVER_LOADED = "?"  # no hash of weights
 
 _Status = Literal["ok", "skipped", "failed", "timed_out"]
 _WORDS: dict[_Status, str] = {"skipped": "was skipped", "failed": "failed", "timed_out": "timed out"}
@@ -77,12 +80,16 @@ class Engine:
         self._backend = backend
 
     async def fingerprint(self) -> str:
-        """Identity of the pipeline as it is loaded now: structure, rules, parameters, code versions and weights."""
+        """Identity of the plan with the weights that are loaded: structure, rules, parameters, code versions.
+
+        A result has it where every step answered with the plan's own configuration. Of a step that was never loaded
+        the weights are not known; the fingerprint is another one once it is.
+        """
         infos = await self._backend.describe()
-        return _fingerprint(self.plan, {name: info.digest for name, info in infos.items()})
+        return _fingerprint(self.plan, {step.name: _planned_digest(self.plan, step.name, infos) for step in self.plan})
 
     async def ready(self) -> None:
-        """Return once every step answers; it may take until their models are loaded."""
+        """Return once every step answers; it may take until their models are loaded. See :class:`StepBackend`."""
         await self._backend.ready()
 
     async def run(
@@ -108,7 +115,7 @@ class Engine:
             InputError: the image is at fault.
             StepFailed: a step with ``on_error: fail`` failed or timed out.
             DeadlineExceeded: ``timeout_s`` passed.
-            Overloaded: a step has no room.
+            Overloaded: a step has no room or cannot be reached, or failed while the pipeline is being changed.
         """
         walk = _Walk(self.plan, self._backend, frame, dict(metadata or {}), request_id or uuid.uuid4().hex)
         try:
@@ -139,6 +146,7 @@ class _Walk:
         self._image = {"width": frame.width, "height": frame.height, "metadata": metadata}
         self._tasks: dict[str, asyncio.Task[_Outcome]] = {}
         self._infos: Mapping[str, StepInfo] = {}
+        self._is_mixed = False  # a step answered with another configuration than the plan's
 
     async def run(self) -> dict[str, Any]:
         self._infos = await self._backend.describe()
@@ -150,7 +158,10 @@ class _Walk:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the first one cancelled the others
         outcomes = {name: task.result() for name, task in self._tasks.items()}
-        digests = {name: (o.answer.digest if o.answer else self._infos[name].digest) for name, o in outcomes.items()}
+        digests = {
+            name: o.answer.info.digest if o.answer else _planned_digest(self._plan, name, self._infos)
+            for name, o in outcomes.items()
+        }
         return {
             "id": self._request_id,
             "image": {
@@ -175,6 +186,13 @@ class _Walk:
             inputs[name] = outcome.answer
             context[name] = outcome.answer.result
         outcome = await self._decide_and_call(step, context, inputs)
+        if outcome.answer is not None and outcome.answer.info.config != self._plan.step_digest(step.name):
+            self._is_mixed = True
+        if outcome.status == "failed" and self._is_mixed:
+            # Rules and classes of two versions may not fit each other: that is not the image's or the step's failure.
+            raise StepUnavailable(
+                f"step '{step.name}' failed while the pipeline is being changed; try again", step=step.name
+            )
         if step.on_error == "fail" and outcome.error is not None:
             raise StepFailed(f"step '{step.name}' {_WORDS[outcome.status]}: {outcome.error['detail']}", step=step.name)
         return outcome
@@ -200,6 +218,8 @@ class _Walk:
         try:
             async with asyncio.timeout(step.timeout_s) as deadline:
                 answer = await self._backend.call(step.name, request)
+                if answer.wants_frame:
+                    answer = await self._backend.call(step.name, replace(request, crops=None, frame=self._frame))
         except TimeoutError as error:
             if not deadline.expired():
                 return _failed(started, error)
@@ -207,7 +227,7 @@ class _Walk:
             return _Outcome("timed_out", _since(started), error={"type": "StepTimeout", "detail": limit})
         except (InputError, Overloaded):
             raise
-        except Exception as error:  # noqa: BLE001 - the step could not be reached, for whatever reason
+        except Exception as error:  # noqa: BLE001 - the step's failure, whatever it is
             return _failed(started, error)
         return _ended(answer, _since(started))
 
@@ -229,17 +249,19 @@ class _Walk:
         inputs: Mapping[str, StepAnswer],
         targets: tuple[Target, ...] | None,
     ) -> StepRequest:
-        crops = None
+        crops = crop = None
         if targets is not None:
             cut = next((answer.crops[step.name] for answer in inputs.values() if step.name in answer.crops), None)
             if cut is not None and all(target.index in cut for target in targets):
                 crops = tuple(cut[target.index] for target in targets)
-        cut_for: dict[str, CropSpec] = {name: self._infos[name].crop for name in step.cuts}
+                crop = self._infos[step.name].crop
+        cut_for: dict[str, CropSpec] = {name: self._infos[name].crop for name in step.cuts if name in self._infos}
         return StepRequest(
             image=self._image,
             context=context,
             targets=targets,
             crops=crops,
+            crop=crop,
             frame=self._frame if crops is None else None,
             cut_for=cut_for,
             crop_budget_bytes=self._backend.crop_budget_bytes,
@@ -252,7 +274,9 @@ def _carried(step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: Seque
     """The step's answer, where it came along with that of the one it depends on, and is about the same detections:
     while rules change in place, replicas may decide by others for a moment."""
     found = next((answer.carried[step.name] for answer in inputs.values() if step.name in answer.carried), None)
-    return found if found is not None and found.targets == tuple(target.index for target in targets) else None
+    if found is None or found.answer.wants_frame or found.targets != tuple(target.index for target in targets):
+        return None
+    return found
 
 
 def _ended(answer: StepAnswer, duration_ms: float) -> _Outcome:
@@ -274,6 +298,11 @@ def _since(started: float) -> float:
 
 def _failed(started: float, error: Exception) -> _Outcome:
     return _Outcome("failed", _since(started), error={"type": type(error).__name__, "detail": str(error)})
+
+
+def _planned_digest(plan: Plan, step: str, infos: Mapping[str, StepInfo]) -> str:
+    """The digest of a step's answers if it is configured as the plan says."""
+    return loaded_digest(plan.step_digest(step), infos[step].weights if step in infos else _NEVER_LOADED)
 
 
 def _fingerprint(plan: Plan, digests: Mapping[str, str]) -> str:

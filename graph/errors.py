@@ -6,13 +6,15 @@ VisionError
 ├── StepFailed        a step with ``on_error: fail`` failed (field ``step``)
 ├── DeadlineExceeded  the request's own deadline passed
 └── Overloaded        a step has no room; try again (field ``retry_after_s``)
+    ├── StepUnavailable   a step was removed, is not deployed, or changes; the image is not at fault
+    └── Unreachable       the replicas that had the call died
 """
 
 from __future__ import annotations
 
 from classifiers.errors import InputError, VisionError
 
-__all__ = ["DeadlineExceeded", "Malformed", "Overloaded", "StepFailed"]
+__all__ = ["DeadlineExceeded", "Malformed", "Overloaded", "StepFailed", "StepUnavailable", "Unreachable"]
 
 
 class Malformed(InputError):
@@ -29,3 +31,12 @@ class DeadlineExceeded(VisionError):
 
 class Overloaded(VisionError):
     """A step's queue is full; the same request may go through later (field ``retry_after_s``)."""
+
+
+class StepUnavailable(Overloaded):
+    """A step cannot answer whatever the image is: its deployment was removed or failed, or the pipeline is being
+    changed (field ``step``)."""
+
+
+class Unreachable(Overloaded):
+    """The replicas that had the call died or were lost; the image may be the reason (field ``step``)."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from classifiers import Image, InputError, ResizeMode
 from graph.frame import Frame
 
-__all__ = ["Carried", "CropSpec", "StepAnswer", "StepError", "StepInfo", "StepRequest", "Target"]
+__all__ = ["Carried", "CropSpec", "StepAnswer", "StepError", "StepInfo", "StepRequest", "Target", "loaded_digest"]
 
 
-@dataclass(frozen=True, slots=True)
-class CropSpec:
+# The two named tuples are a part of every answer: a dataclass takes longer to pickle.
+class CropSpec(NamedTuple):
     """How a step wants its crops: ``size`` (H, W) or ``None`` for their own size; ``padding`` is a share of the box,
     0..1."""
 
@@ -22,13 +23,28 @@ class CropSpec:
     padding: float
 
 
-@dataclass(frozen=True, slots=True)
-class StepInfo:
-    """What a loaded step says of itself. ``digest``: hash of its configuration and weights, which every answer
-    carries too."""
+def loaded_digest(config: str, weights: str) -> str:
+    """SHA-256 of a step's configuration (``Plan.step_digest``) and weights: a part of the fingerprint of a result."""
+    return hashlib.sha256(f"{config}:{weights}".encode()).hexdigest()
 
-    digest: str
+
+class StepInfo(NamedTuple):
+    """The configuration of a loaded step. Every answer carries the one that computed it.
+
+    Attributes:
+        config: ``Plan.step_digest`` of the plan that it was configured with.
+        weights: hash of its weights.
+        crop: how it wants its crops.
+    """
+
+    config: str
+    weights: str
     crop: CropSpec
+
+    @property
+    def digest(self) -> str:
+        """See :func:`loaded_digest`."""
+        return loaded_digest(self.config, self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +63,8 @@ class StepRequest:
         image: what rules see as ``image``: ``width``, ``height``, ``metadata``.
         context: the results of the steps that this one depends on, by name.
         targets: the detections to look at, or ``None`` for the whole image.
-        crops: the pixels of ``targets``, already cut as the step's :class:`CropSpec` says; ``None``: cut them from
-        ``frame``.
+        crops: the pixels of ``targets``, already cut as ``crop`` says; ``None``: cut them from ``frame``.
+        crop: how ``crops`` were cut.
         frame: the encoded image; ``None`` where ``crops`` say all that is needed.
         cut_for: steps whose crops to cut along with the answer, and how they want them.
         crop_budget_bytes: pixels that may travel back with the answer at most; crops beyond it are left out.
@@ -60,6 +76,7 @@ class StepRequest:
     context: Mapping[str, Any]
     targets: tuple[Target, ...] | None = None
     crops: tuple[Image, ...] | None = None
+    crop: CropSpec | None = None
     frame: Frame | None = None
     cut_for: Mapping[str, CropSpec] = field(default_factory=dict)
     crop_budget_bytes: int | None = None
@@ -78,21 +95,24 @@ class StepError:
 
 @dataclass(frozen=True, slots=True)
 class StepAnswer:
-    """What a step answers: ``result`` (plain JSON values) or ``error``.
+    """What a step answers: ``result`` (plain JSON values) or ``error``; or neither, where ``wants_frame``.
 
     Attributes:
-        digest: of the configuration and weights that made the answer.
+        info: the configuration and weights that made the answer, taken when the model ran.
         crops: for each step in ``cut_for`` whose rules could be decided here: its crops by the index of their
-        detection.
+            detection.
         carried: answers of steps that depend on this one and run in the same process, by name; their crops need not
-        travel.
+            travel.
+        wants_frame: the crops that were sent were cut in another way than the step wants them now; ask again with
+            the frame.
     """
 
-    digest: str
+    info: StepInfo
     result: dict[str, Any] | None = None
     error: StepError | None = None
     crops: Mapping[str, Mapping[int, Image]] = field(default_factory=dict)
     carried: Mapping[str, Carried] = field(default_factory=dict)
+    wants_frame: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ a time.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,14 +29,30 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class _Configuration:
+    """All of a step that tunables change, replaced as a whole: what a call sees of it belongs together."""
+
+    step: PlannedStep
+    cuts: Mapping[str, PlannedStep]
+    frame_size: tuple[int, int] | None
+    info: StepInfo
+
+
+@dataclass(slots=True)
 class Prepared:
     """One call, ready for the model: N images with their contexts. ``len()`` is N, what the call takes of a batch.
-    ``divisor``: the whole image comes at this fraction of its size."""
+
+    Attributes:
+        configuration: the one that ``images`` were made for; after :meth:`StepRunner.infer` the one that the model
+            ran with.
+        divisor: the whole image comes at this fraction of its size.
+    """
 
     request: StepRequest
+    configuration: _Configuration
     images: tuple[Image, ...]
     contexts: tuple[Mapping[str, Any], ...]
-    divisor: int = 1
+    divisor: int
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,64 +93,59 @@ class StepRunner:
         self._progress = progress
         self.reconfigure(plan, name)
 
+    @property
+    def info(self) -> StepInfo:
+        """The configuration of the next batch."""
+        return self._configuration.info
+
     def reconfigure(self, plan: Plan, name: str) -> None:
         """Take rules, batch size and tunables from ``plan``. Not during :meth:`infer`."""
         step = plan[name]
         self.classifier.reconfigure(**_tunables(step))
-        self._step = step
-        self._cuts = {dependent: plan[dependent] for dependent in step.cuts}
-        self._carries = step.carries
         if step.decode == "reduced" and self.classifier.frame_size is None:
             raise SetupError(
                 f"step '{name}': decode: reduced is for classes whose `frame_size` says how large an image they need; "
                 f"{step.class_path} has none; remove it",
                 step=name,
             )
-        weights = self.classifier.weights_digest
-        digest = hashlib.sha256(f"{plan.step_digest(name)}:{weights}".encode()).hexdigest()
         spec = CropSpec(self.classifier.input_size, self.classifier.resize, self.classifier.crop_padding)
-        self.info = StepInfo(digest, spec)
+        self._configuration = _Configuration(
+            step,
+            {dependent: plan[dependent] for dependent in step.cuts},
+            self.classifier.frame_size,
+            StepInfo(plan.step_digest(name), self.classifier.weights_digest, spec),
+        )
 
     def warm_up(self) -> None:
         """Let the model run once at the largest batch that comes."""
-        self.classifier.warm_up(self._step.serve.max_batch_size)
+        self.classifier.warm_up(self._configuration.step.serve.max_batch_size)
 
     def prepare(self, request: StepRequest) -> Prepared | StepAnswer:
         """Get the pixels of a call: decoded, cut, or as they came. Where that fails, the answer that says why."""
-        divisor = 1
+        configuration = self._configuration
+        if _cut_otherwise(request, configuration):
+            return StepAnswer(configuration.info, wants_frame=True)
+        contexts: tuple[Mapping[str, Any], ...] = (request.context,)
+        if request.targets is not None:
+            contexts = tuple({**request.context, "detection": target.detection} for target in request.targets)
         try:
-            if request.targets is None:
-                image, divisor = self._whole_image(_frame(request))
-                images: tuple[Image, ...] = (image,)
-                contexts: tuple[Mapping[str, Any], ...] = (request.context,)
-            else:
-                images = self._crops(request, request.targets)
-                contexts = tuple({**request.context, "detection": target.detection} for target in request.targets)
+            images, divisor = _pixels(request, configuration)
         except Exception as error:  # noqa: BLE001 - this call's failure, and not that of the others
-            return StepAnswer(self.info.digest, error=self._error(error, request))
-        return Prepared(request, images, contexts, divisor)
-
-    def _whole_image(self, frame: Frame) -> tuple[Image, int]:
-        if self._step.decode == "reduced" and self.classifier.frame_size is not None:
-            return frame.reduced_pixels(self.classifier.frame_size)
-        return frame.pixels(), 1
-
-    def _crops(self, request: StepRequest, targets: tuple[Target, ...]) -> tuple[Image, ...]:
-        if request.crops is None:
-            pixels, spec = _frame(request).pixels(), self.info.crop
-            return tuple(_cut(pixels, target.detection, spec) for target in targets)
-        for image in request.crops:
-            image.flags.writeable = False  # arrays that were unpickled come writable
-        return request.crops
+            return StepAnswer(configuration.info, error=self._error(error, request))
+        return Prepared(request, configuration, images, contexts, divisor)
 
     def infer(self, batch: Sequence[Prepared]) -> list[list[Any] | StepError]:
         """Classify the images of many calls at once; for each call its results, or why it has none.
 
         Images of different calls share the model's batches of at most ``max_batch_size``. When a batch raises, its
-        calls are
-        tried one at a time, so that one bad image fails alone.
+        calls are tried one at a time, so that one bad image fails alone. Calls that were prepared before tunables
+        changed are prepared again.
         """
         try:
+            for call in batch:
+                if call.configuration is not self._configuration:
+                    call.images, call.divisor = _pixels(call.request, self._configuration)
+                    call.configuration = self._configuration
             results = self._classify(
                 [i for call in batch for i in call.images], [c for call in batch for c in call.contexts]
             )
@@ -151,7 +161,8 @@ class StepRunner:
         return outcomes
 
     def _classify(self, images: list[Image], contexts: list[Mapping[str, Any]]) -> list[Any]:
-        size = self._step.serve.max_batch_size
+        step = self._configuration.step
+        size = step.serve.max_batch_size
         results: list[Any] = []
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
@@ -161,7 +172,7 @@ class StepRunner:
             if not isinstance(returned, list) or len(returned) != len(chunk):
                 what = f"{len(returned)} results" if isinstance(returned, list) else type(returned).__name__
                 raise BadResult(
-                    f"{self._step.class_path}.process_batch returned {what} for {len(chunk)} images; it must return a "
+                    f"{step.class_path}.process_batch returned {what} for {len(chunk)} images; it must return a "
                     "list with a dict for each image"
                 )
             results += returned
@@ -169,9 +180,12 @@ class StepRunner:
 
     def finish(self, call: Prepared, outcome: list[Any] | StepError) -> StepAnswer:
         """Shape the answer of one call, and cut the crops of the steps that hang on it."""
+        info = call.configuration.info
+        if _cut_otherwise(call.request, call.configuration):
+            return StepAnswer(info, wants_frame=True)
         if isinstance(outcome, StepError):
-            return StepAnswer(self.info.digest, error=outcome)
-        source = self._step.class_path
+            return StepAnswer(info, error=outcome)
+        source = call.configuration.step.class_path
         try:
             if call.request.targets is None:
                 result = _at_full_size(normalise(outcome[0], source), call)
@@ -182,21 +196,23 @@ class StepRunner:
                 ]
                 result = {"objects": found}
         except BadResult as error:
-            return StepAnswer(self.info.digest, error=self._error(error, call.request))
-        return StepAnswer(self.info.digest, result=result, crops=self._cut_for_dependents(call, result))
+            return StepAnswer(info, error=self._error(error, call.request))
+        return StepAnswer(info, result=result, crops=self._cut_for_dependents(call, result))
 
     def calls_along(self, call: Prepared, answer: StepAnswer) -> dict[str, StepRequest]:
         """The calls of the steps that are answered along with this one (``PlannedStep.carries``), by name; of those
         only that have something to look at."""
         calls = {}
-        for name in self._carries:
+        step = call.configuration.step
+        for name in step.carries:
             if answer.result is not None and (crops := answer.crops.get(name)):
                 detections = answer.result["detections"]
                 calls[name] = StepRequest(
                     image=call.request.image,
-                    context={self._step.name: answer.result},
+                    context={step.name: answer.result},
                     targets=tuple(Target(index, detections[index]) for index in crops),
                     crops=tuple(crops.values()),
+                    crop=call.request.cut_for[name],
                     request_id=call.request.request_id,
                     sha256=call.request.sha256,
                 )
@@ -207,7 +223,8 @@ class StepRunner:
         if isinstance(error, InputError):
             return StepError(type(error).__name__, str(error), error)
         traceback = None if isinstance(error, BadResult) else error  # whose message says all
-        _log.error("step '%s' failed on request %s: %s", self._step.name, request.request_id, error, exc_info=traceback)
+        name = self._configuration.step.name
+        _log.error("step '%s' failed on request %s: %s", name, request.request_id, error, exc_info=traceback)
         detail = str(error).encode(errors="backslashreplace").decode()  # results are stored as UTF-8
         return StepError(type(error).__name__, detail)
 
@@ -218,10 +235,10 @@ class StepRunner:
         left = request.crop_budget_bytes
         answer: dict[str, dict[int, Image]] = {}
         for name, spec in request.cut_for.items():
-            dependent = self._cuts.get(name)
+            dependent = call.configuration.cuts.get(name)
             if dependent is None:
                 continue  # the caller's pipeline is newer than this replica's
-            context = {self._step.name: result}
+            context = {call.configuration.step.name: result}
             condition, budget = dependent.condition, Budget(dependent.rule_operations)
             try:
                 if (
@@ -241,6 +258,27 @@ class StepRunner:
                     break  # the dependent gets the encoded image and cuts for itself
             answer[name] = crops
         return answer
+
+
+def _cut_otherwise(request: StepRequest, configuration: _Configuration) -> bool:
+    """Whether the crops that came were cut in another way than the step wants them: the caller knew another version."""
+    return request.crops is not None and request.crop != configuration.info.crop
+
+
+def _pixels(request: StepRequest, configuration: _Configuration) -> tuple[tuple[Image, ...], int]:
+    """The images of a call, and at which fraction of its size the whole image is."""
+    if request.targets is None:
+        frame = _frame(request)
+        if configuration.step.decode == "reduced" and configuration.frame_size is not None:
+            image, divisor = frame.reduced_pixels(configuration.frame_size)
+            return (image,), divisor
+        return (frame.pixels(),), 1
+    if request.crops is None:
+        pixels, spec = _frame(request).pixels(), configuration.info.crop
+        return tuple(_cut(pixels, target.detection, spec) for target in request.targets), 1
+    for image in request.crops:
+        image.flags.writeable = False  # arrays that were unpickled come writable
+    return request.crops, 1
 
 
 def _tunables(step: PlannedStep) -> dict[str, Any]:

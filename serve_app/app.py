@@ -19,6 +19,7 @@ from serve_app.deployments import StepDeployment
 from serve_app.gateway import Gateway
 from serve_app.gateway_config import GatewayConfig, read_gateway_config
 from serve_app.intake_config import IntakeConfig, read_intake_config
+from serve_app.rollout import awaited_hosts
 from serve_app.worker import Worker
 
 __all__ = [
@@ -113,11 +114,11 @@ def build(args: AppArgs) -> Application:
     """
     plan = load_plan(args.pipeline)
     fixed, changeable = structure(plan.config), tunables(plan.config)
-    deadline_s = args.gateway.timeout_ms / 1000
+    awaited, deadline_s = awaited_hosts(plan, args.gateway.autoscaling), args.gateway.timeout_ms / 1000
     steps = {
         name: _deployment(StepDeployment)
         .options(name=name, user_config=changeable, **step_options(plan, name))
-        .bind(fixed, name, deadline_s)
+        .bind(fixed, name, awaited, deadline_s)
         for name in plan.hosts
     }
     entry = _deployment(Gateway).options(name=GATEWAY, user_config=changeable, **gateway_options(plan, args.gateway))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ray.serve.exceptions import RayServeException
 
 from graph.config import merge
 from graph.messages import StepAnswer, StepInfo, StepRequest
@@ -12,6 +14,7 @@ from serve_app.autoscaling import CallerLoad, Heard
 from serve_app.crashes import crashes_of_this_replica
 from serve_app.hosting import StepHost
 from serve_app.replica_logs import set_up_logs, stop_buffering_logs
+from serve_app.rollout import Rollout
 
 __all__ = ["StepDeployment"]
 
@@ -19,22 +22,28 @@ __all__ = ["StepDeployment"]
 class StepDeployment:
     """Loads a step's model, and those of the steps that share its process, and answers their calls.
 
+    The models are loaded and warmed up in the first ``reconfigure``, which Serve calls before the replica is ready.
+
     Args:
         structure: the pipeline without its tunables, see :func:`graph.config.structure`.
         step: which of its steps has this deployment.
+        awaited: whose processes a new version waits for, see :func:`serve_app.rollout.awaited_hosts`.
         deadline_s: of a request.
     """
 
-    def __init__(self, structure: Mapping[str, Any], step: str, deadline_s: float) -> None:
+    def __init__(self, structure: Mapping[str, Any], step: str, awaited: Sequence[str], deadline_s: float) -> None:
         set_up_logs()
         self._structure = structure
         self._heard = Heard()
-        crashes = crashes_of_this_replica(step)
-        self._host = StepHost(Plan.from_config(merge(structure, {})), step, deadline_s, crashes)
+        plan = Plan.from_config(merge(structure, {}))
+        self._host = StepHost(plan, step, deadline_s, crashes_of_this_replica(step))
+        self._rollout = Rollout(structure, plan, step, awaited)
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Take new tunables; between two batches, and without loading the model again."""
-        await self._host.reconfigure(Plan.from_config(merge(self._structure, tunables)))
+        plan = Plan.from_config(merge(self._structure, tunables))
+        async with self._rollout.loading():
+            await self._host.reconfigure(plan)
 
     async def describe(self) -> dict[str, StepInfo]:
         """What the steps say of themselves, by name."""
@@ -42,7 +51,13 @@ class StepDeployment:
 
     async def __call__(self, step: str, request: StepRequest, load: CallerLoad, alone: bool) -> StepAnswer:
         """Answer one call of one of the steps; ``load`` is what its caller has under way here. ``alone``: while no
-        other call is under way."""
+        other call is under way.
+
+        Raises:
+            RayServeException: the step is not in this deployment: the caller knows another version of the pipeline.
+        """
+        if step not in self._host:
+            raise RayServeException(f"step '{step}' is not in this deployment")
         with self._heard.call(load, request):
             return await self._host.call(step, request, alone=alone)
 

@@ -3,7 +3,6 @@ process, and then in threads of theirs."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from serve_app.queues import queue_from_url
 from serve_app.ray_internals import crop_budget_bytes
 from serve_app.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.results import ResultStore, Reuse
+from serve_app.rollout import Rollout, awaited_hosts
 
 __all__ = ["Gateway"]
 
@@ -41,7 +41,7 @@ class Gateway:
         workers: not called.
     """
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
+    def __init__(
         self,
         structure: Mapping[str, Any],
         config: GatewayConfig,
@@ -55,13 +55,11 @@ class Gateway:
         self._intake = intake
         plan = self._plan_with({})
         crashes = crashes_of_this_replica(INGRESS)
-        # In a thread, for it may load models: the event loop has to answer meanwhile whether this replica is alive.
-        self._host = await asyncio.to_thread(StepHost, plan, INGRESS, config.timeout_ms / 1000, crashes)
+        self._rollout = Rollout(structure, plan, INGRESS, awaited_hosts(plan, config.autoscaling))
+        self._host = StepHost(plan, INGRESS, config.timeout_ms / 1000, crashes)
         self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
         self._engine = Engine(plan, self._backend)
-        # In a rolling update the gateway before this one goes on until this one is ready: with all its steps, or
-        # requests would wait.
-        await self._backend.ready()
+        self._is_ready = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         desk, reuse = self._jobs()
@@ -79,9 +77,17 @@ class Gateway:
         return desk, Reuse(store) if self._intake.reuse_results else None
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
-        """Take new tunables; requests under way keep the engine that they began with."""
+        """Take new tunables; requests under way keep the engine that they began with.
+
+        Serve calls it before the replica is ready too. In a rolling update the gateway before this one goes on until
+        then: with the steps of this one's own version, or requests would wait, or be answered by two versions.
+        """
         plan = self._plan_with(tunables)
-        await self._host.reconfigure(plan)
+        async with self._rollout.loading():
+            await self._host.reconfigure(plan)
+        if not self._is_ready:
+            await self._backend.agree(plan)
+            self._is_ready = True
         self._engine = Engine(plan, self._backend)
 
     def check_health(self) -> None:

@@ -41,14 +41,13 @@ class StepHost:
     model is only ever called by one thread, one batch at a time. Several steps in a process of one core take turns in
     one thread: in threads of their own they would push each other out of the core's cache.
 
+    Nothing is loaded before the first :meth:`reconfigure`.
+
     Args:
         plan: the pipeline.
         host: whose process this is: the step that has the deployment, or ``INGRESS``.
         deadline_s: of a request. One batch of a model without ``timeout_ms`` that takes longer is stuck.
         crashes: which images are run alone, and which not at all; without it every image is run.
-
-    Raises:
-        SetupError: a model could not be loaded; the message names the step.
     """
 
     def __init__(self, plan: Plan, host: str, deadline_s: float = 30.0, crashes: Crashes | None = None) -> None:
@@ -57,22 +56,34 @@ class StepHost:
         under_way = None if crashes is None else crashes.under_way
         self._turns = Turns() if under_way is None else Turns(under_way.alone)
         self._work = _Work(under_way, deadline_s)
-        together = plan.hosted_by(host)
+        self._names = frozenset(step.name for step in plan.hosted_by(host))
+        self._steps: dict[str, _HostedStep] = {}
+
+    def __contains__(self, step: object) -> bool:
+        return step in self._names
+
+    async def reconfigure(self, plan: Plan) -> None:
+        """Take new tunables. The first ones load the models and warm them up; later ones come between two batches.
+
+        Raises:
+            SetupError: a model could not be loaded; the message names the step.
+        """
+        if not self._steps:
+            # In a thread: the event loop has to answer meanwhile whether this replica is alive.
+            self._steps = await asyncio.to_thread(self._load, plan)
+            return
+        for step in self._steps.values():
+            await step.reconfigure(plan)
+
+    def _load(self, plan: Plan) -> dict[str, _HostedStep]:
+        together = plan.hosted_by(self._host)
         gpus = sum(step.serve.num_gpus for step in together)
         if gpus:
             _cap_gpu_memory(gpus)
             sys.setswitchinterval(_GPU_SWITCH_INTERVAL_S)
         take_turns = len(together) > 1 and not gpus and thread_count() == 1
         one = ThreadPoolExecutor(1, thread_name_prefix="steps") if take_turns else None
-        self._steps = {step.name: _HostedStep(plan, step.name, one, self._work) for step in together}
-
-    def __contains__(self, step: object) -> bool:
-        return step in self._steps
-
-    async def reconfigure(self, plan: Plan) -> None:
-        """Take new tunables; between two batches, and without loading a model again."""
-        for step in self._steps.values():
-            await step.reconfigure(plan)
+        return {step.name: _HostedStep(plan, step.name, one, self._work) for step in together}
 
     def describe(self) -> dict[str, StepInfo]:
         """What the steps say of themselves, by name."""
@@ -85,9 +96,7 @@ class StepHost:
             try:
                 alone = self._crashes.is_suspect(self._host, request.sha256) or alone
             except Quarantined as error:
-                return StepAnswer(
-                    self._steps[step].info.digest, error=StepError(type(error).__name__, str(error), error)
-                )
+                return StepAnswer(self._steps[step].info, error=StepError(type(error).__name__, str(error), error))
         crashes, image, came = self._crashes, request.sha256, time.time()
 
         def is_needed() -> bool:
@@ -203,6 +212,8 @@ class _HostedStep:
         await loop.run_in_executor(self._model_thread, self._runner.reconfigure, plan, self._name)
         self._work.allow(plan[self._name])
         options = plan[self._name].serve
+        if options.max_batch_size > self._admission.max_size:
+            await loop.run_in_executor(self._model_thread, self._runner.warm_up)
         self._admission.max_size = options.max_batch_size
         self._admission.wait_s = options.batch_wait_ms / 1000
         self._batched.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]

@@ -7,16 +7,21 @@ Ray is imported in the functions: it reads its environment when it is imported, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
 
 __all__ = [
     "application_states",
     "controller",
     "crop_budget_bytes",
+    "is_gone",
     "kv_delete",
     "kv_get",
     "kv_keys",
     "kv_put",
+    "replica_count",
     "session_dir",
 ]
 
@@ -101,3 +106,28 @@ def kv_delete(key: str) -> None:
     from ray.experimental.internal_kv import _internal_kv_del
 
     _internal_kv_del(key, namespace=_KV_NAMESPACE)
+
+
+def replica_count(handle: DeploymentHandle[Any]) -> int:
+    """Replicas that calls of a handle can go to now, as far as this process has been told."""
+    router = cast("Any", handle)._init_router()._asyncio_router.request_router
+    return 0 if router is None else len(router.curr_replicas)
+
+
+async def is_gone(handle: DeploymentHandle[Any]) -> bool:
+    """Whether a handle's deployment was removed, or Serve has given up to start it: calls would wait for ever.
+
+    Raises:
+        RayError: Serve's controller does not answer.
+        ValueError: there is none.
+    """
+    from ray.serve._private.common import DeploymentStatus, DeploymentStatusInfo, DeploymentStatusTrigger
+    from ray.serve.generated import serve_pb2
+
+    status = await controller().get_deployment_status.remote(handle.deployment_name, handle.app_name)
+    if status is None:
+        return True
+    info = DeploymentStatusInfo.from_proto(cast("Any", serve_pb2).DeploymentStatusInfo.FromString(status))
+    return bool(
+        info.status == DeploymentStatus.DEPLOY_FAILED or info.status_trigger == DeploymentStatusTrigger.DELETING
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from graph import Plan
+from graph import Engine, Plan
 from graph.config import INGRESS, merge
 from serve_app.autoscaling import worker_stats
 from serve_app.backend import ServeBackend
@@ -17,7 +16,7 @@ from serve_app.crashes import crashes_of_this_replica
 from serve_app.gateway_config import FetchConfig
 from serve_app.hosting import StepHost
 from serve_app.http.sources import Sources
-from serve_app.intake import Consumer, JobRunner, Pace, Patience, engine_by_attempt
+from serve_app.intake import Consumer, JobRunner, Pace, Patience
 from serve_app.intake_config import IntakeConfig
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
@@ -39,7 +38,7 @@ class Worker:
         deadline_s: of a request to the gateway.
     """
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
+    def __init__(
         self,
         structure: Mapping[str, Any],
         config: IntakeConfig,
@@ -53,10 +52,9 @@ class Worker:
         self._clients = clients
         plan = self._plan_with({})
         crashes = crashes_of_this_replica(INGRESS)
-        self._host = await asyncio.to_thread(StepHost, plan, INGRESS, deadline_s, crashes)
+        self._host = StepHost(plan, INGRESS, deadline_s, crashes)
         self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
-        self._engine = engine_by_attempt(plan, self._backend)
-        await self._backend.ready()
+        self._engine = Engine(plan, self._backend)
         self._store = ResultStore.from_uri(config.results)
         self._consumer: Consumer | None = None
         self._compactor = Compactor(
@@ -67,7 +65,9 @@ class Worker:
         """Take new tunables; images under way keep the engine that they began with. The first ones start it."""
         plan = self._plan_with(tunables)
         await self._host.reconfigure(plan)
-        self._engine = engine_by_attempt(plan, self._backend)
+        if self._consumer is None:
+            await self._backend.agree(plan)
+        self._engine = Engine(plan, self._backend)
         if self._consumer is None:
             self._consumer = self._make_consumer(plan)
             self._consumer.start()
@@ -78,7 +78,7 @@ class Worker:
         limits = plan.config.limits
         patience = Patience()
         runner = JobRunner(
-            lambda is_last: self._engine(is_last),  # noqa: PLW0108 - another one after new tunables
+            lambda: self._engine,  # another one after new tunables
             self._store,
             Sources(config.fetch, self._clients, limits, room),
             patience,

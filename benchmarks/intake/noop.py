@@ -29,7 +29,8 @@ class NoopBackend:
     crop_budget_bytes: int | None = None
 
     def __init__(self, plan: Plan) -> None:
-        self._infos = {step.name: StepInfo("noop", CropSpec(None, "stretch", 0.0)) for step in plan}
+        spec = CropSpec(None, "stretch", 0.0)
+        self._infos = {step.name: StepInfo(plan.step_digest(step.name), "", spec) for step in plan}
 
     async def describe(self) -> Mapping[str, StepInfo]:
         return self._infos
@@ -38,7 +39,7 @@ class NoopBackend:
         pass
 
     async def call(self, step: str, request: StepRequest) -> StepAnswer:  # noqa: ARG002
-        return StepAnswer("noop", {"detections": [], "detected_classes": []})
+        return StepAnswer(self._infos[step], {"detections": [], "detected_classes": []})
 
 
 PLAN = load_plan({"name": "noop", "pipeline": [{"name": "detect", "class": "benchmarks.intake.noop.NoopDetector"}]})

@@ -11,9 +11,10 @@ import uvloop
 
 from benchmarks.intake.noop import PLAN, NoopBackend
 from classifiers.images import ImageLimits
+from graph import Engine
 from serve_app.gateway_config import FetchConfig
 from serve_app.http.sources import Sources
-from serve_app.intake import Consumer, JobRunner, Pace, Patience, engine_by_attempt
+from serve_app.intake import Consumer, JobRunner, Pace, Patience
 from serve_app.intake_config import SourcesConfig
 from serve_app.queues import queue_from_url
 from serve_app.results import ResultStore
@@ -26,7 +27,8 @@ async def consume(queue: str, results: str, endpoint_url: str) -> None:
     fetch = SourcesConfig.model_validate({"s3": {"allow": {"*": ["s3://photos"]}, "endpoint_url": endpoint_url}})
     store, patience = ResultStore.from_uri(results), Patience()
     sources = Sources(fetch, FetchConfig(), ImageLimits(), IN_FLIGHT)
-    runner = JobRunner(engine_by_attempt(PLAN, NoopBackend(PLAN)), store, sources, patience, timeout_s=60)
+    engine = Engine(PLAN, NoopBackend(PLAN))
+    runner = JobRunner(lambda: engine, store, sources, patience, timeout_s=60)
     consumer = Consumer(queue_from_url(queue), store, runner, patience, Pace(in_flight=IN_FLIGHT))
     consumer.start()
     ended = asyncio.Event()

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from classifiers import BadImage, InputError, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
 from graph.conditions import RuleError
-from graph.errors import DeadlineExceeded, Malformed, Overloaded, StepFailed
+from graph.errors import DeadlineExceeded, Malformed, Overloaded, StepFailed, StepUnavailable, Unreachable
 
 __all__ = [
     "PROBLEM_JSON",
@@ -103,6 +103,8 @@ STATUS: dict[type[VisionError], int] = {
     JobsUnavailable: 503,
     NotReady: 503,
     Overloaded: 503,
+    StepUnavailable: 503,
+    Unreachable: 503,
     VisionError: 500,
 }
 """The most derived class that has a row counts. What is not here is a bug, and answered with 500."""

@@ -2,7 +2,6 @@
 
 from serve_app.intake.consumer import Consumer, Pace
 from serve_app.intake.patience import Patience
-from serve_app.intake.strict import engine_by_attempt
 from serve_app.intake.work import JobRunner
 
-__all__ = ["Consumer", "JobRunner", "Pace", "Patience", "engine_by_attempt"]
+__all__ = ["Consumer", "JobRunner", "Pace", "Patience"]

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from classifiers import VisionError
-from graph import Engine, Frame, Overloaded, annotate
+from graph import Engine, Frame, Overloaded, Unreachable, annotate
 from serve_app.http.sources import Sources, is_final
 from serve_app.intake.broker import STORE_AWAY
 from serve_app.intake.patience import Patience, Stopped
-from serve_app.intake.strict import Unreachable
 from serve_app.queues.jobs import JobRequest
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
 
@@ -65,8 +64,7 @@ class JobRunner:
     """Runs jobs to their end. Use it from one event loop.
 
     Args:
-        engine: gives the engine for an image, by whether it is the last attempt; see
-            :func:`serve_app.intake.engine_by_attempt`.
+        engine: gives the engine that serves now; another one after the pipeline's tunables have changed.
         store: where jobs and results are kept.
         sources: where images come from.
         patience: waits for the store, and for steps that have no room.
@@ -78,7 +76,7 @@ class JobRunner:
 
     def __init__(
         self,
-        engine: Callable[[bool], Engine],
+        engine: Callable[[], Engine],
         store: ResultStore,
         sources: Sources,
         patience: Patience,
@@ -154,7 +152,7 @@ class JobRunner:
             is_last = failed + 1 >= self._max_attempts
             try:
                 frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
-                result = await self._result(frame, marker, is_last)
+                result = await self._result(frame, marker)
                 outcome = Outcome(job.id, "succeeded", result)
             except Stopped:
                 raise
@@ -186,12 +184,12 @@ class JobRunner:
             self._store.failed_attempts(job_id) if delivery.count != 1 else nothing(0),
         )
 
-    async def _result(self, frame: Frame, marker: JobMarker, is_last: bool) -> dict[str, Any]:
+    async def _result(self, frame: Frame, marker: JobMarker) -> dict[str, Any]:
         run = Engine.run if self._reuse is None else self._reuse.run
 
         async def once() -> dict[str, Any]:
             return await run(
-                self._engine(is_last),
+                self._engine(),
                 frame,
                 metadata=marker.metadata,
                 request_id=marker.id,

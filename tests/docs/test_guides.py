@@ -60,9 +60,7 @@ def test_each_block_of_commands_is_run_or_says_why_not(block: Block) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "guide", [*GUIDES, ROOT / "ARCHITECTURE.md"], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("guide", [*GUIDES, ROOT / "ARCHITECTURE.md"], ids=lambda path: path.name)
 def test_links_lead_somewhere(guide: Path) -> None:
     for found in _LINK.finditer(guide.read_text()):
         target = (guide.parent / found["target"]).resolve() if found["target"] else guide
@@ -113,7 +111,12 @@ def _execute(block: Block, folder: Path, replace: dict[str, str] | None = None, 
 @pytest.fixture(scope="module")
 def _models() -> None:
     """The demo's models, where they can be had."""
-    command = [str(Path(sys.executable).with_name("visiongraph")), "models", str(ROOT / "configs" / "demo.yaml"), "--download"]
+    command = [
+        str(Path(sys.executable).with_name("visiongraph")),
+        "models",
+        str(ROOT / "configs" / "demo.yaml"),
+        "--download",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False, cwd=ROOT)
     if done.returncode:
         pytest.skip(done.stderr[-500:])

@@ -8,12 +8,15 @@ import pytest
 from toys import draw
 
 from classifiers import BadImage
-from graph import DeadlineExceeded, Engine, Frame, Overloaded, Plan, StepFailed, load_plan
+from graph import DeadlineExceeded, Engine, Frame, Overloaded, Plan, StepFailed, StepUnavailable, load_plan
 from graph.explanation import explain
 from graph.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest
 
 PERSON = {"bbox": [10.0, 10.0, 50.0, 90.0], "confidence": 0.9, "class_id": 1, "class_name": "person"}
 CAR = {"bbox": [100.0, 100.0, 180.0, 150.0], "confidence": 0.8, "class_id": 0, "class_name": "car"}
+SPEC = CropSpec((8, 8), "stretch", 0.0)
+OWN = StepInfo(load_plan({"pipeline": [{"name": "a", "class": "toys.Size"}]}).step_digest("a"), "weights", SPEC)
+OTHER = StepInfo("another configuration", "weights", SPEC)
 FRAME = Frame.from_array(draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150)))
 
 
@@ -23,15 +26,15 @@ class Steps:
     crop_budget_bytes = 1234
 
     def __init__(self, plan: Plan, **answers: Any) -> None:
-        self._infos = {step.name: StepInfo(f"digest-{step.name}", CropSpec((8, 8), "stretch", 0.0)) for step in plan}
+        self.infos = {step.name: StepInfo(plan.step_digest(step.name), "weights", SPEC) for step in plan}
         self._answers = answers
-        self.requests: dict[str, StepRequest] = {}
+        self.requests: dict[str, StepRequest] = {}  # the last one of each step
         self.started: list[str] = []
         self.cancelled: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
 
     async def describe(self) -> Mapping[str, StepInfo]:
-        return self._infos
+        return self.infos
 
     async def ready(self) -> None: ...
 
@@ -50,8 +53,8 @@ class Steps:
         if isinstance(answer, StepAnswer):
             return answer
         if isinstance(answer, StepError):
-            return StepAnswer(f"digest-{step}", error=answer)
-        return StepAnswer(f"digest-{step}", result=answer)
+            return StepAnswer(self.infos[step], error=answer)
+        return StepAnswer(self.infos[step], result=answer)
 
 
 def step(name: str, depends_on: list[str] | str = (), **more: Any) -> dict[str, Any]:  # type: ignore[assignment]
@@ -299,6 +302,64 @@ class TestFailing:
             await engine.run(FRAME)
 
 
+class TestWhileThePipelineChanges:
+    """A step answers with another configuration than the plan's."""
+
+    @pytest.mark.parametrize("on_error", ["fail", "skip"])
+    @pytest.mark.parametrize(
+        "answers",
+        [
+            {"a": StepAnswer(OTHER, error=StepError("KeyError", "no such input"))},
+            {"a": StepAnswer(OTHER, result={"label": "x"}), "b": StepError("KeyError", "no such input")},
+            {"a": StepAnswer(OTHER, result={"label": "x"}), "b": ConnectionError("gone")},
+        ],
+        ids=["it fails", "what depends on it fails", "what depends on it is gone"],
+    )
+    async def test_what_fails_then_fails_the_request_for_a_while(self, answers: dict[str, Any], on_error: str) -> None:
+        engine, _ = make(step("a", on_error=on_error), step("b", "a", on_error=on_error), **answers)
+        with pytest.raises(StepUnavailable, match="while the pipeline is being changed; try again"):
+            await engine.run(FRAME)
+
+    async def test_a_rule_that_does_not_fit_the_answer_too(self) -> None:
+        engine, _ = make(step("d"), step("c", "d", crops="True"), d=StepAnswer(OTHER, result={"label": "street"}))
+        with pytest.raises(StepUnavailable, match="step 'c'"):
+            await engine.run(FRAME)
+
+    async def test_what_does_not_fail_is_a_result(self) -> None:
+        engine, _ = make(step("a"), step("b", "a", condition="False"), a=StepAnswer(OTHER, result={"label": "x"}))
+        assert statuses(await engine.run(FRAME)) == {"a": "ok", "b": "skipped"}
+
+    async def test_a_step_that_wants_other_crops_gets_the_image(self) -> None:
+        cut = StepAnswer(OWN, result=FOUND, crops={"c": {0: FRAME.pixels()[:8, :8], 1: FRAME.pixels()[:8, :8]}})
+        engine, backend = make(step("d"), step("c", "d", crops="True"), d=cut)
+        answers = iter([StepAnswer(OTHER, wants_frame=True), StepAnswer(OTHER, result={"objects": []})])
+        asked: list[StepRequest] = []
+        call = backend.call
+
+        async def answer(step: str, request: StepRequest) -> StepAnswer:
+            if step != "c":
+                return await call(step, request)
+            asked.append(request)
+            return next(answers)
+
+        backend.call = answer  # type: ignore[method-assign]
+        result = await engine.run(FRAME)
+        assert result["context"]["c"] == {"objects": []}
+        assert [request.crop for request in asked] == [SPEC, SPEC]
+        assert [request.frame for request in asked] == [None, FRAME]
+        assert asked[1].crops is None
+
+    async def test_crops_of_another_version_do_not_come_along(self) -> None:
+        along = StepAnswer(OTHER, wants_frame=True)
+        engine, _ = make(
+            step("d"),
+            step("c", "d", crops="True"),
+            d=StepAnswer(OWN, result=FOUND, carried={"c": Carried((0, 1), along, 7.5)}),
+            c={"objects": [{"detection": 0, "label": "asked"}]},
+        )
+        assert (await engine.run(FRAME))["context"]["c"]["objects"][0]["label"] == "asked"
+
+
 class TestTime:
     async def test_a_slow_step_times_out_alone_and_its_work_is_cancelled(self) -> None:
         engine, backend = make(step("a"), step("slow", "a", timeout_ms=20), step("b", "a"), step("c", "slow"))
@@ -348,7 +409,7 @@ class TestPixels:
 
     async def test_crops_travel_instead_of_the_image(self) -> None:
         pixels = FRAME.pixels()[:8, :8]
-        cut = StepAnswer("digest-d", result=FOUND, crops={"c": {0: pixels}})
+        cut = StepAnswer(OWN, result=FOUND, crops={"c": {0: pixels}})
         engine, backend = make(step("d"), step("c", "d", crops=self.RULE), d=cut)
         await engine.run(FRAME)
         request = backend.requests["c"]
@@ -358,7 +419,7 @@ class TestPixels:
         assert [(target.index, target.detection) for target in request.targets or ()] == [(0, PERSON)]
 
     async def test_without_all_of_its_crops_a_step_gets_the_image(self) -> None:
-        cut = StepAnswer("digest-d", result=FOUND, crops={"c": {1: FRAME.pixels()[:8, :8]}})
+        cut = StepAnswer(OWN, result=FOUND, crops={"c": {1: FRAME.pixels()[:8, :8]}})
         engine, backend = make(step("d"), step("c", "d", crops=self.RULE), d=cut)
         await engine.run(FRAME)
         assert backend.requests["c"].crops is None
@@ -367,9 +428,28 @@ class TestPixels:
 
 class TestFingerprint:
     async def test_is_of_the_answers_that_made_the_result(self) -> None:
-        engine, _ = make(step("a"), step("b", "a"), b=StepAnswer("another-digest", result={}))
+        engine, _ = make(step("a"), step("b", "a"), b=StepAnswer(OTHER, result={}))
         result = await engine.run(FRAME)
         assert result["pipeline"]["fingerprint"] != await engine.fingerprint()
+
+    async def test_of_a_skipped_step_the_plan_counts_not_what_it_last_said(self) -> None:
+        engine, backend = make(step("a"), step("b", "a", condition="False"))
+        expected = await engine.fingerprint()
+        backend.infos["b"] = OTHER
+        assert (await engine.run(FRAME))["pipeline"]["fingerprint"] == expected == await engine.fingerprint()
+
+    async def test_a_step_that_was_never_loaded_has_no_known_weights(self) -> None:
+        engine, backend = make(step("d"), step("c", "d", condition="image['metadata']['c']", crops="True"), d=FOUND)
+        known = await engine.fingerprint()
+        del backend.infos["c"]
+        unknown = await engine.fingerprint()
+        assert unknown != known
+        skipped = await engine.run(FRAME, metadata={"c": False})
+        assert skipped["pipeline"]["fingerprint"] == unknown
+        assert backend.requests["d"].cut_for == {}
+        backend._answers["c"] = StepAnswer(OWN, result={"objects": []})
+        assert (await engine.run(FRAME, metadata={"c": True}))["pipeline"]["fingerprint"] == known
+        assert backend.requests["c"].frame is FRAME
 
     async def test_changes_with_rules_but_not_with_deployment_options(self) -> None:
         async def fingerprint(**more: Any) -> str:
@@ -387,11 +467,11 @@ class TestFingerprint:
 async def test_an_answer_that_came_along_is_used_if_it_is_about_the_same_detections(
     targets: tuple[int, ...], asked: bool
 ) -> None:
-    along = StepAnswer("digest-colour", result={"objects": [{"detection": 0, "label": "along"}]})
+    along = StepAnswer(OWN, result={"objects": [{"detection": 0, "label": "along"}]})
     engine, backend = make(
         step("detect"),
         step("colour", "detect", crops="detection['class_name'] == 'person'"),
-        detect=StepAnswer("digest-detect", result=FOUND, carried={"colour": Carried(targets, along, 7.5)}),
+        detect=StepAnswer(OWN, result=FOUND, carried={"colour": Carried(targets, along, 7.5)}),
         colour={"objects": [{"detection": 0, "label": "asked"}]},
     )
     result = await engine.run(FRAME)
@@ -401,11 +481,11 @@ async def test_an_answer_that_came_along_is_used_if_it_is_about_the_same_detecti
 
 
 async def test_what_came_along_and_is_not_called_for_stays_out() -> None:
-    along = StepAnswer("digest-colour", result={"objects": [{"detection": 0, "label": "along"}]})
+    along = StepAnswer(OWN, result={"objects": [{"detection": 0, "label": "along"}]})
     engine, _ = make(
         step("detect"),
         step("colour", "detect", condition="'bus' in context['detect']['detected_classes']", crops="True"),
-        detect=StepAnswer("digest-detect", result=FOUND, carried={"colour": Carried((0,), along, 7.5)}),
+        detect=StepAnswer(OWN, result=FOUND, carried={"colour": Carried((0,), along, 7.5)}),
     )
     result = await engine.run(FRAME)
     assert "colour" not in result["context"]

@@ -10,7 +10,7 @@ from toys import Blobs, MeanColour, draw, encoded
 from zoo import Make
 
 from classifiers import ModelNotFound, SetupError
-from graph import Frame, load_plan
+from graph import Frame, Plan, load_plan
 from graph.messages import CropSpec, StepAnswer, StepRequest, Target
 from graph.runner import Prepared, StepRunner, load_classifier
 
@@ -80,7 +80,7 @@ def test_crops_see_their_detection_in_the_context() -> None:
 def test_crops_that_came_along_are_used_and_are_read_only() -> None:
     step = runner(COLOUR, DETECT)
     crop = np.full((8, 8, 3), (200, 30, 30), np.uint8)
-    [answer] = run(step, request(frame=None, crops=(crop,), targets=targets(0)))
+    [answer] = run(step, request(frame=None, crops=(crop,), crop=SPEC, targets=targets(0)))
     assert answer.result is not None
     assert answer.result["objects"][0]["label"] == "car"
     assert not crop.flags.writeable
@@ -189,7 +189,9 @@ class TestCutting:
         answer = self.cut(COLOUR)
         picked = targets(0, 1)
         step = runner(COLOUR, DETECT)
-        cut_there = request(context={}, frame=None, crops=tuple(answer.crops["colour"].values()), targets=picked)
+        cut_there = request(
+            context={}, frame=None, crops=tuple(answer.crops["colour"].values()), crop=SPEC, targets=picked
+        )
         [one] = run(step, cut_there)
         [other] = run(step, request(context={}, targets=picked))
         assert one.result == other.result
@@ -240,6 +242,62 @@ class TestIdentity:
         assert len((run(step, request())[0].result or {})["detections"]) == 3
         assert step.info.digest == digest
         assert step.classifier is classifier
+
+    def test_a_call_belongs_to_the_configuration_that_the_model_ran_with(self) -> None:
+        step = runner(DETECT)
+        changed = load_plan({"pipeline": [DETECT | {"params": {"min_area": 5000}}]})
+        early, late = step.prepare(request()), step.prepare(request())
+        assert isinstance(early, Prepared)
+        assert isinstance(late, Prepared)
+        before = step.info
+        [outcome] = step.infer([early])
+        step.reconfigure(changed, "detect")
+        answer = step.finish(early, outcome)  # its model ran before
+        assert answer.info == before
+        assert len((answer.result or {})["detections"]) == 3
+        answer = step.finish(late, step.infer([late])[0])  # its model runs after
+        assert answer.info == step.info != before
+        assert (answer.result or {})["detections"] == []
+
+    @pytest.mark.parametrize("more", [{}, {"decode": "reduced"}], ids=["crops", "the whole image"])
+    def test_pixels_that_were_prepared_before_a_change_are_prepared_again(self, more: dict[str, Any]) -> None:
+        def plan(scale: int) -> Plan:
+            second = {"name": "padded", "class": "toys.Padded", "params": {"scale": scale}, **more}
+            return load_plan(
+                {"pipeline": [DETECT, second | {"depends_on": "detect", "crops": None if more else "True"}]}
+            )
+
+        step = StepRunner(plan(1), "padded", load_classifier(plan(1)["padded"]))
+        asked = request(
+            context={"detect": {}}, frame=Frame.from_bytes(encoded(IMAGE, "JPEG")), targets=None if more else targets(0)
+        )
+        call = step.prepare(asked)
+        assert isinstance(call, Prepared)
+        step.reconfigure(plan(4), "padded")
+        answer = step.finish(call, step.infer([call])[0])
+        [expected] = run(StepRunner(plan(4), "padded", load_classifier(plan(4)["padded"])), asked)
+        assert answer == expected
+        assert answer.result != run(StepRunner(plan(1), "padded", load_classifier(plan(1)["padded"])), asked)[0].result
+
+    def test_crops_that_were_cut_for_another_configuration_are_not_looked_at(self) -> None:
+        step = runner(COLOUR, DETECT)
+        crops = (np.zeros((4, 4, 3), np.uint8),)
+        answer = step.prepare(
+            request(frame=None, crops=crops, crop=CropSpec((4, 4), "stretch", 0.0), targets=targets(0))
+        )
+        assert answer == StepAnswer(step.info, wants_frame=True)
+
+    def test_nor_when_the_configuration_changes_while_they_wait(self) -> None:
+        def plan(scale: int) -> Plan:
+            second = {"name": "padded", "class": "toys.Padded", "depends_on": "detect", "crops": "True"}
+            return load_plan({"pipeline": [DETECT, second | {"params": {"scale": scale}}]})
+
+        step = StepRunner(plan(1), "padded", load_classifier(plan(1)["padded"]))
+        crops = (np.zeros((8, 8, 3), np.uint8),)
+        call = step.prepare(request(frame=None, crops=crops, crop=step.info.crop, targets=targets(0)))
+        assert isinstance(call, Prepared)
+        step.reconfigure(plan(4), "padded")
+        assert step.finish(call, step.infer([call])[0]) == StepAnswer(step.info, wants_frame=True)
 
     def test_info_says_how_crops_are_wanted(self) -> None:
         assert runner(COLOUR, DETECT).info.crop == SPEC

@@ -17,10 +17,10 @@ from typing import Any
 from toys import draw, encoded
 
 from classifiers.images import ImageLimits
-from graph import Plan, StepBackend, load_plan
+from graph import Engine, Plan, StepBackend, load_plan
 from serve_app.gateway_config import FetchConfig
 from serve_app.http.sources import Sources
-from serve_app.intake import Consumer, JobRunner, Pace, Patience, engine_by_attempt
+from serve_app.intake import Consumer, JobRunner, Pace, Patience
 from serve_app.intake_config import SourcesConfig
 from serve_app.queues import DeadLetter, Queue, queue_from_url
 from serve_app.queues.letters import hold
@@ -102,9 +102,9 @@ async def consuming(
     patience = Patience()
     fetch = SourcesConfig.model_validate({"files": [str(at.images)], **(own or {})})
     sources = Sources(fetch, FetchConfig.model_validate(clients or {}), LIMITS, settings.in_flight)
-    plan = plan or load_plan(PIPELINE)
+    engine = Engine(plan or load_plan(PIPELINE), backend)
     runner = JobRunner(
-        engine_by_attempt(plan, backend),
+        lambda: engine,
         store or at.store,
         sources,
         patience,

@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 from pydantic import Field
 
-from classifiers import BaseClassifier, Image
+from classifiers import BaseClassifier, Image, ModelNotFound
 
 COLOURS = {"car": (200, 30, 30), "person": (30, 160, 30), "truck": (30, 30, 200)}
 """The colour that stands for an object of each class."""
@@ -142,6 +142,56 @@ class Lingerer(BaseClassifier):
     def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
         time.sleep(random.uniform(1, 6))
         return {"waited": True}
+
+
+class Padded(BaseClassifier):
+    """Says the shape of what it gets, which its tunable decides."""
+
+    tunables: ClassVar[frozenset[str]] = frozenset({"scale"})
+
+    def __init__(self, scale: int = 1) -> None:
+        self.reconfigure(scale=scale)
+
+    @property
+    def name(self) -> str:
+        return "padded"
+
+    def reconfigure(self, *, scale: int) -> None:
+        self.input_size = (8 * scale, 8 * scale)
+        self.frame_size = (240 // scale, 320 // scale)
+
+    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
+        return {"height": image.shape[0], "width": image.shape[1]}
+
+
+class Loaded(BaseClassifier):
+    """Says what it was made with, with what it was warmed up, and its ``level`` when it was called."""
+
+    tunables: ClassVar[frozenset[str]] = frozenset({"level"})
+
+    def __init__(self, level: int = 0) -> None:
+        self.made_with = self.level = level
+        self.warmed_up: list[int] = []
+
+    @property
+    def name(self) -> str:
+        return "loaded"
+
+    def reconfigure(self, *, level: int) -> None:
+        self.level = level
+
+    def warm_up(self, batch_size: int) -> None:
+        self.warmed_up.append(batch_size)
+
+    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
+        return {"made_with": self.made_with, "level": self.level, "warmed_up": list(self.warmed_up)}
+
+
+class Missing(Loaded):
+    """Has a model that is not there."""
+
+    def __init__(self, level: int = 0) -> None:
+        raise ModelNotFound("no such model: missing.bin")
 
 
 class Where(BaseClassifier):

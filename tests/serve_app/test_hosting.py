@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ray.serve import context
@@ -56,8 +56,13 @@ def interval() -> Iterator[float]:
     sys.setswitchinterval(before)
 
 
-def host(*steps: dict[str, Any], of: str = "detect") -> StepHost:
-    return StepHost(load_plan({"pipeline": list(steps)}), of)
+async def host(
+    *steps: dict[str, Any], of: str = "detect", deadline_s: float = 30.0, crashes: Crashes | None = None
+) -> StepHost:
+    plan = load_plan({"pipeline": list(steps)})
+    made = StepHost(plan, of, deadline_s, crashes)
+    await made.reconfigure(plan)
+    return made
 
 
 def request(image: Any = STREET, **more: Any) -> StepRequest:
@@ -66,7 +71,7 @@ def request(image: Any = STREET, **more: Any) -> StepRequest:
 
 
 async def test_the_host_answers_its_guest_along_and_keeps_its_crops() -> None:
-    steps = host(DETECT, COLOUR | {"serve": {"colocate_with": "detect"}}, SIZE)
+    steps = await host(DETECT, COLOUR | {"serve": {"colocate_with": "detect"}}, SIZE)
     assert "colour" in steps
     assert "size" not in steps
     answer = await steps.call("detect", request(cut_for={"colour": SPEC, "size": SPEC}))
@@ -75,13 +80,13 @@ async def test_the_host_answers_its_guest_along_and_keeps_its_crops() -> None:
     assert carried.targets == (0, 1)
     assert carried.answer.result is not None
     assert [found["label"] for found in carried.answer.result["objects"]] == ["person", "person"]
-    assert carried.answer.digest == steps.describe()["colour"].digest
+    assert carried.answer.info == steps.describe()["colour"]
 
 
 async def test_a_guest_that_fails_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     failing = {"name": "bad", "class": "toys.Failing", "depends_on": "detect", "crops": "True"}
-    steps = host(DETECT, failing | {"serve": {"colocate_with": "detect"}})
-    answer = await steps.call("detect", request(cut_for={"bad": SPEC}))
+    steps = await host(DETECT, failing | {"serve": {"colocate_with": "detect"}})
+    answer = await steps.call("detect", request(cut_for={"bad": steps.describe()["bad"].crop}))
     assert answer.error is None
     assert answer.carried["bad"].answer.error is not None
     assert answer.carried["bad"].answer.error.type == "ValueError"
@@ -93,7 +98,7 @@ async def test_each_step_has_batches_of_its_own() -> None:
         {"name": name, **sleeper, "serve": {"colocate_with": "ingress", "max_batch_size": size}}
         for name, size in (("small", 2), ("large", 8))
     ]
-    steps = host(*sizes, of="ingress")
+    steps = await host(*sizes, of="ingress")
     answers = await asyncio.gather(*(steps.call(name, request()) for name in ("small", "large") for _ in range(8)))
     batches = [answer.result["batch"] for answer in answers if answer.result is not None]
     assert len(batches) == 16
@@ -111,18 +116,62 @@ async def test_steps_that_share_a_core_take_turns(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", cores)
     names, serve = ("first", "second"), {"colocate_with": "ingress", **options}
-    steps = host(*({"name": name, "class": "toys.Where", "serve": serve} for name in names), of="ingress")
+    steps = await host(*({"name": name, "class": "toys.Where", "serve": serve} for name in names), of="ingress")
     answers = [await steps.call(name, request()) for name in names]
     assert len({answer.result["thread"] for answer in answers if answer.result is not None}) == threads
 
 
 async def test_the_event_loop_is_free_while_a_model_works() -> None:
-    steps = host(DETECT, {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.3}}, of="slow")
+    steps = await host(DETECT, {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.3}}, of="slow")
     task, turns = asyncio.ensure_future(steps.call("slow", request())), 0
     while not task.done():
         await asyncio.sleep(0.01)
         turns += 1
     assert turns >= 10
+
+
+class TestTunables:
+    """``toys.Loaded`` says how it was made, warmed up and configured."""
+
+    STEP: ClassVar[dict[str, Any]] = {"name": "loaded", "class": "toys.Loaded"}
+
+    async def say(self, steps: StepHost) -> dict[str, Any]:
+        return (await steps.call("loaded", request())).result or {}
+
+    async def test_the_model_is_loaded_and_warmed_up_with_what_is_deployed(self) -> None:
+        steps = await host(self.STEP | {"params": {"level": 7}, "serve": {"max_batch_size": 32}}, of="loaded")
+        assert await self.say(steps) == {"made_with": 7, "level": 7, "warmed_up": [32]}
+
+    async def test_later_ones_are_taken_without_loading_it_again(self) -> None:
+        steps = await host(self.STEP | {"params": {"level": 7}}, of="loaded")
+        await steps.reconfigure(load_plan({"pipeline": [self.STEP | {"params": {"level": 8}}]}))
+        assert await self.say(steps) == {"made_with": 7, "level": 8, "warmed_up": [8]}
+
+    async def test_a_larger_batch_is_warmed_up_a_smaller_one_is_not(self) -> None:
+        steps = await host(self.STEP, of="loaded")
+        for size in (32, 4):
+            await steps.reconfigure(load_plan({"pipeline": [self.STEP | {"serve": {"max_batch_size": size}}]}))
+        assert (await self.say(steps))["warmed_up"] == [8, 32]
+
+    async def test_under_load_every_answer_carries_the_configuration_that_computed_it(self) -> None:
+        plans = [load_plan({"pipeline": [self.STEP | {"params": {"level": level}}]}) for level in range(4)]
+        configs = {plan.step_digest("loaded"): level for level, plan in enumerate(plans)}
+        steps, seen = await host(self.STEP, of="loaded"), set()
+
+        async def ask() -> None:
+            for _ in range(40):
+                answer = await steps.call("loaded", request())
+                assert answer.result is not None
+                assert answer.result["level"] == configs[answer.info.config]
+                seen.add(answer.result["level"])
+
+        async def change() -> None:
+            for _ in range(8):
+                for plan in plans:
+                    await steps.reconfigure(plan)
+
+        await asyncio.gather(change(), *(ask() for _ in range(8)))
+        assert len(seen) > 1
 
 
 SLEEPS = {"name": "sleeps", "class": "toys.Sleeper", "params": {"seconds": 0.4}}
@@ -152,7 +201,7 @@ async def test_a_model_that_hangs_is_named(
     options: dict[str, Any], deadline_s: float, limit: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve_app.hosting._LEAST_STUCK_S", 0.05)
-    steps = StepHost(load_plan({"pipeline": [SLEEPS | options]}), "sleeps", deadline_s)
+    steps = await host(SLEEPS | options, of="sleeps", deadline_s=deadline_s)
     said = await _complaint(steps, "sleeps", request())
     if limit is None:
         assert said is None
@@ -164,7 +213,7 @@ async def test_a_model_that_hangs_is_named(
 async def test_a_decoder_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.hosting._LEAST_STUCK_S", 0.05)
     monkeypatch.setattr(Frame, "pixels", lambda self: time.sleep(0.4) or draw())
-    steps = StepHost(load_plan({"pipeline": [DETECT]}), "detect", 0.1)
+    steps = await host(DETECT, deadline_s=0.1)
     assert "step 'detect' has been" in (await _complaint(steps, "detect", request()) or "")
 
 
@@ -172,15 +221,16 @@ async def test_a_call_of_many_batches_goes_on(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("serve_app.hosting._LEAST_STUCK_S", 0.05)
     sleeps = SLEEPS | {"params": {"seconds": 0.1}, "depends_on": "detect", "crops": "True"}
     sleeps |= {"serve": {"max_batch_size": 1}}
-    steps = StepHost(load_plan({"pipeline": [DETECT, sleeps]}), "sleeps", 0.25)
+    steps = await host(DETECT, sleeps, of="sleeps", deadline_s=0.25)
     crops = tuple(STREET[:8, :8].copy() for _ in range(5))
-    call = request(targets=tuple(Target(index, {}) for index in range(5)), crops=crops)
+    crop = steps.describe()["sleeps"].crop
+    call = request(targets=tuple(Target(index, {}) for index in range(5)), crops=crops, crop=crop)
     assert await _complaint(steps, "sleeps", call) is None
 
 
 async def test_what_a_process_works_on_is_recorded(tmp_path: Path) -> None:
     under_way = UnderWay(tmp_path, "me", "sleeps")
-    steps = StepHost(load_plan({"pipeline": [SLEEPS]}), "sleeps", 30.0, Crashes(tmp_path, "", _NoStore(), under_way))
+    steps = await host(SLEEPS, of="sleeps", crashes=Crashes(tmp_path, "", _NoStore(), under_way))
     call = replace(request(), sha256="ab" * 32)
     record = under_way.path
     before = record.read_bytes()
@@ -196,7 +246,7 @@ async def test_what_a_process_works_on_is_recorded(tmp_path: Path) -> None:
 
 async def test_a_suspect_is_run_alone_and_acquitted(tmp_path: Path) -> None:
     suspects = _Suspects(tmp_path, "", _NoStore())
-    steps = StepHost(load_plan({"pipeline": [SLEEPS]}), "sleeps", 30.0, suspects)
+    steps = await host(SLEEPS, of="sleeps", crashes=suspects)
     calls = [replace(request(), sha256=sha) for sha in ("suspect", "other", "other", "refused")]
     answers = await asyncio.gather(*(steps.call("sleeps", call) for call in calls))
     assert answers[0].result == {"batch": 1}
@@ -230,16 +280,16 @@ class _Suspects(Crashes):
         return image == "suspect"
 
 
-def test_a_model_that_cannot_be_loaded_is_named() -> None:
+async def test_a_model_that_cannot_be_loaded_is_named() -> None:
     step = {"name": "size", "class": "toys.Size", "decode": "reduced"}
     with pytest.raises(SetupError, match="step 'size'"):
-        host(step, of="size")
+        await host(step, of="size")
 
 
-def test_a_process_that_feeds_a_gpu_gets_the_interpreter_back_sooner(interval: float) -> None:
-    host(DETECT)
+async def test_a_process_that_feeds_a_gpu_gets_the_interpreter_back_sooner(interval: float) -> None:
+    await host(DETECT)
     assert sys.getswitchinterval() == interval
-    host(DETECT | {"serve": {"num_gpus": 0.25}})
+    await host(DETECT | {"serve": {"num_gpus": 0.25}})
     assert sys.getswitchinterval() < interval / 5
 
 

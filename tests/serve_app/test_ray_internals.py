@@ -32,6 +32,14 @@ _USED = [
     ("kv_put", "ray.experimental.internal_kv", "_internal_kv_put", ("key", "value", "overwrite", "namespace")),
     ("kv_get", "ray.experimental.internal_kv", "_internal_kv_get", ("key", "namespace")),
     ("kv_keys", "ray.experimental.internal_kv", "_internal_kv_list", ("prefix", "namespace")),
+    ("replica_count", "ray.serve.handle", "DeploymentHandle._init_router", ("self",)),
+    ("replica_count", "ray.serve._private.router", "AsyncioRouter.request_router", None),
+    ("replica_count", "ray.serve._private.request_router", "RequestRouter.curr_replicas", None),
+    ("is_gone", "ray.serve._private.controller", "ServeController.get_deployment_status", ("self", "name", "app_name")),
+    ("is_gone", "ray.serve._private.common", "DeploymentStatusInfo.from_proto", ("proto",)),
+    ("is_gone", "ray.serve._private.common", "DeploymentStatus.DEPLOY_FAILED", None),
+    ("is_gone", "ray.serve._private.common", "DeploymentStatusTrigger.DELETING", None),
+    ("is_gone", "ray.serve.generated.serve_pb2", "DeploymentStatusInfo", None),
     ("kv_delete", "ray.experimental.internal_kv", "_internal_kv_del", ("key", "namespace")),
 ]
 

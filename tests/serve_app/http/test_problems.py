@@ -15,7 +15,6 @@ _ROOT = Path(__file__).parents[3]
 # They do not meet a request: the command line's and the workers' own, and what http.desk and http.s3 translate.
 _ELSEWHERE = {
     "serve_app.buckets.BucketUnavailable",
-    "serve_app.intake.strict.Unreachable",
     "serve_app.queues.jobs.BadMessage",
     "serve_app.queues.protocol.QueueUnavailable",
     "serve_app.results.objects.StoreUnavailable",

@@ -19,7 +19,7 @@ from brokers import BROKERS, Broker
 from intakes import STREET, Place, Site, consuming, place, until
 from toys import draw, encoded
 
-from graph import LocalBackend, Overloaded, Plan, StepBackend, load_plan
+from graph import LocalBackend, Overloaded, Plan, StepBackend, StepUnavailable, Unreachable, load_plan
 from graph.messages import StepAnswer, StepRequest
 from serve_app.queues import Message, Queue, QueueUnavailable, queue_from_url
 from serve_app.results import (
@@ -201,34 +201,41 @@ async def test_overload_is_no_attempt(at: Place, toys: LocalBackend) -> None:
     assert backend.calls["detect"] == 4
 
 
-async def test_a_step_that_cannot_be_reached_is_tried_again_before_it_counts_as_failed(
-    at: Place, toys: LocalBackend
+@pytest.mark.parametrize("lost", ["detect", "colour"])
+async def test_a_step_that_is_lost_with_the_image_is_tried_again_and_never_a_result(
+    at: Place, toys: LocalBackend, lost: str
 ) -> None:
     backend = Doubtful(toys)
 
     def dead(step: str) -> None:
-        if step == "colour":
-            raise ConnectionError("the replica died")
+        if step == lost:
+            raise Unreachable("the replica died")
 
     backend.mood = dead
     await at.publish({"id": "a", "uri": at.image()})
     async with consuming(at, backend):
         outcome = await until(lambda: at.store.outcome("a"))
-    assert backend.calls["colour"] == 3
-    assert outcome.status == "succeeded"
-    assert [step["status"] for step in outcome.result["steps"]] == ["ok", "failed"]
-
-
-async def test_a_first_step_that_cannot_be_reached_ends_as_a_dead_letter(at: Place, toys: LocalBackend) -> None:
-    def dead(step: str) -> None:
-        raise ConnectionError("the replica died")
-
-    await at.publish({"id": "a", "uri": at.image()})
-    async with consuming(at, Doubtful(toys, dead)):
-        await until(lambda: at.store.outcome("a"))
         await until(at.is_empty)
+    assert backend.calls[lost] == 3
+    assert outcome.status == "failed"
     [letter] = await at.letters()
-    assert (letter.type, letter.attempts) == ("StepFailed", 3)
+    assert (letter.type, letter.attempts) == ("Unreachable", 3)
+
+
+async def test_a_step_that_was_removed_is_waited_for_and_is_no_attempt(at: Place, toys: LocalBackend) -> None:
+    backend = Doubtful(toys)
+
+    def removed(step: str) -> None:
+        if step == "colour" and backend.calls[step] < 4:
+            raise StepUnavailable("it was removed")
+
+    backend.mood = removed
+    await at.publish({"id": "a", "uri": at.image()})
+    async with consuming(at, backend, max_attempts=1):
+        outcome = await until(lambda: at.store.outcome("a"))
+    assert outcome.status == "succeeded"
+    assert [step["status"] for step in outcome.result["steps"]] == ["ok", "ok"]
+    assert backend.calls["colour"] == 4
 
 
 async def test_while_the_store_is_away_nothing_is_lost_or_done_twice(at: Place, toys: LocalBackend) -> None:

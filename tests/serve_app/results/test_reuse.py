@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Counted(LocalBackend):
     async def call(self, step: str, request: StepRequest) -> StepAnswer:
         self.calls += 1
         answer = await super().call(step, request)
-        return StepAnswer("another", answer.result) if self.changed else answer
+        return replace(answer, info=answer.info._replace(config="another")) if self.changed else answer
 
 
 @pytest.fixture
