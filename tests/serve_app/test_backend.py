@@ -101,7 +101,15 @@ def info(of: Plan, step: str = "detect") -> dict[str, StepInfo]:
 
 
 def make(of: Plan, **handles: Handle) -> ServeBackend:
-    return ServeBackend(of, handles, StepHost(of, "ingress"), 1000)  # type: ignore[arg-type]
+    return ServeBackend(of, handles, StepHost(of, "ingress"), 1000, _NoCrashes())  # type: ignore[arg-type]
+
+
+class _NoCrashes:
+    def is_suspect(self, host: str, image: str) -> bool:
+        return False
+
+    async def after(self, replica: str, host: str, image: str) -> bool:
+        return False
 
 
 REQUEST = StepRequest(image={}, context={})

@@ -259,7 +259,7 @@ async def test_a_suspect_is_run_alone_and_acquitted(tmp_path: Path) -> None:
 
 async def test_one_that_came_many_times_is_run_alone_once(tmp_path: Path) -> None:
     suspects = _Suspects(tmp_path, "", _NoStore())
-    steps = StepHost(load_plan({"pipeline": [SLEEPS]}), "sleeps", 30.0, suspects)
+    steps = await host(SLEEPS, of="sleeps", crashes=suspects)
     began = time.monotonic()
     calls = [replace(request(), sha256="suspect") for _ in range(8)]
     answers = await asyncio.gather(*(steps.call("sleeps", call, alone=True) for call in calls))
