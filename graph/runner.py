@@ -9,6 +9,7 @@ a time.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -222,10 +223,10 @@ class StepRunner:
         """The error as it travels: without the traceback, which stays in this process's log."""
         if isinstance(error, InputError):
             return StepError(type(error).__name__, str(error), error)
-        traceback = None if isinstance(error, BadResult) else error  # whose message says all
-        name = self._configuration.step.name
-        _log.error("step '%s' failed on request %s: %s", name, request.request_id, error, exc_info=traceback)
-        detail = str(error).encode(errors="backslashreplace").decode()  # results are stored as UTF-8
+        # Escaped, for results and logs are UTF-8: an error may quote a file name or data of any bytes.
+        detail = _as_utf8(str(error))
+        said = detail if isinstance(error, BadResult) else _as_utf8("".join(traceback.format_exception(error)))
+        _log.error("step '%s' failed on request %s: %s", self._configuration.step.name, request.request_id, said)
         return StepError(type(error).__name__, detail)
 
     def _cut_for_dependents(self, call: Prepared, result: dict[str, Any]) -> dict[str, dict[int, Image]]:
@@ -286,6 +287,10 @@ def _tunables(step: PlannedStep) -> dict[str, Any]:
     file resets it."""
     parameters = constructor_of(step.cls).parameters
     return {key: step.params.get(key, parameters[key].default) for key in sorted(step.cls.tunables)}
+
+
+def _as_utf8(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _frame(request: StepRequest) -> Frame:
