@@ -43,14 +43,20 @@ __all__ = ["DEFAULT_LIMITS", "ImageHeader", "ImageLimits", "OpenedImage", "decod
 
 
 class ImageLimits(BaseModel):
-    """What an image may have at most. All are checked before any pixel is decoded."""
+    """The block ``limits`` of a pipeline file. All limits are checked before any pixel is decoded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    max_bytes: int = Field(32 * 2**20, ge=1, description="Bytes of the encoded image.")
+    max_bytes: int = Field(
+        32 * 2**20, ge=1, le=2**31 - 1, description="Largest encoded image, in bytes.", examples=[33554432]
+    )
     # Above this, Pillow itself refuses some formats (twice its MAX_IMAGE_PIXELS).
-    max_pixels: int = Field(50_000_000, ge=1, le=178_956_970, description="Width times height.")
-    max_frames: int = Field(1000, ge=1, description="Frames or pages. Only the first is decoded; more make it a film.")
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=178_956_970, description="Largest image, width x height.", examples=[50000000]
+    )
+    max_frames: int = Field(
+        1000, ge=1, description="Most frames or pages, of which only the first is decoded.", examples=[1000]
+    )
 
 
 DEFAULT_LIMITS = ImageLimits()

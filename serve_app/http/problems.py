@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from classifiers import BadImage, InputError, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
 from graph.conditions import RuleError
 from graph.errors import DeadlineExceeded, Malformed, Overloaded, StepFailed, StepUnavailable, Unreachable
+from serve_app.crashes import Quarantined
 
 __all__ = [
     "PROBLEM_JSON",
@@ -95,6 +96,7 @@ STATUS: dict[type[VisionError], int] = {
     UnsupportedImage: 415,
     BadImage: 422,
     TooManyPixels: 422,
+    Quarantined: 422,
     InputError: 422,
     TooManyRequests: 429,
     RuleError: 500,

@@ -127,7 +127,8 @@ def test_what_is_committed_is_small_and_has_its_licence() -> None:
 
 
 def test_the_car_make_model_reads_the_crops_as_it_was_trained_to(car_make: StanfordViT, shared_data: Path) -> None:
-    # It was trained on these, so this measures no accuracy, but channels, normalisation, resizing and order of labels.
+    # This measures no accuracy, but channels, normalisation, resizing and the order of the labels. It was trained on a
+    # part of these crops, and is right for 54% of others.
     with (shared_data / "cars" / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))[::140]
     crops = [_photo(shared_data / "cars" / row["file"]) for row in rows]
@@ -135,7 +136,7 @@ def test_the_car_make_model_reads_the_crops_as_it_was_trained_to(car_make: Stanf
     answers = car_make.process_batch(crops, [{}] * len(crops))
 
     right = [answer["label"] == row["make"] for answer, row in zip(answers, rows, strict=True)]
-    assert np.mean(right) > 0.9
+    assert np.mean(right) > 0.7
     assert car_make.input_size == (SIDE, SIDE)
 
 

@@ -372,7 +372,7 @@ def test_graph(visiongraph: Run, pipeline: Path) -> None:
     assert out.startswith(("flowchart", "graph"))
     code, out, _ = visiongraph("graph", pipeline, "--format", "svg")
     assert code == 0
-    assert out.lstrip().startswith("<svg")
+    assert "<svg" in out
 
 
 def test_explain(visiongraph: Run, pipeline: Path, photos: Path) -> None:

@@ -1,4 +1,4 @@
-"""``query`` and ``compact``, and the README's examples of them."""
+"""``query`` and ``compact``, and the guide's examples of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve_app.results import Outcome, ResultStore
 
 Run = Callable[..., tuple[int, str, str]]
 
-_README = Path(__file__).parents[3] / "README.md"
+_GUIDE = Path(__file__).parents[3] / "docs" / "queues-and-results.md"
 TODAY = f"{datetime.now(UTC):%Y-%m-%d}"
 
 
@@ -88,8 +88,8 @@ def compacted(visiongraph: Run, results: str) -> str:
 
 
 def examples() -> dict[str, str]:
-    """The README's queries by the comment above each."""
-    section = re.search(r"<!-- queries -->\n```bash\n(.*?)```", _README.read_text(encoding="utf-8"), re.DOTALL)
+    """The guide's queries by the comment above each."""
+    section = re.search(r"<!-- queries -->\n```bash\n(.*?)```", _GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     assert section is not None
     found = {}
     for text in section[1].split("# ")[1:]:
@@ -101,7 +101,7 @@ def examples() -> dict[str, str]:
     return found
 
 
-class TestReadme:
+class TestGuide:
     def rows(self, visiongraph: Run, compacted: str, title: str) -> list[dict[str, Any]]:
         [sql] = [sql for name, sql in examples().items() if title in name]
         code, out, err = visiongraph("query", sql, "--results", compacted, "--format", "json")

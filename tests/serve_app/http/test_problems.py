@@ -12,8 +12,10 @@ from serve_app.http.problems import STATUS, status_of
 
 _ROOT = Path(__file__).parents[3]
 
-# They do not meet a request: the command line's and the workers' own, and what http.desk and http.s3 translate.
+# They do not meet a request: the command line's, the workers' and a step's own, and what others translate.
 _ELSEWHERE = {
+    "graph.result.BadResult",
+    "serve_app.local.NotEnoughResources",
     "serve_app.buckets.BucketUnavailable",
     "serve_app.queues.jobs.BadMessage",
     "serve_app.queues.protocol.QueueUnavailable",

@@ -82,7 +82,7 @@ async def test_a_lost_connection_costs_no_job_and_little_time(
                 await stack.enter_async_context(consuming(at, backend, in_flight=12 // workers, max_attempts=1))
             for share in (4, 2):
                 await until(lambda share=share: _ended(at, _IMAGES // share))
-                assert proxy.drop() > 0
+                await until(proxy.drop)  # SQS has a connection for as long as a call takes
             accepted = proxy.accepted
             await until(lambda: _ended(at, _IMAGES))
             await until(at.is_empty)
