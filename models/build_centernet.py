@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
 import math
 import random
@@ -39,7 +40,7 @@ NAME = "centernet_mobilenetv3_coco"
 
 SIDE = 512
 STRETCH = 0.5
-"""How far photos fill the canvas, see `letterbox`: half-way the detector is best on small objects and on wide photos."""
+"""How far photos fill the canvas, see `letterbox`: a compromise between small cars (1) and large ones (0)."""
 STRIDE = 4
 """Pixels of the image for each point of the output."""
 CANDIDATES = 300
@@ -49,89 +50,6 @@ SINGLE_PRECISION = r"tower_0/MobilenetV3/(Conv|expanded_conv|expanded_conv_1|exp
 """What int8 spoils: the ranges of these layers' channels are too different to share one scale."""
 SCORES, DISTANCES = "tower_0/CenternetHead/centernet_cls_output/BiasAdd", "tower_0/mul"
 """Nodes of the graph: class scores before the sigmoid; distances from the point to the left, top, right and bottom."""
-
-COCO_CLASSES = [
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "truck",
-    "boat",
-    "traffic light",
-    "fire hydrant",
-    "stop sign",
-    "parking meter",
-    "bench",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "backpack",
-    "umbrella",
-    "handbag",
-    "tie",
-    "suitcase",
-    "frisbee",
-    "skis",
-    "snowboard",
-    "sports ball",
-    "kite",
-    "baseball bat",
-    "baseball glove",
-    "skateboard",
-    "surfboard",
-    "tennis racket",
-    "bottle",
-    "wine glass",
-    "cup",
-    "fork",
-    "knife",
-    "spoon",
-    "bowl",
-    "banana",
-    "apple",
-    "sandwich",
-    "orange",
-    "broccoli",
-    "carrot",
-    "hot dog",
-    "pizza",
-    "donut",
-    "cake",
-    "chair",
-    "couch",
-    "potted plant",
-    "bed",
-    "dining table",
-    "toilet",
-    "tv",
-    "laptop",
-    "mouse",
-    "remote",
-    "keyboard",
-    "cell phone",
-    "microwave",
-    "oven",
-    "toaster",
-    "sink",
-    "refrigerator",
-    "book",
-    "clock",
-    "vase",
-    "scissors",
-    "teddy bear",
-    "hair drier",
-    "toothbrush",
-]
 
 NOTICE = f"""CenterNet with MobileNetV3, trained on COCO: https://github.com/610265158/mobilenetv3_centernet
 (that repository states no licence).
@@ -164,7 +82,7 @@ def build(
         "imgsz": [SIDE, SIDE],
         "batch": 1,
         "stretch": STRETCH,
-        "names": dict(enumerate(COCO_CLASSES)),
+        "names": _class_names(),
     }
     (out / "metadata.yaml").write_text(yaml.safe_dump(metadata, sort_keys=False))
     (out / "NOTICE").write_text(NOTICE)
@@ -186,6 +104,16 @@ def _fetch(folder: Path) -> Path:
     return folder / "package"
 
 
+def _class_names() -> dict[int, str]:
+    """COCO's class names, from the installed ultralytics: the network has the same order."""
+    spec = importlib.util.find_spec("ultralytics")
+    assert spec is not None, "ultralytics is a dependency"  # noqa: S101
+    assert spec.origin is not None  # noqa: S101
+    file = Path(spec.origin).parent / "cfg" / "datasets" / "coco.yaml"
+    names: dict[int, str] = yaml.safe_load(file.read_text(encoding="utf-8"))["names"]
+    return names
+
+
 def _network(about: Mapping[str, Any], weights: bytes) -> openvino.Model:
     """(1, 3, 512, 512) RGB, 0..1, in; `SCORES` (1, 80, 128, 128) and `DISTANCES` (1, 4, 128, 128) out.
 
@@ -201,6 +129,7 @@ def _network(about: Mapping[str, Any], weights: bytes) -> openvino.Model:
     def make(name: str) -> Any:
         if name not in made:
             folder, _, last = name.rpartition("/")
+            # One operation for each activation of several nodes: OpenVINO runs these faster.
             if folder.endswith("hard_swish") and last == "mul_1":
                 made[name] = ops.hswish(make(nodes[f"{folder}/add"]["input"][0]))
             elif folder.endswith("squeeze_excite/Conv_1") and last == "mul":
@@ -244,8 +173,6 @@ def _translate(node: Mapping[str, Any], make: Callable[[str], Any], constants: M
             return ops.multiply(make(inputs[0]), make(inputs[1]))
         case "Relu":
             return ops.relu(make(inputs[0]))
-        case "Relu6":
-            return ops.clamp(make(inputs[0]), 0, 6)
         case "Sigmoid":
             return ops.sigmoid(make(inputs[0]))
         case "Mean":  # only over height and width
@@ -302,7 +229,7 @@ def _decoded(network: openvino.Model) -> openvino.Model:
     chosen = ops.topk(peaks, np.int64(CANDIDATES), 0, "max", "value", index_element_type="i64").output(1)
     scores, distances = (
         ops.gather(ops.reshape(ops.transpose(values, [0, 2, 3, 1]), [1, -1, channels], special_zero=False), chosen, 1)
-        for values, channels in ((ops.sigmoid(logits), len(COCO_CLASSES)), (distances, 4))
+        for values, channels in ((ops.sigmoid(logits), logits.get_partial_shape()[1].get_length()), (distances, 4))
     )
     left, top, right, bottom = ops.split(distances, np.int64(2), 4).outputs()
     side = np.int64(SIDE // STRIDE)
