@@ -35,13 +35,13 @@ class Fit:
         return ((boxes - offset) / scale).clip(0, limit)
 
 
-def letterbox(images: Sequence[Image], canvases: npt.NDArray[np.uint8], stretch: bool = False) -> list[Fit]:
+def letterbox(images: Sequence[Image], canvases: npt.NDArray[np.uint8], stretch: float = 0.0) -> list[Fit]:
     """Scale images to fit a canvas and centre them on grey, as ultralytics does.
 
     Args:
         images: N arrays (H, W, 3) RGB uint8.
         canvases: (N, H, W, 3) RGB uint8 to write to, whatever is there.
-        stretch: fill the canvas instead of keeping the shape of the image.
+        stretch: 0 keeps the aspect ratio of the image, 1 fills the canvas, and values between change the ratio in part.
 
     Returns:
         Where each image lies on its canvas.
@@ -49,13 +49,13 @@ def letterbox(images: Sequence[Image], canvases: npt.NDArray[np.uint8], stretch:
     return [_place(image, canvas, stretch) for image, canvas in zip(images, canvases, strict=True)]
 
 
-def _place(image: Image, canvas: npt.NDArray[np.uint8], stretch: bool) -> Fit:
+def _place(image: Image, canvas: npt.NDArray[np.uint8], stretch: float) -> Fit:
     (height, width), (canvas_height, canvas_width) = image.shape[:2], canvas.shape[:2]
-    if stretch:
-        new_width, new_height = canvas_width, canvas_height
-    else:
-        ratio = min(canvas_height / height, canvas_width / width)
-        new_width, new_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    ratio = min(canvas_height / height, canvas_width / width)
+    new_width, new_height = (
+        max(round(side * ratio * (canvas_side / (side * ratio)) ** stretch), 1)
+        for side, canvas_side in ((width, canvas_width), (height, canvas_height))
+    )
     # the odd pixel goes to the right and the bottom
     left, top = (canvas_width - new_width) // 2, (canvas_height - new_height) // 2
     canvas[:top] = canvas[top + new_height :] = _GREY

