@@ -61,6 +61,8 @@ def _expand(argument: str) -> Sequence[Found]:
         return [argument]
     if scheme == "s3":
         bucket, key = split_bucket_uri(argument)
+        if not bucket:
+            raise SourceError(f"{argument} names no bucket; s3://BUCKET/KEY does")
         return [argument] if key and not key.endswith("/") else _s3_objects(bucket, key)
     path = _path(argument)
     if path is not None and path.is_dir():
