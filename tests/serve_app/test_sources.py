@@ -59,6 +59,29 @@ def test_what_cannot_be_read_stands_in_its_place(folder: Path) -> None:
     assert last == str(folder / "z.jpg")
 
 
+def test_what_a_pattern_matches_and_is_no_file_stands_in_its_place(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "z.jpg").touch()
+    for pattern in ("*.jpg", "**/*.jpg"):
+        pipe, last = expand([f"{folder}/{pattern}"])
+        assert isinstance(pipe, SourceError)
+        assert "not a regular file" in str(pipe)
+        assert last == str(folder / "z.jpg")
+    assert expand([str(folder / "pipe.jpg")]) == [str(folder / "pipe.jpg")]
+
+
+def test_a_pattern_that_goes_through_a_loop_gives_the_short_names(folder: Path) -> None:
+    (folder / "z.jpg").touch()
+    (folder / "loop").symlink_to(folder)
+    assert expand([f"{folder}/**/*.jpg"]) == [str(folder / "z.jpg")]
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///k.jpg"])
+def test_an_address_without_a_bucket(uri: str) -> None:
+    [error] = expand([uri])
+    assert "names no bucket" in str(error)
+
+
 def test_a_locked_folder_is_reported_and_the_others_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (folder / "a.jpg", folder / "more" / "b.jpg"):
         path.touch()
