@@ -61,9 +61,7 @@ def _expand(argument: str) -> Sequence[Found]:
         return [argument]
     if scheme == "s3":
         bucket, key = split_bucket_uri(argument)
-        if not bucket:
-            raise SourceError(f"{argument} names no bucket; s3://BUCKET/KEY does")
-        return [argument] if key and not key.endswith("/") else _s3_objects(bucket, key)
+        return [argument] if not bucket or (key and not key.endswith("/")) else _s3_objects(bucket, key)
     path = _path(argument)
     if path is not None and path.is_dir():
         return _images_of(path)
@@ -201,6 +199,8 @@ def _s3(uri: str, max_bytes: int) -> bytes:
     import boto3
 
     bucket, key = split_bucket_uri(uri)
+    if not bucket:
+        raise SourceError(f"{uri} names no bucket; s3://BUCKET/KEY does")
     data: bytes = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read(max_bytes + 1)
     return data
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.sources import Found, SourceError, expand
+from classifiers.images import DEFAULT_LIMITS
+from serve_app.sources import Found, SourceError, expand, read
 
 
 @pytest.fixture
@@ -78,8 +79,9 @@ def test_a_pattern_that_goes_through_a_loop_gives_the_short_names(folder: Path) 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///k.jpg"])
 def test_an_address_without_a_bucket(uri: str) -> None:
-    [error] = expand([uri])
-    assert "names no bucket" in str(error)
+    assert expand([uri]) == [uri]
+    with pytest.raises(SourceError, match="names no bucket"):
+        read(uri, DEFAULT_LIMITS)
 
 
 def test_a_locked_folder_is_reported_and_the_others_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
