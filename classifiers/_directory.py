@@ -29,6 +29,7 @@ TO_UPRIGHT: dict[int, Transpose] = {
 class TiffTag:
     """Numbers of the tags that are looked at."""
 
+    NEW_SUBFILE_TYPE = 0x00FE
     BITS_PER_SAMPLE = 0x0102
     COMPRESSION = 0x0103
     PHOTOMETRIC = 0x0106
@@ -36,6 +37,7 @@ class TiffTag:
     ORIENTATION = 0x0112
     PLANAR_CONFIGURATION = 0x011C
     TILE_OFFSETS = 0x0144
+    SUB_DIRECTORIES = 0x014A
     SAMPLE_FORMAT = 0x0153
     EXIF_DIRECTORY = 0x8769
     COLOUR_SPACE = 0xA001
@@ -44,7 +46,7 @@ class TiffTag:
 
 
 _ENTRY_BYTES = 12
-_SHORT, _LONG = 3, 4
+_SHORT, _LONG, _DIRECTORY = 3, 4, 13
 _UNCALIBRATED = 0xFFFF
 _ADOBE_RGB = b"R03\0"
 
@@ -87,7 +89,7 @@ def tiff_numbers(data: bytes, *tags: int) -> dict[int, tuple[int, ...]]:
     """The integers that a TIFF file has for these tags of its first image, of those that can be read."""
     numbers = {}
     for entry in _entries(data):
-        letter = {_SHORT: "H", _LONG: "L"}.get(entry.kind)
+        letter = {_SHORT: "H", _LONG: "L", _DIRECTORY: "L"}.get(entry.kind)
         if entry.tag in tags and letter and entry.length <= len(data):
             layout = struct.Struct(f"{_order(data)}{entry.length}{letter}")
             try:

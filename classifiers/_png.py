@@ -102,7 +102,7 @@ def read_png(data: bytes) -> PngFile:
         if kind == b"IDAT":
             pixels.append((start, position))
         elif kind[:1].isupper():
-            if position <= len(data) and not _is_intact(data, start, position):
+            if kind != b"IEND" and position <= len(data) and not _is_intact(data, start, position):
                 raise ValueError(f"wrong checksum of {kind.decode()}")
         elif kind in _USED and length <= MAX_PROFILE_BYTES and _is_intact(data, start, position):
             ancillary.setdefault(kind, data[start + 8 : position - 4])

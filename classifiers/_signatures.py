@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from PIL.TiffImagePlugin import COMPRESSION_INFO
+
 from classifiers._directory import TiffTag, tiff_numbers
 
 __all__ = ["served_format", "tiff_kind", "unserved_format", "unserved_kind"]
@@ -23,6 +25,7 @@ _UNSERVED: tuple[tuple[bytes, str], ...] = (
     (b"II+\0", "BigTIFF"),
     (b"MM\0+", "BigTIFF"),
     (b"\0\0\1\0", "Windows icon"),
+    (b"\0\0\2\0\0", "Targa"),
     (b"\0\0\2\0", "Windows cursor"),
     (b"icns", "Apple icon"),
     (b"\xff\x0a", "JPEG XL"),
@@ -42,8 +45,9 @@ _UNSERVED: tuple[tuple[bytes, str], ...] = (
 )
 
 # The brand after "ftyp" in the ISO base media file format (ISO/IEC 14496-12); any other brand is a film.
-_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_ANY_HEIF_BRANDS = frozenset({b"mif1", b"msf1"})  # which one it is, the compatible brands say
 
 _SVG_SEARCH_BYTES = 4096
 
@@ -59,9 +63,11 @@ def unserved_format(data: bytes) -> str | None:
     """The name, for people, of a known type of image or film that is not served; ``None`` if it is none of those."""
     if data[4:8] == b"ftyp":
         brand = data[8:12]
-        if brand in _HEIF_BRANDS:
+        if brand in _AVIF_BRANDS or (brand in _ANY_HEIF_BRANDS and b"avif" in data[16 : data[3]]):
+            return "AVIF"
+        if brand in _HEIF_BRANDS or brand in _ANY_HEIF_BRANDS:
             return "HEIC"
-        return "AVIF" if brand in _AVIF_BRANDS else "MP4 or QuickTime video"
+        return "Canon raw (CR3)" if brand == b"crx " else "MP4 or QuickTime video"
     for magic, name in _UNSERVED:
         if data.startswith(magic):
             return name
@@ -87,6 +93,9 @@ _TIFF_NUMBERS = {
 }
 _WHITE_IS_ZERO = 0
 _SEPARATE_PLANES = 2
+_REDUCED = 1  # a smaller version of another image
+_UNSIGNED = 1
+_LAST_COMMON_PHOTOMETRIC = 3
 
 
 def unserved_kind(image_format: str, data: bytes) -> str | None:
@@ -108,6 +117,8 @@ def tiff_kind(data: bytes, only_misread: bool = False) -> str | None:
     """
     tags = tiff_numbers(
         data,
+        TiffTag.NEW_SUBFILE_TYPE,
+        TiffTag.SUB_DIRECTORIES,
         TiffTag.BITS_PER_SAMPLE,
         TiffTag.COMPRESSION,
         TiffTag.PHOTOMETRIC,
@@ -116,16 +127,26 @@ def tiff_kind(data: bytes, only_misread: bool = False) -> str | None:
     )
     bits = tags.get(TiffTag.BITS_PER_SAMPLE)
     compression = tags.get(TiffTag.COMPRESSION, (_UNCOMPRESSED,))[0]
+    if data[8:10] == b"CR" or (tags.get(TiffTag.NEW_SUBFILE_TYPE) == (_REDUCED,) and tags.get(TiffTag.SUB_DIRECTORIES)):
+        return "raw photo of a camera, which has only a preview as its first image,"
     if compression in _TIFF_COMPRESSIONS:
         return f"TIFF compressed with {_TIFF_COMPRESSIONS[compression]}"
     if not bits:
         return None
     inverted = tags.get(TiffTag.PHOTOMETRIC) == (_WHITE_IS_ZERO,)
     separate = len(bits) > 1 and tags.get(TiffTag.PLANAR_CONFIGURATION) == (_SEPARATE_PLANES,)
-    misread = bits[0] == 12 or (bits[0] > 8 and (inverted or (separate and compression == _UNCOMPRESSED)))
+    sample_format = tags.get(TiffTag.SAMPLE_FORMAT, (_UNSIGNED,))[0]
+    misread = (
+        bits[0] == 12
+        or (bits[0] == 8 and sample_format != _UNSIGNED)
+        or (bits[0] > 8 and (inverted or (separate and compression == _UNCOMPRESSED)))
+    )
     if only_misread and not misread:
         return None
-    numbers = _TIFF_NUMBERS.get(tags.get(TiffTag.SAMPLE_FORMAT, (1,))[0], "undefined numbers")
+    numbers = _TIFF_NUMBERS.get(sample_format, "undefined numbers")
     planes = " in separate planes" if separate else " where 0 is white" if inverted else ""
     count = f"{len(bits)} x " if len(bits) > 1 else ""
+    colours = tags.get(TiffTag.PHOTOMETRIC, (_WHITE_IS_ZERO,))[0]
+    numbers += "" if colours <= _LAST_COMMON_PHOTOMETRIC else f" of photometric kind {colours}"
+    numbers += "" if compression in COMPRESSION_INFO else f" compressed by scheme {compression}"
     return f"TIFF with {count}{bits[0]}-bit {numbers}{planes}"

@@ -298,8 +298,15 @@ def _read_parts(image_format: str, data: bytes) -> _Parts:
         if image_format == "TIFF" and (kind := tiff_kind(data)):
             _refuse_kind(kind)
         raise
+    except OSError as error:
+        if str(error).startswith(_NOT_READ):
+            _refuse_kind(str(error).removeprefix(_NOT_READ))
+        raise
     exif = bytes(encoded.info.get("exif", b"")) if png is None else png.exif
     return _Parts(image_format, encoded.size, encoded, exif, png)
+
+
+_NOT_READ = "Unsupported "  # what Pillow says of a sound bitmap that it cannot read
 
 
 def _refuse_kind(kind: str) -> NoReturn:

@@ -61,7 +61,7 @@ def _expand(argument: str) -> Sequence[Found]:
         return [argument]
     if scheme == "s3":
         bucket, key = split_bucket_uri(argument)
-        return [argument] if key and not key.endswith("/") else _s3_objects(bucket, key)
+        return [argument] if not bucket or (key and not key.endswith("/")) else _s3_objects(bucket, key)
     path = _path(argument)
     if path is not None and path.is_dir():
         return _images_of(path)
@@ -100,11 +100,7 @@ def _images_of(folder: Path) -> list[Found]:
             if stat.S_ISDIR(mode):
                 (linked if entry.is_symlink() else folders).append(entry)
             elif entry.suffix.lower() in _SUFFIXES:
-                found[str(entry)] = (
-                    str(entry)
-                    if stat.S_ISREG(mode)
-                    else SourceError(f"{entry} is not a regular file; name it itself to have it read", uri=str(entry))
-                )
+                found[str(entry)] = str(entry) if stat.S_ISREG(mode) else _not_regular(str(entry))
     if not found:
         raise SourceError(f"the folder {folder} has no images ({', '.join(sorted(_SUFFIXES))})")
     return [found[path] for path in sorted(found)]
@@ -115,11 +111,25 @@ def _matches(pattern: str) -> Sequence[Found]:
     if not matches:
         raise SourceError(f"nothing matches {pattern}")
     if "**" not in pattern:
-        return expand(["./-" if match == "-" else match for match in matches])
+        found: list[Found] = []
+        for match in matches:
+            found += [_not_regular(match)] if _waits(match) else expand(["./-" if match == "-" else match])
+        return found
     # It goes into folders itself, and into linked ones again and again.
     files = [match for match in matches if not Path(match).is_dir()]
-    first = {(os.path.realpath(Path(file).parent), Path(file).name): file for file in reversed(files)}
-    return sorted(first.values())
+    first = {
+        (os.path.realpath(Path(file).parent), Path(file).name): file for file in sorted(files, key=len, reverse=True)
+    }
+    return [_not_regular(file) if _waits(file) else file for file in sorted(first.values())]
+
+
+def _waits(path: str) -> bool:
+    """Whether reading it may wait for ever: a pipe, a device."""
+    return Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()
+
+
+def _not_regular(path: str) -> SourceError:
+    return SourceError(f"{path} is not a regular file; name it itself to have it read", uri=path)
 
 
 def _as_text(uri: str) -> str:
@@ -189,6 +199,8 @@ def _s3(uri: str, max_bytes: int) -> bytes:
     import boto3
 
     bucket, key = split_bucket_uri(uri)
+    if not bucket:
+        raise SourceError(f"{uri} names no bucket; s3://BUCKET/KEY does")
     data: bytes = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read(max_bytes + 1)
     return data
 

@@ -37,7 +37,7 @@ def run(
         ),
     ],
     annotate_to: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--annotate", metavar="DIR", help="Write each picture with boxes and labels into this folder."),
     ] = None,
     metadata: Annotated[
@@ -52,15 +52,14 @@ def run(
     found = expand(images)
     if all(isinstance(entry, SourceError) for entry in found):
         raise SourceError("\n".join(map(str, found)))
-    if annotate_to is not None:
-        _make_folder(annotate_to)
+    pictures = None if annotate_to is None else _make_folder(annotate_to)
     frames: dict[int, Frame] = {}
 
     def load(index: int, entry: Found, limits: ImageLimits) -> Frame:
         if isinstance(entry, SourceError):
             raise entry
         frame = read(entry, limits)
-        if annotate_to is not None:
+        if pictures is not None:
             frames[index] = copy(frame)  # the same bytes; not the pixels, once they are decoded
         return frame
 
@@ -80,9 +79,9 @@ def run(
                 line: dict[str, Any] = {"image": {"uri": without_secrets(_as_utf8(uri))}, "error": _in_words(result)}
             else:
                 line = result
-                if annotate_to is not None and frame is not None:
+                if pictures is not None and frame is not None:
                     try:
-                        (annotate_to / _picture_name(uri, index, len(found))).write_bytes(annotate(frame, result))
+                        (pictures / _picture_name(uri, index, len(found))).write_bytes(annotate(frame, result))
                     except Exception as error:  # noqa: BLE001 - this picture's, and ends no other image
                         line = {**result, "error": _in_words(error)}
             failed += "error" in line
@@ -94,13 +93,17 @@ def run(
         raise typer.Exit(1)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(path: str) -> Path:
+    if not path:
+        raise typer.BadParameter("an empty argument names no folder; is a variable unset?", param_hint="--annotate")
+    folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise typer.BadParameter(
             f"cannot make the folder {folder}: {error.strerror}", param_hint="--annotate"
         ) from error
+    return folder
 
 
 def _in_words(error: Exception) -> dict[str, str]:

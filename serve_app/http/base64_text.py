@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import re
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
@@ -15,6 +16,7 @@ __all__ = ["decode_base64"]
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _SPACE = b" \t\r\n\f\v"
 
+_DATA = re.compile(rb"\s{0,100}data:", re.IGNORECASE)
 # A data: URI says its type first.
 _MAX_HEAD = 1024
 # Each costs 60 bytes of memory.
@@ -30,7 +32,8 @@ def decode_base64(text: bytes, start: int = 0, end: int | None = None, *, in_jso
         Malformed: it is not base64, or ends in the middle.
     """
     end = len(text) if end is None else end
-    if text[start : start + 5].lower() == b"data:":
+    if begins := _DATA.match(text, start, end):
+        start = begins.end() - len(b"data:")
         comma = text.find(b",", start, min(end, start + _MAX_HEAD))
         if comma < 0:
             raise Malformed("'base64' is a data: URI without a comma")

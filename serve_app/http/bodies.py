@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from classifiers._signatures import served_format
 from graph.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
 from serve_app.http.base64_text import decode_base64
-from serve_app.http.json_bodies import content_charset, content_type, is_json, mistakes_in, utf8
+from serve_app.http.json_bodies import JsonBody, content_charset, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import Malformed, UnsupportedBody
 
 __all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
@@ -33,18 +33,25 @@ _MAX_FILES = 16
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 2**20
 
+_URL_ENCODED = "application/x-www-form-urlencoded"
+
 # What clients send that do not know what they send; curl --data-binary says the last.
-_ANYTHING = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+_ANYTHING = ("", "application/octet-stream", "binary/octet-stream", _URL_ENCODED)
+
+# What bodies begin with that are no image, sent with a content type that says nothing.
+_LOOKS_LIKE = (
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]"), "JSON"),
+    (re.compile(rb"--[^\r\n]{1,70}\r?\nContent-Disposition:", re.IGNORECASE), "a form in multipart/form-data"),
+    (re.compile(rb"[\w.%\[\]-]{1,80}="), f"a form in {_URL_ENCODED}"),
+)
 
 # A key whose value is a string. Possessive: nothing is looked at twice.
 _STRING_BEGINS = re.compile(rb'"([^"\\]{1,80}+)"\s*+:\s*+"')
 _STRING_ENDS = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
-class ImageBody(BaseModel):
+class ImageBody(JsonBody):
     """The JSON form: the image itself in base64, or where it is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     base64: str | None = Field(None, description="The encoded image's bytes in base64, or a data: URI")
     uri: str | None = Field(None, max_length=2048, description="Where the image is: https://... or s3://...")
@@ -103,30 +110,39 @@ async def read_upload(request: Request) -> Upload:
         charset = content_charset(request)
         quick = len(raw) <= _QUICK_BYTES
         return _json(raw, charset) if quick else await run_in_threadpool(_json, raw, charset)
-    looks_like_json = raw[:1] in (b"{", b"[")
-    if kind.startswith("image/") or (raw and kind in _ANYTHING and not looks_like_json):
+    looks_like = next((what for pattern, what in _LOOKS_LIKE if pattern.match(raw)), None)
+    if kind.startswith("image/") or (raw and kind in _ANYTHING and looks_like is None):
         return Upload(raw)  # what it is instead is said where the image is opened
     came = f"'{kind[:80]}'" if kind else "none"
     raise UnsupportedBody(
         f"the Content-Type is {came}; send the image's bytes as image/jpeg (or image/png, image/webp, ...), a form as "
         "multipart/form-data with the field 'image', or application/json with 'base64' or 'uri'"
-        + ("; this body looks like JSON" if looks_like_json else "")
+        + (f"; this body looks like {looks_like}" if looks_like else "")
     )
 
 
 class _FormParser(MultiPartParser):
-    """Takes a part for a file also where its name is written in another way, or left out of the field 'image'."""
+    """Takes a part for a file also where its name is written in another way, or left out where it is an image."""
+
+    is_whole = False
 
     def on_headers_finished(self) -> None:
         """Called by the parser after the headers of a part."""
         part = self._current_part
         _, options = parse_options_header(part.content_disposition)
+        kinds = [value for name, value in part.item_headers if name == b"content-type"]
         if b"filename" not in options and (
-            options.get(b"name") == b"image" or _OTHER_NAME.search(part.content_disposition or b"")
+            options.get(b"name") == b"image"
+            or _OTHER_NAME.search(part.content_disposition or b"")
+            or any(kind.lower().startswith(b"image/") for kind in kinds)
         ):
             part.content_disposition = (part.content_disposition or b"") + b'; filename="image"'
             part.item_headers.append((_IS_TEXT, b""))
         super().on_headers_finished()
+
+    def on_end(self) -> None:
+        """Called by the parser after the last boundary."""
+        self.is_whole = True
 
 
 _OTHER_NAME = re.compile(rb";\s*filename\*", re.IGNORECASE)  # Python's requests, for names that are not ASCII
@@ -147,6 +163,8 @@ async def _form(request: Request) -> Upload:
         hint = "" if "boundary=" in request.headers["content-type"].lower() else _NO_BOUNDARY
         raise Malformed(f"the form cannot be read: {error.message}{hint}") from error
     try:
+        if not parser.is_whole:  # the fields after the last boundary that came would be missing
+            raise Malformed("the form is cut off: its last boundary is missing")
         metadata = await _metadata(form)
         image = _image(form)
         data = await image.read()
@@ -155,7 +173,10 @@ async def _form(request: Request) -> Upload:
     if image.headers.get("content-transfer-encoding", "").strip().lower() == "base64":
         data = await run_in_threadpool(decode_base64, data)
     elif _was_text(image) and served_format(data) is None:
-        data = await run_in_threadpool(decode_base64, data)
+        try:
+            data = await run_in_threadpool(decode_base64, data)
+        except Malformed as error:
+            raise Malformed(f"{_NO_FILE}; the text in it is not base64") from error
         if served_format(data) is None:
             raise Malformed(_NO_FILE)
     return Upload(data, metadata=metadata)

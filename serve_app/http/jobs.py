@@ -15,7 +15,7 @@ from graph.metadata import checked_metadata
 from serve_app.http.deadlines import deadline
 from serve_app.http.desk import JobDesk, JobItem
 from serve_app.http.guard import Guard
-from serve_app.http.json_bodies import content_charset, content_type, is_json, mistakes_in, utf8
+from serve_app.http.json_bodies import JsonBody, content_charset, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import Forbidden, JsonAnswer, Malformed, NotFound, UnsupportedBody, problems
 from serve_app.http.schemas import Result
 from serve_app.queues.jobs import MAX_ID_CHARACTERS
@@ -37,13 +37,12 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class JobBody(_Closed):
+class JobBody(JsonBody):
     """One image to run."""
 
     uri: str = Field(min_length=1, max_length=2048, description="Where the image is: https://... or s3://...")
     metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
     annotate: bool | None = Field(False, description="Keep the picture with boxes and labels, too")
-    id: None = Field(None, description="Given by the server; null, as in a message for a queue, is taken")
 
 
 class AcceptedJob(_Closed):

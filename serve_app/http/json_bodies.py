@@ -10,15 +10,26 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from serve_app.http.problems import Malformed
 
-__all__ = ["PIECE_BYTES", "content_charset", "content_type", "is_json", "mistakes_in", "utf8"]
+__all__ = ["PIECE_BYTES", "JsonBody", "content_charset", "content_type", "is_json", "mistakes_in", "utf8"]
 
 PIECE_BYTES = 192 * 1024
 """Of a large body so much is converted in one call of a C function, which takes about a millisecond, and during which
 not even the event loop runs."""
+
+
+class JsonBody(BaseModel):
+    """An object that a client sends. ``null`` counts as left out, also for a key that only other routes have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 def content_type(request: Request) -> str:

@@ -87,7 +87,11 @@ def _jobs(value: dict[str, Any], body: bytes) -> Iterator[JobRequest]:
     elif isinstance(value.get("message"), dict):
         yield from _from_pubsub_push(value["message"], body)
     else:
-        yield _own(value, body)
+        keys = ", ".join(f"'{key[:40]}'" for key in list(value)[:8])
+        raise Malformed(
+            "the message has no 'uri' that says where the image is, and is no notification of S3, EventBridge, SNS or "
+            f"Cloud Storage; its keys are {ascii(keys)[1:-1] or 'none'}"
+        )
 
 
 def _own(value: dict[str, Any], body: bytes) -> JobRequest:
@@ -140,7 +144,7 @@ def _from_eventbridge(event: dict[str, Any]) -> Iterator[JobRequest]:
 
 def _from_s3(bucket: Any, key: Any, entry: dict[str, Any], version_key: str, etag_key: str) -> Iterator[JobRequest]:
     version = entry.get(version_key)
-    if version == "null":  # the bucket keeps no versions
+    if version in ("null", ""):  # the bucket keeps no versions; Ceph says it with an empty string
         version = None
     # Together: in a bucket without versions an object that is overwritten differs by the others alone.
     identity = [version, entry.get("sequencer"), str(entry.get(etag_key)).strip('"')]

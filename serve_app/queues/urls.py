@@ -67,12 +67,27 @@ class QueueUrl:
         return value
 
     def only(self, *known: str) -> None:
-        """Refuse options that mean nothing here, rather than drop them silently."""
-        for option in self.options:
+        """Refuse options that mean nothing here, rather than drop them silently; and those without a value."""
+        for option, value in self.options.items():
             if option not in known:
                 raise BadQueueUrl(
                     f"the queue URL has the option '{option}'; {self.scheme}:// knows only {', '.join(known)}"
                 )
+            if not value:
+                raise BadQueueUrl(
+                    f"the queue URL lacks '{option}=' a value; is a variable unset? It looks like {FORMS[self.scheme]}"
+                )
+        endpoint = self.options.get("endpoint_url", "http://")
+        if not endpoint.startswith(("http://", "https://")):
+            raise BadQueueUrl(f"the queue URL says endpoint_url={endpoint}; it must begin with http:// or https://")
+        if self.scheme in ("amqp", "amqps", "redis", "rediss"):
+            try:
+                _ = urlsplit(self.base).port
+            except ValueError:  # its text may hold a part of a password
+                raise BadQueueUrl(
+                    "the queue URL's port is no number from 0 to 65535; "
+                    "in a password / is written as %2F, # as %23 and ? as %3F"
+                ) from None
 
     def seconds(self, option: str, default: float, low: float, high: float) -> float:
         """A number of seconds within limits."""

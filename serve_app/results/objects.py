@@ -71,9 +71,14 @@ def objects_from_uri(uri: str) -> Objects:
     an emulator), ``file:///folder``, or the path of a folder.
 
     Raises:
-        BadResultsUri: another scheme.
+        BadResultsUri: another scheme, or no address at all.
     """
-    parts = urlsplit(uri)
+    if not uri:
+        raise BadResultsUri("an empty address names no place for results; is a variable unset?")
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # brackets, as of an IPv6 address
+        raise BadResultsUri(f"{uri} cannot be understood: {error}") from error
     if parts.scheme in _OPTIONS:
         options = dict(parse_qsl(parts.query))
         known = _OPTIONS[parts.scheme]

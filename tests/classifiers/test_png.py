@@ -69,6 +69,10 @@ def test_a_wrong_checksum_of_what_is_needed_is_refused(kind: bytes) -> None:
         decode(with_wrong_checksum(palette, kind))
 
 
+def test_a_wrong_checksum_of_the_end_is_accepted() -> None:
+    np.testing.assert_array_equal(decode(with_wrong_checksum(DATA, b"IEND")), NOISE)
+
+
 def test_one_wrong_byte_in_pixels_that_are_stored_plainly() -> None:
     data = encoded(PIL.Image.fromarray(NOISE), compress_level=0)
     middle = len(data) // 2

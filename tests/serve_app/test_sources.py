@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.sources import Found, SourceError, expand
+from classifiers.images import DEFAULT_LIMITS
+from serve_app.sources import Found, SourceError, expand, read
 
 
 @pytest.fixture
@@ -57,6 +58,30 @@ def test_what_cannot_be_read_stands_in_its_place(folder: Path) -> None:
     assert "not a regular file" in str(pipe)
     assert pipe.fields["uri"] == str(folder / "pipe.jpg")
     assert last == str(folder / "z.jpg")
+
+
+def test_what_a_pattern_matches_and_is_no_file_stands_in_its_place(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "z.jpg").touch()
+    for pattern in ("*.jpg", "**/*.jpg"):
+        pipe, last = expand([f"{folder}/{pattern}"])
+        assert isinstance(pipe, SourceError)
+        assert "not a regular file" in str(pipe)
+        assert last == str(folder / "z.jpg")
+    assert expand([str(folder / "pipe.jpg")]) == [str(folder / "pipe.jpg")]
+
+
+def test_a_pattern_that_goes_through_a_loop_gives_the_short_names(folder: Path) -> None:
+    (folder / "z.jpg").touch()
+    (folder / "loop").symlink_to(folder)
+    assert expand([f"{folder}/**/*.jpg"]) == [str(folder / "z.jpg")]
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///k.jpg"])
+def test_an_address_without_a_bucket(uri: str) -> None:
+    assert expand([uri]) == [uri]
+    with pytest.raises(SourceError, match="names no bucket"):
+        read(uri, DEFAULT_LIMITS)
 
 
 def test_a_locked_folder_is_reported_and_the_others_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

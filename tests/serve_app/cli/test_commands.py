@@ -132,6 +132,9 @@ class TestRun:
         assert "an empty argument names no image" in first["error"]["detail"]
         assert first["image"] == {"uri": ""}
         assert "error" not in second
+        code, out, err = visiongraph("run", pipeline, photos / "b.png", "--annotate", "")
+        assert (code, out) == (2, "")
+        assert "an empty argument names no folder" in err
 
     @pytest.mark.parametrize(
         "odd",

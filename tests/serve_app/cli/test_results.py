@@ -247,6 +247,11 @@ class TestQuery:
         assert f"visiongraph compact {results}" in " ".join(err.split())
 
     def test_a_place_that_is_none(self, visiongraph: Run) -> None:
+        for command in (("query", "SELECT 1", "--results"), ("compact",)):
+            for uri, said in (("", "names no place"), ("s3://[b/results", "cannot be understood")):
+                code, _, err = visiongraph(*command, uri)
+                assert code == 2
+                assert said in err
         code, _, err = visiongraph("query", "SELECT 1", "--results", "ftp://x/y")
         assert code == 2
         assert "s3://bucket/prefix" in err

@@ -72,6 +72,19 @@ class TestBytes:
             body = problem(await post(client, b'{"uri": "https://x/"}', kind), 415, "unsupported-body")
             assert "looks like JSON" in body["detail"]
 
+    @pytest.mark.parametrize(
+        ("body", "what"),
+        [
+            (b'\xef\xbb\xbf {"uri": "https://x/"}', "JSON"),
+            (b"uri=https%3A%2F%2Fx%2F", "application/x-www-form-urlencoded"),
+            (b"--b\r\nContent-Disposition: form-data; name=image", "multipart/form-data"),
+        ],
+    )
+    async def test_what_a_body_looks_like_is_said(self, client: httpx.AsyncClient, body: bytes, what: str) -> None:
+        for kind in (None, "application/x-www-form-urlencoded"):
+            detail = problem(await post(client, body, kind), 415, "unsupported-body")["detail"]
+            assert f"looks like {what}" in detail or f"looks like a form in {what}" in detail
+
     @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "GZIP", "gzip, identity"])
     async def test_a_compressed_body(self, client: httpx.AsyncClient, encoding: str) -> None:
         response = await post(client, b"\x1f\x8b\x08" + b"\0" * 20, headers={"Content-Encoding": encoding})
@@ -129,7 +142,9 @@ class TestJson:
         problem(await post_json(client, b"\xff\xfe{"), 400, "malformed")
         problem(await post_json(client, b'{"base64": "\xff"}'), 400, "malformed")
 
-    @pytest.mark.parametrize("null", [{"metadata": None}, {"uri": None}, {"uri": None, "metadata": None}])
+    @pytest.mark.parametrize(
+        "null", [{"metadata": None}, {"uri": None, "metadata": None}, {"annotate": None, "id": None}]
+    )
     async def test_null_is_as_if_left_out(self, client: httpx.AsyncClient, null: dict[str, None]) -> None:
         response = await client.post("/v1/images", json={"base64": B64, **null})
         assert response.status_code == 200
@@ -167,6 +182,7 @@ FORMS = {
     "data URI": f"data:image/png;base64,{B64}",
     "data URI in capitals": f"DATA:image/png;name=a.png;BASE64,{B64}",
     "data URI without a type": f"data:;base64,{B64}",
+    "data URI after an empty line": f"\n data:image/png;base64,{B64}",
     "data URI in lines": f"data:image/png;base64,{lines(B64, chr(10))}",
     "data URI without base64": f"data:image/png,{quote_from_bytes(PNG)}",
     "newline at the end": f"{B64}\n",
@@ -280,6 +296,7 @@ class TestForms:
             [part("image", PNG, "", "Content-Type: image/png")],
             [part("image", PNG)],  # without a file name
             [part("image", PNG, None, "Content-Type: image/png")],
+            [part("photo", PNG, None, "Content-Type: image/png")],
             [part("image", B64.encode())],
             [part("image", f"data:image/png;base64,{B64}".encode())],
             [part("photo", PNG).replace(b'"photo"', b"\"photo\"; filename*=utf-8''%C3%A4.png")],
@@ -300,6 +317,7 @@ class TestForms:
             ([part("a", PNG, "a.png"), part("b", PNG, "b.png")], "2 files ('a', 'b')"),
             ([IMAGE, IMAGE], "2 files"),
             ([part("image", b"text*")], "not base64"),
+            ([part("image", b"photo.png")], "curl: -F image=@photo.jpg"),
             ([part("note", b"x")], "no file field 'image'"),
             ([part("metadata", SITE, "blob")], "no file field 'image'"),
         ],
@@ -310,6 +328,10 @@ class TestForms:
     async def test_without_a_boundary(self, client: httpx.AsyncClient) -> None:
         response = await post(client, IMAGE + b"--b--\r\n", "multipart/form-data")
         assert "client library" in problem(response, 400, "malformed")["detail"]
+
+    async def test_without_the_last_boundary(self, client: httpx.AsyncClient) -> None:
+        body = IMAGE + part("metadata", SITE)
+        problem(await post(client, body, "multipart/form-data; boundary=b"), 400, "malformed")
 
     async def test_an_empty_file(self, client: httpx.AsyncClient) -> None:
         problem(await post_form(client, part("image", b"", "a.png")), 422, "bad-image")

@@ -82,7 +82,7 @@ async def test_one_job_needs_no_list(at: Place, backend: LocalBackend) -> None:
 
 async def test_null_counts_as_left_out(at: Place, backend: LocalBackend) -> None:
     async with gateway(at, backend) as client:
-        body = {"uri": at.image(), "metadata": None, "annotate": None, "id": None}
+        body = {"uri": at.image(), "metadata": None, "annotate": None, "id": None, "base64": None}
         for sent in (body, [body]):
             response = await client.post("/v1/jobs", json=sent)
             assert response.status_code == 202, response.text

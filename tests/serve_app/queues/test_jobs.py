@@ -120,8 +120,11 @@ class TestS3:
         jobs = [parsed({"Records": [event(**entry)]})[0].id for entry in (first, second, first)]
         assert jobs[0] == jobs[2] != jobs[1]
 
-    def test_the_version_null_is_none(self) -> None:
-        assert parsed({"Records": [event(versionId="null")]})[0].version is None
+    @pytest.mark.parametrize("version", ["null", "", None])
+    def test_a_bucket_without_versions(self, version: str | None) -> None:
+        jobs = parsed({"Records": [event(versionId=version)]})
+        assert jobs[0].version is None
+        assert jobs == parsed({"Records": [event()]})
 
     @pytest.mark.parametrize("key", ["in/", "in/2026%2F", "in/2026_%24folder%24"])
     def test_markers_of_folders_are_dropped(self, key: str) -> None:
@@ -201,6 +204,8 @@ class TestGoogleCloudStorage:
         (b"[1]", "must be an object"),
         (b"[" * 100_000, "not JSON"),
         (b'{"id": "1"}', "'uri'"),
+        (b'{"eventType": "Microsoft.Storage.BlobCreated", "a\\ud800": 1}', r"its keys are 'eventType', 'a\\ud800'"),
+        (b'{"Type": "SubscriptionConfirmation", "SubscribeURL": "x"}', "'SubscribeURL'"),
         (b'{"id": "1", "uri": null}', "'uri'"),
         (b'{"id": "1", "uri": "s3://b/\\ud800"}', "'uri'"),
         (b'{"id": true, "uri": "s3://b/k"}', "'id'"),

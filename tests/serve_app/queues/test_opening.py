@@ -24,3 +24,21 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_dollar_by_itself_means_nothing(tmp_path: Path) -> None:
     assert queue_from_url(f"sqlite:////{tmp_path}/$VG_FOLDER.db?queue=$5").name == "$5"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://h:port/0?stream=x", "port"),
+        ("rediss://user:se/cret@h:6379/0?stream=x", "port"),
+        ("amqp://user:pw@h:99999999/v?queue=q", "port"),
+        ("sqs://q?region=", "'region='"),
+        ("sqs://q?endpoint_url=", "'endpoint_url='"),
+        ("sqs://q?region=eu-west-1&endpoint_url=localhost:4566", "must begin with http"),
+        ("redis://h/0?stream=", "'stream='"),
+    ],
+)
+def test_mistakes_in_a_url_are_said_before_anything_is_asked(url: str, said: str) -> None:
+    with pytest.raises(BadQueueUrl, match=said) as caught:
+        queue_from_url(url)
+    assert "cret" not in str(caught.value)
