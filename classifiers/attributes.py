@@ -9,11 +9,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from classifiers._colour_names import COLOUR_NAMES, name_memberships, skin_likeness
-from classifiers._garment import SIZE, balanced, breast_weights, unlike_background
-from classifiers._tunables import Tunables, check
 from classifiers.base import BaseClassifier, Image
-from classifiers.crops import crop
+from classifiers.clothing import (
+    COLOUR_NAMES,
+    SIZE,
+    balanced,
+    breast_weights,
+    name_memberships,
+    skin_likeness,
+    unlike_background,
+)
+from classifiers.imaging import crop
+from classifiers.tunables import Tunables, check
 
 __all__ = ["TShirtColorClassifier"]
 

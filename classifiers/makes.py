@@ -11,18 +11,24 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from classifiers._batch_model import BatchModel
-from classifiers._checkpoint import Runtime, find_checkpoint
-from classifiers._devices import Half, choose_device, choose_half
-from classifiers._openvino import OpenVinoModel, read_model
-from classifiers._preprocessing import Preprocessing, read_preprocessing
-from classifiers._torch_runner import TorchRunner, compiled
-from classifiers._transformers import load_classifier
-from classifiers._tunables import Tunables, check
+from classifiers.backends import (
+    BatchModel,
+    Half,
+    OpenVinoModel,
+    Preprocessing,
+    TorchRunner,
+    choose_device,
+    choose_half,
+    compiled,
+    limit_threads,
+    load_classifier,
+    read_model,
+    read_preprocessing,
+)
 from classifiers.base import BaseClassifier, Image
 from classifiers.errors import SetupError
-from classifiers.models import ModelRef
-from classifiers.threads import limit_threads
+from classifiers.tunables import Tunables, check
+from classifiers.weights import ModelRef, Runtime, find_checkpoint
 
 if TYPE_CHECKING:
     import torch

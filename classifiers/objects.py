@@ -9,15 +9,12 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from classifiers._boxes import suppress
-from classifiers._devices import Half
-from classifiers._letterbox import Fit, letterbox
-from classifiers._tunables import Tunables, check
-from classifiers._ultralytics import download
-from classifiers._yolo import Candidates, load_detector
+from classifiers.backends import Candidates, Half, download, load_detector
 from classifiers.base import BaseClassifier, Image
 from classifiers.errors import SetupError
-from classifiers.models import ModelRef, digest_weights, find_model
+from classifiers.imaging import Fit, letterbox, suppress
+from classifiers.tunables import Tunables, check
+from classifiers.weights import ModelRef, digest_weights, find_model
 
 __all__ = ["ObjectClassifier"]
 

@@ -31,8 +31,7 @@ import typer
 import yaml
 from openvino import opset13 as ops
 
-from classifiers._letterbox import letterbox
-from classifiers.images import DEFAULT_LIMITS, decode
+from classifiers.imaging import DEFAULT_LIMITS, decode, letterbox
 
 PACKAGE = "@vladmandic/human@3.3.6"
 PACKAGE_SHA256 = "425e9c51dbbca0c8934362b170cb0d54c2529c11c654b3c03092b16e9d6ad3f7"

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 import typer
 
-from classifiers._openvino import OpenVinoModel
-from classifiers.car_make import HEAD, SIDE, features
-from classifiers.crops import crop
-from classifiers.images import DEFAULT_LIMITS, decode
+from classifiers.backends.openvino_model import OpenVinoModel
+from classifiers.imaging.crops import crop
+from classifiers.imaging.decoding import DEFAULT_LIMITS, decode
+from classifiers.weights.car_make import HEAD, SIDE, features
 
 # what the backbone was trained with, as `transformers` wants it; pixel values are 0..1
 MEAN = (0.485, 0.456, 0.406)

@@ -5,6 +5,7 @@ It takes a fifth of the CPU time a request that boto3 takes, and knows writes th
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -30,7 +31,8 @@ class BucketUnavailable(VisionError):
 
 
 def s3_bucket(name: str, region: str | None = None, endpoint_url: str | None = None) -> S3Store:
-    """A bucket of S3, or of a store that speaks its protocol; credentials as the AWS SDK finds them.
+    """A bucket of S3, or of a store that speaks its protocol; credentials, and an endpoint where none is given, as the
+    AWS SDK finds them.
 
     Raises:
         BucketUnavailable: it finds none.
@@ -46,8 +48,9 @@ def s3_bucket(name: str, region: str | None = None, endpoint_url: str | None = N
             f"there are no credentials for s3://{name}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the "
             "machine a role"
         ) from error
+    endpoint_url = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     options: dict[str, Any] = {"region": session.region_name or "us-east-1"}
-    if endpoint_url is not None:
+    if endpoint_url:
         options["endpoint"] = endpoint_url.rstrip("/")
     return S3Store(
         name,

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-_ON_RAY = Path(__file__).parent / "serve_app"
+_SERVE_APP = Path(__file__).parent / "serve_app"
+_ON_RAY = {_SERVE_APP, *(_SERVE_APP / name for name in ("deployments", "local", "rendering"))}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that may start Ray, those right in ``tests/serve_app``, come first: they take longest, and Ray does not
-    start in a process in which other tests have loaded OpenVINO."""
-    items.sort(key=lambda item: item.path.parent != _ON_RAY)
+    """Tests in folders that may start Ray come first: they take longest, and Ray does not start in a process in which
+    other tests have loaded OpenVINO."""
+    items.sort(key=lambda item: item.path.parent not in _ON_RAY)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -25,7 +26,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class RayInOneProcess(LoadFileScheduling):  # its own marks for that (xdist_group) do nothing with pytest 9.2
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::", 1)[0]
-            return "ray" if config.rootpath / Path(file).parent == _ON_RAY else file
+            return "ray" if config.rootpath / Path(file).parent in _ON_RAY else file
 
     return RayInOneProcess(config, log)
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from serve_app._haproxy import INSTALLED_WRAPPER
-from serve_app.cluster import FAST_ENVIRONMENT
+from serve_app.local.cluster import FAST_ENVIRONMENT
+from serve_app.local.haproxy import INSTALLED_WRAPPER
 
 _ROOT = Path(__file__).parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]

@@ -1,10 +1,11 @@
-"""The layers, and modules whose import does nothing but define."""
+"""Imports go one way, and modules whose import does nothing but define."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_imports_do_nothing(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "{}\n", "")
 
 
-@pytest.mark.parametrize("module", ["graph", "classifiers", "serve_app.cluster", "serve_app.cli.main"])
+@pytest.mark.parametrize("module", ["graph", "classifiers", "serve_app.local.cluster", "serve_app.cli.main"])
 def test_what_is_slow_is_imported_when_it_is_used(module: str) -> None:
     program = (
         f"import sys, {module}; print(sorted({{'ray', 'torch', 'transformers', 'ultralytics'}} & set(sys.modules)))"
@@ -78,6 +79,29 @@ def test_modules_use_only_what_is_public_in_others() -> None:
                 assert not unknown, (
                     f"{module} imports {sorted(unknown)} from {node.module}, where __all__ does not have it"
                 )
+
+
+def test_no_file_imports_another_that_imports_it() -> None:
+    imports = {module: _imports(ast.parse(path.read_text())) for module, path in zip(_MODULES, _FILES, strict=True)}
+    TopologicalSorter(imports).prepare()  # raises CycleError
+
+
+def test_a_file_name_says_one_subject() -> None:
+    names = [path.stem for path in _FILES if path.stem != "__init__"]
+    repeated = {name for name in names if names.count(name) > 1}
+    assert not repeated
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """The project's modules that a module imports, inside of functions too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in _MODULES:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (parts & set(_MODULES)) or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & set(_MODULES)
+    return found
 
 
 def _public(tree: ast.Module) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from serve_app.cluster import local_cluster
+from serve_app.local.cluster import local_cluster
 
 _BATCHERS = {
     "admission": {"admission": True, "wait_s": 0.0},

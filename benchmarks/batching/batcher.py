@@ -11,7 +11,7 @@ from statistics import mean, median
 from ray import serve
 from starlette.requests import Request
 
-from serve_app.admission import Admission
+from serve_app.deployments.admission import Admission
 
 __all__ = ["Batcher"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from classifiers import InputError
-from classifiers.images import decode, probe
+from classifiers.imaging.decoding import decode, probe
 from classifiers.objects import ObjectClassifier
 from graph import Frame
 

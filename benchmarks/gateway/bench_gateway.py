@@ -31,8 +31,8 @@ sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / "plugins"), str(Path(_
 from gateways import PNG, config
 
 from graph import Engine, LocalBackend, load_plan
+from serve_app.access.key_file import create_key
 from serve_app.http import make_app
-from serve_app.keys import create_key
 
 
 def scope_of(key: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def only_the_slice(name: str) -> Iterator[None]:
     if name != "slice":
         yield
         return
-    with mock.patch.multiple("serve_app.http.app", unless_gone=_work, deadline=_no_deadline):
+    with mock.patch.multiple("serve_app.http.application", unless_gone=_work, deadline=_no_deadline):
         yield
 
 
@@ -122,7 +122,7 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> None:
     def application(**block: Any) -> Any:
         return make_app(lambda: engine, config(**block))
 
-    with mock.patch("serve_app.http.app.guarded_route", return_value=APIRoute):
+    with mock.patch("serve_app.http.application.guarded_route", return_value=APIRoute):
         plain = application(access_log=False)
     applications = {
         "slice": plain,

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.models import MAKES, add_arguments, decoded_bytes, device_name, photos_of, pipeline_of
-from classifiers._letterbox import letterbox
-from classifiers.images import decode
+from classifiers.imaging.decoding import decode
+from classifiers.imaging.letterboxing import letterbox
 from graph import Plan, VisionPipeline, load_plan
-from graph.runner import load_classifier
+from graph.runtime.runner import load_classifier
 
 _ROUNDS = 5
 _BATCHES = (1, 4, 8, 16, 32)

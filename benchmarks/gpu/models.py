@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from classifiers.images import decode
+from classifiers.imaging.decoding import decode
 
 __all__ = ["DETECTOR", "MAKES", "add_arguments", "decoded_bytes", "device_name", "photos_of", "pipeline_of"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from classifiers import Image
-from classifiers._yolo import Candidates, Detector
+from classifiers.backends.yolo import Candidates, Detector
 from classifiers.objects import ObjectClassifier
 
 __all__ = ["PlantedDetector"]

@@ -22,8 +22,8 @@ from benchmarks.gpu.models import DETECTOR, MAKES, add_arguments, device_name, p
 from benchmarks.serving.load import closed_loop, require_wrk
 from benchmarks.serving.processes import MARK, measured
 from benchmarks.serving.systems import RAY, post
-from serve_app.gateway_config import GatewayConfig
-from serve_app.local import serving
+from serve_app.config.gateway_config import GatewayConfig
+from serve_app.local.serving import serving
 
 _PORT = 18000
 _GPU_SHARE = 0.96  # of the card, for all replicas together

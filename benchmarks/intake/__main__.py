@@ -22,8 +22,8 @@ import obstore
 import PIL.Image
 import psutil
 
-from serve_app._ports import free_port
 from serve_app.buckets import s3_bucket
+from serve_app.local.ports import free_port
 from serve_app.queues import Queue, queue_from_url
 from serve_app.results import objects_from_uri
 from serve_app.results.compaction import compact

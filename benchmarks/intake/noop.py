@@ -7,7 +7,7 @@ from typing import Any
 
 from classifiers import BaseClassifier, Image
 from graph import Plan, load_plan
-from graph.messages import CropSpec, StepAnswer, StepInfo, StepRequest
+from graph.engine.messages import CropSpec, StepAnswer, StepInfo, StepRequest
 
 __all__ = ["PLAN", "NoopBackend", "NoopDetector"]
 

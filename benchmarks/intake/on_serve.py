@@ -22,9 +22,9 @@ from benchmarks.intake.__main__ import _PHOTOS, _ROOT, _wait, cpu, left_in, phot
 from benchmarks.serving.bare import Arrangement, measure_bare
 from benchmarks.serving.settings import pipeline_of, placed
 from benchmarks.serving.workload import make_workloads
-from serve_app._ports import free_port
 from serve_app.buckets import s3_bucket
-from serve_app.cluster import LOGGING
+from serve_app.local.cluster import LOGGING
+from serve_app.local.ports import free_port
 from serve_app.queues import queue_from_url
 from serve_app.results import objects_from_uri
 from serve_app.results.compaction import compact

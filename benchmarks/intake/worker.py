@@ -10,12 +10,12 @@ import sys
 import uvloop
 
 from benchmarks.intake.noop import PLAN, NoopBackend
-from classifiers.images import ImageLimits
+from classifiers.imaging.decoding import ImageLimits
 from graph import Engine
-from serve_app.gateway_config import FetchConfig
-from serve_app.http.sources import Sources
+from serve_app.config.gateway_config import FetchConfig
+from serve_app.config.intake_config import SourcesConfig
+from serve_app.images.job_sources import Sources
 from serve_app.intake import Consumer, JobRunner, Pace, Patience
-from serve_app.intake_config import SourcesConfig
 from serve_app.queues import queue_from_url
 from serve_app.results import ResultStore
 

@@ -217,7 +217,7 @@ def _options() -> argparse.Namespace:
 
 
 def _shipped_photos() -> Path:
-    from serve_app.demo import demo_photos
+    from serve_app.cli.demo import demo_photos
 
     return demo_photos()[0].parent
 

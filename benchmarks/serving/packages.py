@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from classifiers.models import cache_folder
+from classifiers.weights.finding import cache_folder
 
 __all__ = ["SERVERS", "python_with"]
 

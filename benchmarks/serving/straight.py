@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmarks.serving.settings import DETECTOR, RULES, Settings
 from classifiers import BaseClassifier, Image
-from classifiers.crops import crop
-from classifiers.images import decode
+from classifiers.imaging.crops import crop
+from classifiers.imaging.decoding import decode
 
 __all__ = ["Classifier", "Detector", "Found", "Straight", "load"]
 

@@ -16,7 +16,7 @@ from PIL import Image as PillowImage
 from benchmarks.serving.settings import DETECTOR, Settings
 from benchmarks.serving.straight import Detector, Found, load
 from classifiers import SetupError
-from classifiers.images import decode, probe
+from classifiers.imaging.decoding import decode, probe
 from graph import load as load_pipeline
 
 __all__ = ["MIXES", "Workload", "make_workloads"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from graph.config import AutoscalingConfig
+from graph.pipeline_file import AutoscalingConfig
 
 __all__ = ["BacklogAutoscaling", "entry_replicas", "step_replicas", "worker_replicas"]
 

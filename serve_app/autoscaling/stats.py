@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from graph.messages import StepRequest
+from graph.engine import StepRequest
 from serve_app.autoscaling.decisions import WINDOW_S
 from serve_app.queues.protocol import QueueStats
 

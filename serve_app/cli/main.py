@@ -8,12 +8,12 @@ import sys
 import typer
 
 from classifiers import SetupError, VisionError
-from serve_app.cli.cluster import demo, render, serve
-from serve_app.cli.inspect import explain, graph, models, schema, validate
-from serve_app.cli.keys import keys
-from serve_app.cli.queues import dlq, queue, submit
-from serve_app.cli.results import compact, query
-from serve_app.cli.run import run
+from serve_app.cli.inspect_commands import explain, graph, models, schema, validate
+from serve_app.cli.key_commands import keys
+from serve_app.cli.queue_commands import dlq, queue, submit
+from serve_app.cli.result_commands import compact, query
+from serve_app.cli.run_command import run
+from serve_app.cli.serve_commands import demo, render, serve
 
 __all__ = ["app", "main"]
 

@@ -1,5 +1,5 @@
 """The HTTP side: routes, bodies, problems. Knows the engine, not Ray."""
 
-from serve_app.http.app import make_app
+from serve_app.http.application import make_app
 
 __all__ = ["make_app"]

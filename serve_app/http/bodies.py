@@ -14,11 +14,12 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from classifiers._signatures import served_format
-from graph.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
+from classifiers.imaging import served_format
+from graph.engine import MAX_METADATA_BYTES, checked_metadata, parse_metadata
 from serve_app.http.base64_text import decode_base64
 from serve_app.http.json_bodies import JsonBody, content_charset, content_type, is_json, mistakes_in, utf8
-from serve_app.http.problems import Malformed, UnsupportedBody
+from serve_app.http.problems import Malformed
+from serve_app.refusals import UnsupportedBody
 
 __all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
 

@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from classifiers import TooManyBytes, VisionError
 from graph import Overloaded
+from serve_app.access import Clients, budget_key
 from serve_app.http.arrivals import Arrivals, Slots
-from serve_app.http.clients import Clients, budget_key
-from serve_app.http.problems import UnsupportedBody, problem_response
+from serve_app.http.problems import problem_response
+from serve_app.refusals import UnsupportedBody
 
 __all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "RequestIdentity", "Room"]
 

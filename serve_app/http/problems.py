@@ -17,24 +17,26 @@ from starlette.requests import ClientDisconnect
 
 from classifiers import BadImage, InputError, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
 from graph.conditions import RuleError
-from graph.errors import DeadlineExceeded, Malformed, Overloaded, StepFailed, StepUnavailable, Unreachable
-from serve_app.crashes import Quarantined
+from graph.failures import DeadlineExceeded, Malformed, Overloaded, StepFailed, StepUnavailable, Unreachable
+from serve_app.refusals import (
+    FetchFailed,
+    Forbidden,
+    JobsUnavailable,
+    NotFound,
+    NotReady,
+    Quarantined,
+    TooManyRequests,
+    Unauthorized,
+    UnsupportedBody,
+)
 
 __all__ = [
     "PROBLEM_JSON",
     "STATUS",
-    "FetchFailed",
-    "Forbidden",
-    "JobsUnavailable",
     "JsonAnswer",
     "Malformed",
-    "NotFound",
-    "NotReady",
     "Problem",
     "SlowBody",
-    "TooManyRequests",
-    "Unauthorized",
-    "UnsupportedBody",
     "add_problem_handlers",
     "problem_response",
     "problems",
@@ -48,40 +50,8 @@ _CLIENT_HAS_GONE = 499
 _log = logging.getLogger(__name__)
 
 
-class Unauthorized(VisionError):
-    """There is no credential, or it is not good."""
-
-
-class Forbidden(VisionError):
-    """The request is understood, and refused."""
-
-
-class TooManyRequests(VisionError):
-    """The key has used up what it may do for now (fields ``limit``, ``retry_after_s``)."""
-
-
-class FetchFailed(VisionError):
-    """The image could not be had from where the client said that it is (field ``retryable``: it may be later)."""
-
-
-class NotFound(VisionError):
-    """There is no such thing, or not for this client."""
-
-
-class JobsUnavailable(VisionError):
-    """Jobs cannot be taken or looked up now (field ``retry_after_s``)."""
-
-
-class UnsupportedBody(VisionError):
-    """The body has a content type that the route does not take, or is compressed."""
-
-
 class SlowBody(VisionError):
     """The body arrives too slowly."""
-
-
-class NotReady(VisionError):
-    """Not every step's deployment answers yet."""
 
 
 STATUS: dict[type[VisionError], int] = {

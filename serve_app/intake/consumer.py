@@ -19,7 +19,7 @@ from serve_app.intake.broker import QUEUE_AWAY, STORE_AWAY, call_broker
 from serve_app.intake.patience import Patience, Stopped, backoff
 from serve_app.intake.work import Delivery, JobRunner, TryAgain
 from serve_app.queues import DeadLetter, Message, Queue, QueueStats
-from serve_app.queues.jobs import BadMessage, JobRequest, parse_jobs
+from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
 
 __all__ = ["Consumer", "Pace"]

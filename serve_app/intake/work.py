@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from classifiers import VisionError
 from graph import Engine, Frame, Overloaded, Unreachable, annotate
-from serve_app.http.sources import Sources, is_final
+from serve_app.images import Sources, is_final
 from serve_app.intake.broker import STORE_AWAY
 from serve_app.intake.patience import Patience, Stopped
-from serve_app.queues.jobs import JobRequest
+from serve_app.queues.job_messages import JobRequest
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
 
 __all__ = ["Delivery", "JobRunner", "TryAgain"]

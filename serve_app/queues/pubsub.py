@@ -21,8 +21,8 @@ from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage, SubscriberAsyn
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 
-from serve_app.queues._cancelling import is_cancelled
-from serve_app.queues._chunks import chunks
+from serve_app.queues.cancelling import is_cancelled
+from serve_app.queues.chunks import chunks
 from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
 from serve_app.queues.urls import FORMS, QueueUrl
 

@@ -18,8 +18,8 @@ import aiormq.exceptions
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError
 
-from serve_app.queues._age import OldestEstimate
-from serve_app.queues._cancelling import is_cancelled
+from serve_app.queues.age import OldestEstimate
+from serve_app.queues.cancelling import is_cancelled
 from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
 from serve_app.queues.urls import QueueUrl
 

@@ -13,9 +13,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from serve_app.queues._age import OldestEstimate
-from serve_app.queues._cancelling import is_cancelled
-from serve_app.queues._chunks import chunks
+from serve_app.queues.age import OldestEstimate
+from serve_app.queues.cancelling import is_cancelled
+from serve_app.queues.chunks import chunks
 from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
 from serve_app.queues.urls import QueueUrl
 

@@ -5,7 +5,7 @@ third of a second.
 """
 
 from serve_app.results.compactor import Compactor
-from serve_app.results.objects import BadResultsUri, Objects, StoreUnavailable, objects_from_uri
+from serve_app.results.object_stores import BadResultsUri, Objects, StoreUnavailable, objects_from_uri
 from serve_app.results.reuse import Reuse
 from serve_app.results.store import JOB_PREFIX, JobMarker, JobStatus, Outcome, ResultStore, content_key
 

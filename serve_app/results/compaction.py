@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileSystem
 
 from classifiers import VisionError
-from serve_app.results.objects import Objects, StoreUnavailable
+from serve_app.results.object_stores import Objects, StoreUnavailable
 from serve_app.results.table import row_of, rows_to_table
 
 __all__ = ["Compacted", "compact"]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from classifiers import VisionError
-from serve_app.results.objects import Objects
+from serve_app.results.object_stores import Objects
 
 __all__ = ["Compactor"]
 

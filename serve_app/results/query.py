@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 
 from classifiers import SetupError, VisionError
 from serve_app.queues.protocol import MissingExtra
-from serve_app.results.objects import Objects
+from serve_app.results.object_stores import Objects
 from serve_app.results.table import SCHEMA
 
 __all__ = ["Answer", "BadQuery", "query"]

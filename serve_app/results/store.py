@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-from serve_app.results.objects import Objects, objects_from_uri
+from serve_app.results.object_stores import Objects, objects_from_uri
 
 __all__ = ["JOB_PREFIX", "JobMarker", "JobStatus", "Outcome", "ResultStore", "content_key"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from classifiers import _ultralytics
-from classifiers._letterbox import letterbox
+from classifiers.backends import ultralytics_networks as _ultralytics
+from classifiers.imaging.letterboxing import letterbox
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from PIL import ImageDraw
 from pydantic import TypeAdapter, ValidationError
 
 from classifiers import Image, SetupError
-from classifiers._colour_names import COLOUR_NAMES, name_memberships, skin_likeness
 from classifiers.attributes import TShirtColorClassifier
-from classifiers.crops import crop
+from classifiers.clothing.colour_names import COLOUR_NAMES, name_memberships, skin_likeness
+from classifiers.imaging.crops import crop
 
 Colour = tuple[int, int, int]
 

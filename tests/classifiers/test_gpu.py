@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from classifiers._devices import Half
-from classifiers._letterbox import letterbox
-from classifiers._torch_runner import TorchRunner
-from classifiers._yolo import Detector, load_detector
+from classifiers.backends.devices import Half
+from classifiers.backends.torch_runner import TorchRunner
+from classifiers.backends.yolo import Detector, load_detector
+from classifiers.imaging.letterboxing import letterbox
 from classifiers.makes import StanfordViT
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

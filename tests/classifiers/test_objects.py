@@ -14,11 +14,12 @@ import pytest
 import yaml
 from PIL import Image as PilImage
 
-from classifiers import _ultralytics, _yolo
-from classifiers._openvino import import_openvino
+from classifiers.backends import ultralytics_networks as _ultralytics
+from classifiers.backends import yolo as _yolo
+from classifiers.backends.openvino_model import import_openvino
 from classifiers.errors import ModelNotFound, SetupError
-from classifiers.models import digest_weights
 from classifiers.objects import ObjectClassifier
+from classifiers.weights.finding import digest_weights
 
 NAMES = {0: "cat", 1: "dog", 2: "car"}
 Build = Callable[..., Path]
@@ -595,7 +596,7 @@ def run_python(code: str, home: Path, **environment: str) -> subprocess.Complete
 def test_importing_loads_nothing_heavy(tmp_path: Path) -> None:
     code = """
         import sys
-        import classifiers.makes, classifiers.models, classifiers.objects
+        import classifiers.makes, classifiers.objects, classifiers.weights
         print(sorted({"torch", "ultralytics", "transformers", "openvino", "huggingface_hub"} & set(sys.modules)))
     """
     assert run_python(code, tmp_path).stdout == "[]\n"

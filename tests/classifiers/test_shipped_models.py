@@ -14,13 +14,13 @@ import pytest
 from rich.console import Console
 
 from classifiers import Image, ModelNotFound, SetupError
-from classifiers.car_make import HEAD, SIDE, features
-from classifiers.catalogue import CATALOGUE
-from classifiers.images import DEFAULT_LIMITS, decode
+from classifiers.imaging.decoding import DEFAULT_LIMITS, decode
 from classifiers.makes import StanfordViT
-from classifiers.models import find_model
 from classifiers.objects import ObjectClassifier
-from graph.plan import load_plan
+from classifiers.weights.car_make import HEAD, SIDE, features
+from classifiers.weights.catalogue import CATALOGUE
+from classifiers.weights.finding import find_model
+from graph.plan.plan import load_plan
 
 DETECTOR, CAR_MAKE = "centernet_mobilenetv3_coco", "vit_s14_car_make20"
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -38,7 +38,7 @@ def detector() -> ObjectClassifier:
 
 @pytest.fixture(scope="module")
 def car_make(tmp_path_factory: pytest.TempPathFactory) -> StanfordViT:
-    from serve_app.fetching import FetchFailed, download, required_models
+    from serve_app.local.model_downloads import FetchFailed, download, required_models
 
     with pytest.MonkeyPatch.context() as patches:
         if any(model.state != "there" for model in required_models(load_plan(DEMO))):

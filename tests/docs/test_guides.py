@@ -18,7 +18,7 @@ import yaml
 from brokers import AWS, moto_server
 from toys import draw, encoded
 
-from serve_app._ports import free_port
+from serve_app.local.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -11,18 +11,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from graph.config import (
-    AutoscalingConfig,
-    PipelineConfig,
-    ServeConfig,
-    StepConfig,
-    json_schema,
-    merge,
-    structure,
-    tunables,
-)
-from graph.loading import load
-from graph.mistakes import PipelineError
+from graph.pipeline_file.loading import load
+from graph.pipeline_file.mistakes import PipelineError
+from graph.pipeline_file.schema import PipelineConfig, StepConfig, json_schema
+from graph.pipeline_file.serve_options import AutoscalingConfig, ServeConfig
+from graph.pipeline_file.split import merge, structure, tunables
 
 ROOT = Path(__file__).parents[2]
 CONDITION = "'car' in context['det']['detected_classes']"

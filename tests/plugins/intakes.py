@@ -16,12 +16,12 @@ from typing import Any
 
 from toys import draw, encoded
 
-from classifiers.images import ImageLimits
+from classifiers.imaging.decoding import ImageLimits
 from graph import Engine, Plan, StepBackend, load_plan
-from serve_app.gateway_config import FetchConfig
-from serve_app.http.sources import Sources
+from serve_app.config.gateway_config import FetchConfig
+from serve_app.config.intake_config import SourcesConfig
+from serve_app.images.job_sources import Sources
 from serve_app.intake import Consumer, JobRunner, Pace, Patience
-from serve_app.intake_config import SourcesConfig
 from serve_app.queues import DeadLetter, Queue, queue_from_url
 from serve_app.queues.letters import hold
 from serve_app.results import ResultStore

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from serve_app._ports import free_port
+from serve_app.local.ports import free_port
 
 __all__ = ["RabbitServer", "find_rabbit_server"]
 

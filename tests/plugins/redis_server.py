@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from serve_app._ports import free_port
+from serve_app.local.ports import free_port
 
 __all__ = ["RedisServer", "need_redis_server"]
 

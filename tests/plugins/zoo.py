@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from classifiers import BaseClassifier, Image
-from classifiers.models import ModelRef
+from classifiers.weights.finding import ModelRef
 
 if TYPE_CHECKING:
     from fractions import Fraction

@@ -16,9 +16,11 @@ import httpx
 import pytest
 import yaml
 from brokers import AWS, Broker, all_brokers, moto_server, pubsub_server
+from gateways import PIPELINE
 
-from serve_app._ports import free_port
-from serve_app.cluster import LOGGING
+from graph import LocalBackend, load_plan
+from serve_app.local.cluster import LOGGING
+from serve_app.local.ports import free_port
 
 _ROOT = Path(__file__).parents[2]
 
@@ -59,6 +61,14 @@ def brokers(tmp_path_factory: pytest.TempPathFactory, moto: str) -> Iterator[dic
     folder = str(tmp_path_factory.mktemp("queues"))
     with pubsub_server() as pubsub, all_brokers(folder, moto, pubsub.port) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def backend() -> Iterator[LocalBackend]:
+    """The toy pipeline's steps in this process, for any number of gateways."""
+    backend = LocalBackend(load_plan(PIPELINE))
+    yield backend
+    backend.close()
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from gateways import problem
 from toys import draw, encoded
 
 from serve_app.app import AppArgs, build
-from serve_app.cluster import LOGGING
-from serve_app.render import render
+from serve_app.local.cluster import LOGGING
+from serve_app.rendering.serve_file import render
 
 IMAGE = encoded(draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150)))
 DETECT: dict[str, Any] = {"name": "detect", "class": "toys.Blobs"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from graph.plan import load_plan
-from serve_app.fetching import required_models
+from graph.plan.plan import load_plan
+from serve_app.local.model_downloads import required_models
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

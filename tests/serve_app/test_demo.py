@@ -15,11 +15,11 @@ from rich.console import Console
 from toys import draw, encoded
 
 from classifiers import SetupError
-from serve_app import demo
-from serve_app._wheels import FetchFailed
+from serve_app.cli import demo
+from serve_app.cli.demo import Found, run_demo, show
 from serve_app.cli.phases import phases
-from serve_app.demo import Found, run_demo, show
-from serve_app.local import LocalServer
+from serve_app.local.serving import LocalServer
+from serve_app.local.wheels import FetchFailed
 
 PIPELINE: dict[str, Any] = {
     "name": "demonstrated",

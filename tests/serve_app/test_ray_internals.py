@@ -13,8 +13,8 @@ import ray
 from packaging.requirements import Requirement
 
 from serve_app import ray_internals
-from serve_app._haproxy import haproxy_environment
-from serve_app.cluster import _LOCAL_ENVIRONMENT, FAST_ENVIRONMENT
+from serve_app.local.cluster import _LOCAL_ENVIRONMENT, FAST_ENVIRONMENT
+from serve_app.local.haproxy import haproxy_environment
 
 _ROOT = Path(__file__).parents[2]
 _RAY = Path(ray.__file__).parent

@@ -13,7 +13,7 @@ import pytest
 from toys import encoded
 
 from graph import VisionPipeline
-from serve_app.render import render
+from serve_app.rendering.serve_file import render
 
 _README = Path(__file__).parents[2] / "README.md"
 _EXAMPLE = re.compile(r"<!-- example: (?P<file>[\w.]+) -->\n```\w+\n(?P<text>.*?)```", re.DOTALL)

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from toys import draw, encoded
 
-from classifiers.images import ImageLimits
+from classifiers.imaging.decoding import ImageLimits
 from graph import VisionPipeline
-from serve_app.sources import SourceError, read
+from serve_app.cli.input_files import SourceError, read
 
 PNG = encoded(draw(("car", 10, 10, 50, 90)))
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 from benchmarks.serving.settings import Settings, pipeline_of, placed
-from serve_app.cluster import LOGGING, local_cluster
+from serve_app.local.cluster import LOGGING, local_cluster
 
 
 def main(port: int, placement: str) -> None:

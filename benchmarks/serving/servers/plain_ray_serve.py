@@ -15,8 +15,8 @@ from starlette.requests import Request
 
 from benchmarks.serving.settings import DETECTOR, RULES, Settings
 from benchmarks.serving.straight import load
-from classifiers.crops import crop
-from classifiers.images import decode
+from classifiers.imaging.crops import crop
+from classifiers.imaging.decoding import decode
 
 
 @serve.deployment

@@ -26,8 +26,8 @@ def main() -> int:
     options = parser.parse_args()
     plans = [Plan.of(s, broker, options.images, options.faults) for s in options.seeds for broker in options.brokers]
 
-    from serve_app._ports import free_port
-    from serve_app.cluster import local_cluster
+    from serve_app.local.cluster import local_cluster
+    from serve_app.local.ports import free_port
 
     os.environ |= AWS | {"PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])}
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # else a traceback for each connection that dies

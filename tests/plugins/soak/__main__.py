@@ -20,8 +20,8 @@ def main() -> int:
     parser.add_argument("--actions", nargs="+", help="default: all, in random order; for example 'kill haproxy'")
     options = parser.parse_args()
 
-    from serve_app._ports import free_port
-    from serve_app.cluster import local_cluster
+    from serve_app.local.cluster import local_cluster
+    from serve_app.local.ports import free_port
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])
     with local_cluster(

@@ -17,9 +17,9 @@ import httpx
 import psutil
 import yaml
 
-from serve_app.cluster import LocalCluster
+from serve_app.local.cluster import LocalCluster
 from serve_app.ray_internals import application_states
-from serve_app.render import render
+from serve_app.rendering.serve_file import render
 from soak.clients import Answer, Clients, post, slow_bodies
 from soak.steps import picture
 

@@ -16,8 +16,8 @@ from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
 from ray.serve.config import AutoscalingConfig as ServeAutoscaling
 from ray.serve.config import AutoscalingContext
 
-from graph.config import AutoscalingConfig
-from graph.messages import StepRequest, Target
+from graph.engine.messages import StepRequest, Target
+from graph.pipeline_file.serve_options import AutoscalingConfig
 from serve_app.autoscaling import (
     BacklogAutoscaling,
     CropsUnderWay,

@@ -360,8 +360,8 @@ class TestWork:
         ],
     )
     async def test_headers(self, data: bytes, on_loop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        from classifiers.images import ImageLimits
-        from serve_app.frames import read_frame
+        from classifiers.imaging.decoding import ImageLimits
+        from serve_app.images.frames import read_frame
 
         threads = []
 
@@ -369,7 +369,7 @@ class TestWork:
             threads.append(threading.current_thread())
             return Frame(data, 1, 1, ImageLimits())
 
-        monkeypatch.setattr("graph.frame.Frame.from_bytes", noted)
+        monkeypatch.setattr("graph.engine.frame.Frame.from_bytes", noted)
         frame = await read_frame(data, ImageLimits())
         assert (threads == [threading.main_thread()]) == on_loop
         assert ("sha256" in vars(frame)) == (not on_loop)

@@ -21,9 +21,9 @@ from intakes import LIMITS, place
 from toys import encoded
 
 from graph import LocalBackend
-from serve_app.http.desk import JobDesk
-from serve_app.http.sources import Sources
-from serve_app.intake_config import SourcesConfig
+from serve_app.config.intake_config import SourcesConfig
+from serve_app.http.job_desk import JobDesk
+from serve_app.images.job_sources import Sources
 from serve_app.queues import queue_from_url
 
 # name, body, content type, statuses that are right
@@ -416,7 +416,7 @@ async def test_jobs(backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.M
                 problem(response, right)
             for job in ("x", "../../etc/passwd", "%2e%2e%2fetc", "a" * 5000, "%00", "*", "job-%ff"):
                 assert (await client.get(f"/v1/jobs/{job}")).status_code in (404, 400), job
-            monkeypatch.setattr("serve_app.http.jobs._MAX_BODY_BYTES", 1000)
+            monkeypatch.setattr("serve_app.http.job_routes._MAX_BODY_BYTES", 1000)
             problem(await post_jobs(client, "[" + "[]," * 500 + "[]]"), 413, "too-many-bytes")
             assert await at.is_empty()
             assert (await post_jobs(client, '{"uri": "https://images.example/a.png"}')).status_code == 202

@@ -18,13 +18,13 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from classifiers.images import ImageLimits
+from classifiers.imaging.decoding import ImageLimits
 from graph import Engine, LocalBackend, load_plan
+from serve_app.access.key_file import create_key
+from serve_app.config.intake_config import SourcesConfig
 from serve_app.http import make_app
-from serve_app.http.desk import JobDesk
-from serve_app.http.sources import Sources
-from serve_app.intake_config import SourcesConfig
-from serve_app.keys import create_key
+from serve_app.http.job_desk import JobDesk
+from serve_app.images.job_sources import Sources
 from serve_app.queues import queue_from_url
 from serve_app.results import ResultStore
 

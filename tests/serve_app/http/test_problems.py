@@ -14,13 +14,13 @@ _ROOT = Path(__file__).parents[3]
 
 # They do not meet a request: the command line's, the workers' and a step's own, and what others translate.
 _ELSEWHERE = {
-    "graph.result.BadResult",
-    "serve_app.local.NotEnoughResources",
+    "graph.runtime.result.BadResult",
+    "serve_app.local.serving.NotEnoughResources",
     "serve_app.buckets.BucketUnavailable",
-    "serve_app.queues.jobs.BadMessage",
+    "serve_app.queues.job_messages.BadMessage",
     "serve_app.queues.protocol.QueueUnavailable",
-    "serve_app.results.objects.StoreUnavailable",
-    "serve_app.sources.SourceError",
+    "serve_app.results.object_stores.StoreUnavailable",
+    "serve_app.cli.input_files.SourceError",
 }
 
 

@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 from gateways import PNG, problem
 from toys import encoded
 
-from serve_app._ports import free_port
+from serve_app.local.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 PLUGINS = ROOT / "tests" / "plugins"

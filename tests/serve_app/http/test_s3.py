@@ -13,12 +13,12 @@ from gateways import PNG, app_over, client_of, config, problem
 
 from classifiers import VisionError
 from graph import LocalBackend
+from serve_app.access.key_file import create_key
 from serve_app.buckets import s3_bucket
-from serve_app.gateway_config import S3Config
-from serve_app.http.bucket_images import BucketImages
-from serve_app.http.problems import FetchFailed, Forbidden
-from serve_app.http.sources import is_final
-from serve_app.keys import create_key
+from serve_app.config.gateway_config import S3Config
+from serve_app.images.bucket_images import BucketImages
+from serve_app.images.job_sources import is_final
+from serve_app.refusals import FetchFailed, Forbidden
 
 KEYS = [
     "Bildschirmfoto 2026-11-30 um 9.41.00\u202fAM.png",

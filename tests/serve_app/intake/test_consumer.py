@@ -20,7 +20,7 @@ from intakes import STREET, Place, Site, consuming, place, until
 from toys import draw, encoded
 
 from graph import LocalBackend, Overloaded, Plan, StepBackend, StepUnavailable, Unreachable, load_plan
-from graph.messages import StepAnswer, StepRequest
+from graph.engine.messages import StepAnswer, StepRequest
 from serve_app.queues import Message, Queue, QueueUnavailable, queue_from_url
 from serve_app.results import (
     JobMarker,

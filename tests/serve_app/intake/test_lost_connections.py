@@ -16,7 +16,7 @@ from intakes import Place, consuming, place, until
 from tcp_proxy import TcpProxy
 
 from graph import LocalBackend, StepBackend
-from graph.messages import StepAnswer, StepRequest
+from graph.engine.messages import StepAnswer, StepRequest
 from serve_app.queues import Message, Queue, queue_from_url
 from serve_app.queues.letters import DeadLetter
 

@@ -13,7 +13,7 @@ import pytest
 from toys import draw, encoded
 
 from graph import Engine, Frame, LocalBackend, Plan, load_plan
-from graph.messages import StepAnswer, StepRequest
+from graph.engine.messages import StepAnswer, StepRequest
 from serve_app.results import BadResultsUri, ResultStore, Reuse, StoreUnavailable
 
 STREET = encoded(draw(("person", 10, 10, 50, 90)))

@@ -1,0 +1,145 @@
+"""What a checkpoint's image processor does to an image, in a form that runs in batches and inside the model's graph."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classifiers.backends.transformers_loading import load_image_processor
+from classifiers.base import Image, ResizeMode
+from classifiers.errors import SetupError
+from classifiers.imaging import crop
+
+__all__ = ["Preprocessing", "read_preprocessing"]
+
+_STRETCHING = {"BeitImageProcessor", "DeiTImageProcessor", "SiglipImageProcessor", "ViTImageProcessor"}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become the model's input: resize, cut ``window`` out, ``(pixel - mean) / scale`` in each channel."""
+
+    input_size: tuple[int, int]
+    """(H, W) that an image is resized to."""
+    resize: ResizeMode
+    window: tuple[slice, slice]
+    """Rows and columns that the model sees of that."""
+    mean: tuple[float, ...]
+    """Of each channel, in pixel values 0..255."""
+    scale: tuple[float, ...]
+
+    @property
+    def model_size(self) -> tuple[int, int]:
+        """(H, W) of what the model sees."""
+        rows, columns = self.window
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    def batch(self, images: Sequence[Image], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """N images (H, W, 3) RGB uint8 of any size to ``out``, (N, H, W, 3) of the size that the model sees."""
+        return np.stack([self._resized(image)[self.window] for image in images], out=out)
+
+    def _resized(self, image: Image) -> Image:
+        height, width = image.shape[:2]
+        if (height, width) == self.input_size:
+            return image
+        return crop(image, (0, 0, width, height), size=self.input_size, resize=self.resize)
+
+
+def read_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessing:
+    """Read a checkpoint's image processor.
+
+    Where its settings say all there is to know, they are read. Otherwise ``transformers`` loads it, its settings say
+    how it resizes, and what it does to pixels is measured on test images: then it does not matter how it comes to that,
+    and a processor that does more than this is found out, instead of giving wrong answers.
+
+    Args:
+        folder: the checkpoint.
+        config: its config.json.
+
+    Raises:
+        SetupError: the processor cannot be loaded, or does something that cannot be done in batches.
+    """
+    return _as_written(folder / "preprocessor_config.json") or _as_measured(folder, config)
+
+
+def _as_written(file: Path) -> Preprocessing | None:
+    """What the settings say, if they say all of it and are those of a processor that only stretches and normalises.
+
+    That saves importing torch and ``transformers``, seconds and half a gigabyte, where OpenVINO runs the model.
+    """
+    try:
+        settings = json.loads(file.read_text())
+        rescale, mean, std = settings["rescale_factor"], settings["image_mean"], settings["image_std"]
+        height, width = settings["size"]["height"], settings["size"]["width"]
+        kind = settings["image_processor_type"].removesuffix("Fast")
+        plain = kind in _STRETCHING and len(mean) == len(std) == 3
+        if not plain or not all(settings[step] is True for step in ("do_resize", "do_rescale", "do_normalize")):
+            return None
+        if settings.get("do_center_crop"):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    pixels = [tuple(value / rescale for value in values) for values in (mean, std)]
+    return Preprocessing((height, width), "stretch", (slice(0, height), slice(0, width)), *pixels)
+
+
+def _as_measured(folder: Path, config: Mapping[str, Any]) -> Preprocessing:
+    processor = load_image_processor(folder)
+    input_size, resize = _resizing(processor, config)
+
+    def process(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        batch = processor(images=image, return_tensors="np", input_data_format="channels_last")
+        return np.asarray(batch["pixel_values"][0], np.float64).transpose(1, 2, 0)
+
+    black, white = (process(np.full((*input_size, 3), value, np.uint8))[0, 0] for value in (0, 255))
+    scale = 255 / (white - black)
+    mean = -black * scale
+    noise = np.random.default_rng(0).integers(0, 256, (*input_size, 3), np.uint8)
+    expected = process(noise)
+    for window in _windows(input_size, expected.shape[:2]):
+        seen = noise[window]
+        if seen.shape == expected.shape and np.allclose((seen - mean) / scale, expected, atol=1e-3):
+            return Preprocessing(input_size, resize, window, tuple(mean.tolist()), tuple(scale.tolist()))
+    raise SetupError(
+        f"{type(processor).__name__} of {folder} does more than resize, crop and normalise each channel, which is not "
+        "supported; use a checkpoint with another image processor"
+    )
+
+
+def _resizing(processor: Any, config: Mapping[str, Any]) -> tuple[tuple[int, int], ResizeMode]:
+    """(H, W) to resize to, and how; the window for the model is cut out of that."""
+    kind = type(processor).__name__
+    if not processor.do_resize:
+        size = config.get("image_size")
+        if not size:
+            raise SetupError(f"{kind} does not resize, and config.json has no image_size: the size of crops is unknown")
+        height, width = (size, size) if isinstance(size, int) else size
+        return (height, width), "stretch"
+    size = processor.size
+    height, width, shortest = (size.get(key) for key in ("height", "width", "shortest_edge"))
+    if height and width:
+        return (height, width), "stretch"
+    if not shortest or size.get("longest_edge"):
+        raise SetupError(f"{kind} gives images of different sizes ({size}), which do not make a batch")
+    if crop_share := getattr(processor, "crop_pct", None):  # ConvNeXt: from 384 pixels on it stretches and cuts nothing
+        if shortest >= 384:
+            return (shortest, shortest), "stretch"
+        shortest = int(shortest / crop_share)
+    # the shorter side becomes that long, and a centred window cut out of the image is also one of its central square
+    return (shortest, shortest), "center_crop"
+
+
+def _windows(outer: tuple[int, int], inner: tuple[int, ...]) -> list[tuple[slice, slice]]:
+    """Centred windows; where the margin is odd, processors differ in the side that gets the odd pixel."""
+    sides = []
+    for available, taken in zip(outer, inner, strict=True):
+        margin = available - taken
+        sides.append([slice(start, start + taken) for start in sorted({margin // 2, (margin + 1) // 2})])
+    return list(itertools.product(*sides))

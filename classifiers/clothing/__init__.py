@@ -1,0 +1,14 @@
+"""Colours of what persons wear."""
+
+from classifiers.clothing.colour_names import COLOUR_NAMES, name_memberships, skin_likeness
+from classifiers.clothing.garment import SIZE, balanced, breast_weights, unlike_background
+
+__all__ = [
+    "COLOUR_NAMES",
+    "SIZE",
+    "balanced",
+    "breast_weights",
+    "name_memberships",
+    "skin_likeness",
+    "unlike_background",
+]

@@ -1,0 +1,168 @@
+"""Finding the files of a ``transformers`` checkpoint, in a folder of this machine or at the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from classifiers.errors import ModelNotFound, SetupError
+from classifiers.weights.catalogue import CATALOGUE
+from classifiers.weights.finding import digest_weights, find_model, model_not_found
+
+__all__ = ["Checkpoint", "Runtime", "find_checkpoint"]
+
+Runtime = Literal["auto", "torch", "openvino", "onnx"]
+
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_ABOUT = ("config.json", *_PROCESSORS)
+_TORCH = ("model*.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_WEIGHTS: dict[Runtime, tuple[str, ...]] = {
+    "openvino": ("*.xml",),
+    "onnx": ("*.onnx", "onnx/*.onnx"),
+    "torch": (*_TORCH, *_PICKLED),
+}
+_AT_THE_HUB: dict[Runtime, tuple[str, ...]] = {
+    "openvino": ("openvino_model.xml", "openvino_model.bin"),
+    "onnx": ("model.onnx", "onnx/model.onnx"),
+    "torch": _TORCH,
+}
+_IN_WORDS: dict[Runtime, str] = {
+    "openvino": "an OpenVINO model (.xml and .bin)",
+    "onnx": "an .onnx model",
+    "torch": "model.safetensors",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on this machine.
+
+    Attributes:
+        folder: where config.json and the image processor's settings are.
+        file: the .xml or .onnx file for OpenVINO to run; ``None``: torch runs it, and finds its files.
+        digest: hash of all files that count.
+    """
+
+    folder: Path
+    file: Path | None
+    digest: str
+
+
+def find_checkpoint(ref: str, revision: str | None, runtime: Runtime, on_gpu: Callable[[], bool]) -> Checkpoint:
+    """Find a checkpoint, at the hub if it is not on this machine, and choose what runs it.
+
+    Args:
+        ref: a folder, a model file beside its config.json, or the id of a repository at the hub.
+        revision: branch, tag or commit at the hub; a local folder is taken as it is.
+        runtime: what is to run it; ``"auto"`` is torch on a GPU, and on a CPU an exported model if there is one.
+        on_gpu: whether a GPU is there to run it; only asked where that decides.
+
+    Raises:
+        ModelNotFound: it, or a part of it, is neither here nor to be had; the message says which.
+        SetupError: there are several models to choose from.
+    """
+    path = find_model(ref) or _from_hub(ref, revision, "torch" if runtime == "auto" else runtime)
+    if path.is_file():
+        return _with_file(ref, path, runtime)
+    wanted: list[Runtime] = ["openvino", "onnx", "torch"] if runtime == "auto" else [runtime]
+    there = [candidate for candidate in wanted if _matching(path, _WEIGHTS[candidate])]
+    _require(ref, path, [] if there else [" or ".join(_IN_WORDS[candidate] for candidate in wanted)])
+    chosen = "torch" if len(there) > 1 and "torch" in there and on_gpu() else there[0]
+    return _checkpoint(path, chosen, _matching(path, _WEIGHTS[chosen]))
+
+
+def _with_file(ref: str, file: Path, runtime: Runtime) -> Checkpoint:
+    runs: dict[str, Runtime] = {".xml": "openvino", ".onnx": "onnx", ".safetensors": "torch"}
+    chosen = runs.get(file.suffix)
+    if chosen is None or runtime not in ("auto", chosen):
+        asked = "" if runtime == "auto" else f" with runtime: {runtime}"
+        raise SetupError(f"{file} cannot be run{asked}; name a folder, or a file that ends in {', '.join(runs)}")
+    _require(ref, file.parent, [])
+    return _checkpoint(file.parent, chosen, [file])
+
+
+def _checkpoint(folder: Path, runtime: Runtime, weights: Sequence[Path]) -> Checkpoint:
+    if runtime != "torch" and len(weights) > 1:
+        names = ", ".join(file.relative_to(folder).as_posix() for file in weights)
+        raise SetupError(f"{folder} holds several models ({names}); give the path of the one to run")
+    counting = [*weights, *(file.with_suffix(".bin") for file in weights if file.suffix == ".xml")]
+    relative = {file.relative_to(folder).as_posix() for file in counting}
+    file = None if runtime == "torch" else weights[0]
+    return Checkpoint(folder, file, digest_weights(folder, relative | set(_ABOUT)))
+
+
+def _require(ref: str, folder: Path, missing: Sequence[str]) -> None:
+    missing = [*_missing_about(folder), *missing]
+    if missing:
+        raise ModelNotFound(
+            f"{folder} lacks {' and '.join(missing)}\n"
+            "fix: copy what is missing from where the checkpoint came from (save_pretrained of the model and of its "
+            f"image processor write all of it), or name a complete folder instead of {ref!r}",
+            model=ref,
+            missing=missing,
+        )
+
+
+def _missing_about(folder: Path) -> list[str]:
+    missing = [] if (folder / "config.json").exists() else ["config.json"]
+    return missing if any((folder / name).exists() for name in _PROCESSORS) else [*missing, "preprocessor_config.json"]
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+
+
+def _from_hub(ref: str, revision: str | None, runtime: Runtime) -> Path:
+    """The folder of a repository's files in the hub's cache, fetched if they are not there yet."""
+    if ref in CATALOGUE:
+        raise model_not_found(ref, "visiongraph models PIPELINE --download")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref):
+        raise model_not_found(
+            ref, "give the path of a folder with a checkpoint, or an id of the hub such as owner/name"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def fetch(patterns: Sequence[str], local_files_only: bool = False) -> Path:
+        patterns = [*_ABOUT, *patterns]
+        return Path(
+            snapshot_download(ref, revision=revision, allow_patterns=patterns, local_files_only=local_files_only)
+        )
+
+    folder = None
+    for weights in (_AT_THE_HUB[runtime], _PICKLED):  # what is here already needs no connection
+        try:
+            folder = fetch(weights, local_files_only=True)
+        except OSError:
+            continue
+        if not _missing(folder, runtime):
+            return folder
+    try:
+        folder = fetch(_AT_THE_HUB[runtime])
+        if runtime == "torch" and _missing(folder, runtime) == [_IN_WORDS["torch"]]:
+            folder = fetch(_PICKLED)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise _not_at_hub(ref, revision, _missing(folder, runtime), f"{type(error).__name__}: {error}") from error
+    if missing := _missing(folder, runtime):
+        raise _not_at_hub(ref, revision, missing, "the repository does not have it")
+    return folder
+
+
+def _missing(folder: Path | None, runtime: Runtime) -> list[str]:
+    if folder is None:
+        return ["config.json", "preprocessor_config.json", _IN_WORDS[runtime]]
+    return [*_missing_about(folder), *([] if _matching(folder, _WEIGHTS[runtime]) else [_IN_WORDS[runtime]])]
+
+
+def _not_at_hub(ref: str, revision: str | None, missing: Sequence[str], reason: str) -> ModelNotFound:
+    at = f" --revision {revision}" if revision else ""
+    return model_not_found(
+        ref,
+        f"where there is a connection: hf download {ref}{at} --local-dir FOLDER/{ref}; then name FOLDER in "
+        f"VISIONGRAPH_MODELS, or give the path of the checkpoint's folder\nreason: {reason}",
+        missing=" and ".join(missing),
+    )

@@ -1,0 +1,28 @@
+"""The walk of one image through the plan, and what the engine and a step say to each other."""
+
+from graph.engine.engine import Engine, StepBackend
+from graph.engine.explanation import Decision, StepExplanation, explain
+from graph.engine.frame import Frame
+from graph.engine.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target
+from graph.engine.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
+from graph.engine.selection import picks
+
+__all__ = [
+    "MAX_METADATA_BYTES",
+    "Carried",
+    "CropSpec",
+    "Decision",
+    "Engine",
+    "Frame",
+    "StepAnswer",
+    "StepBackend",
+    "StepError",
+    "StepExplanation",
+    "StepInfo",
+    "StepRequest",
+    "Target",
+    "checked_metadata",
+    "explain",
+    "parse_metadata",
+    "picks",
+]

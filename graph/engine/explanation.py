@@ -1,0 +1,106 @@
+"""Why each step ran on what it ran: every rule, whether it held, and the values that decided it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graph.conditions import Budget, Rule, RuleError
+from graph.engine.selection import detections_for
+from graph.plan import Plan, PlannedStep
+
+__all__ = ["Decision", "StepExplanation", "explain"]
+
+
+_Budgets = tuple[Budget, Budget]
+"""Of one step: for its rules, as in the engine, and for the values that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One rule, decided once.
+
+    Attributes:
+        subject: what it was decided for: ``"image"``, or a detection such as ``"#3 person 0.87"``.
+        held: whether it held; ``None``: it could not be decided, and ``error`` says why.
+        values: the parts of the rule that decided it, with their values.
+    """
+
+    rule: str
+    subject: str
+    held: bool | None
+    values: tuple[tuple[str, object], ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepExplanation:
+    """What was decided for one step.
+
+    Attributes:
+        status: how it ended, as in the result.
+        why: the result's reason or error.
+        condition: ``None`` without a condition, or when it never came to it.
+        crops: a decision for each detection; empty for a step that looks at the whole image.
+    """
+
+    name: str
+    status: str
+    why: str | None
+    condition: Decision | None
+    crops: tuple[Decision, ...]
+
+
+def explain(plan: Plan, result: Mapping[str, Any]) -> list[StepExplanation]:
+    """Decide every rule of ``plan`` again on the values that ``result`` shows, and say how each came out."""
+    image = {key: result["image"][key] for key in ("width", "height")} | {"metadata": result["metadata"]}
+    return [_explain_step(plan[entry["name"]], entry, result["context"], image) for entry in result["steps"]]
+
+
+def _explain_step(
+    step: PlannedStep,
+    entry: Mapping[str, Any],
+    results: Mapping[str, Any],
+    image: Mapping[str, Any],
+) -> StepExplanation:
+    why = entry.get("reason") or entry.get("error", {}).get("detail")
+    if not all(name in results for name in step.depends_on):
+        return StepExplanation(step.name, entry["status"], why, None, ())
+    context = {name: results[name] for name in step.depends_on}
+    budgets = Budget(step.rule_operations), Budget(step.rule_operations)
+    condition = _decide(step.condition, "image", context, image, budgets) if step.condition is not None else None
+    crops: tuple[Decision, ...] = ()
+    if step.crops is not None and (condition is None or condition.held):
+        crops = tuple(_decide_crops(step, step.crops, context, image, budgets))
+    return StepExplanation(step.name, entry["status"], why, condition, crops)
+
+
+def _decide_crops(
+    step: PlannedStep, rule: Rule, context: Mapping[str, Any], image: Mapping[str, Any], budgets: _Budgets
+) -> Iterator[Decision]:
+    try:
+        detections = detections_for(step, context)
+    except RuleError as error:
+        yield Decision(rule.source, "image", None, (), str(error))
+        return
+    for index, detection in enumerate(detections):
+        subject = f"#{index} {detection['class_name']} {detection.get('confidence', '')}".strip()
+        yield _decide(rule, subject, context, image, budgets, detection)
+
+
+def _decide(
+    rule: Rule,
+    subject: str,
+    context: Mapping[str, Any],
+    image: Mapping[str, Any],
+    budgets: _Budgets,
+    detection: Mapping[str, Any] | None = None,
+) -> Decision:
+    of_rules, of_values = budgets
+    values = tuple(rule.explain(context=context, image=image, detection=detection, budget=of_values))
+    try:
+        held = rule(context=context, image=image, detection=detection, budget=of_rules)
+    except RuleError as error:
+        return Decision(rule.source, subject, None, values, str(error))
+    return Decision(rule.source, subject, held, values)

@@ -1,0 +1,199 @@
+"""The class that a step names: importing it, and its constructor."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import pkgutil
+import sys
+import typing
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from classifiers.base import BaseClassifier
+from classifiers.errors import SetupError
+from graph.pipeline_file.mistakes import did_you_mean
+from graph.pipeline_file.rule_checks import UnusableRuleError, checked_rule
+
+__all__ = ["ClassError", "Constructor", "Parameter", "constructor_of", "default_crops_problem", "import_class"]
+
+
+class ClassError(SetupError):
+    """A class cannot be a step's classifier; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of a constructor.
+
+    Attributes:
+        annotation: evaluated; :data:`inspect.Parameter.empty` where there is none, or it cannot be evaluated.
+        default: :data:`inspect.Parameter.empty` where there is none.
+        inherited: it belongs to a base class's constructor, which gets it through ``**kwargs``.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    inherited: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether the class cannot be made without it."""
+        return self.default is inspect.Parameter.empty and not self.inherited
+
+
+@dataclass(frozen=True, slots=True)
+class Constructor:
+    """The keyword arguments of a class.
+
+    Attributes:
+        is_open: it also takes names that are not among the parameters.
+        nameless: arguments without a default that cannot be passed by name.
+    """
+
+    parameters: Mapping[str, Parameter]
+    is_open: bool
+    nameless: tuple[str, ...] = ()
+
+
+def import_class(path: str) -> type[BaseClassifier]:
+    """Import a classifier by its dotted path. What its module prints goes to stderr: stdout belongs to results.
+
+    Raises:
+        ClassError: there is no such class, its module fails, or it is not a complete classifier.
+    """
+    module_name, _, class_name = path.rpartition(".")
+    module = _import_module(module_name)
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        classes = [
+            name for name, value in vars(module).items() if _is_classifier(value) and value is not BaseClassifier
+        ]
+        known = f"; its classifiers: {', '.join(sorted(classes))}" if classes else ""
+        raise ClassError(f"module {module_name!r} has no {class_name!r}{did_you_mean(class_name, classes, known)}")
+    if not isinstance(cls, type):
+        raise ClassError(f"{path!r} is {_kind(cls)}, not a class; write the path of the class")
+    if not _is_classifier(cls):
+        raise ClassError(f"{path!r} is not a classifier; derive it from classifiers.BaseClassifier")
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ClassError(f"{path!r} is not complete: it does not define {' and '.join(map(repr, missing))}")
+    _check_attributes(path, cls)
+    return typing.cast("type[BaseClassifier]", cls)
+
+
+@functools.lru_cache(maxsize=256)  # asked several times of each class
+def constructor_of(cls: type[BaseClassifier]) -> Constructor:
+    """The keyword arguments that ``cls`` takes, with those that it passes on to its bases through ``**kwargs``."""
+    parameters: dict[str, Parameter] = {}
+    nameless: tuple[str, ...] = ()
+    inherited = False
+    for owner in cls.__mro__[:-1]:  # object, the last, takes nothing
+        init = vars(owner).get("__init__")
+        if init is None:
+            continue
+        if not inspect.isfunction(init):  # written in C: nothing to read
+            return Constructor(parameters, init is not object.__init__ or inherited, nameless)
+        arguments = list(inspect.signature(init).parameters.values())[1:]
+        if not inherited:
+            nameless = tuple(a.name for a in arguments if a.kind is a.POSITIONAL_ONLY and a.default is a.empty)
+        names_space = inspect.unwrap(init).__globals__
+        for argument in arguments:
+            if (
+                argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
+                and argument.name not in parameters
+            ):
+                annotation = _evaluated(argument.annotation, names_space)
+                parameters[argument.name] = Parameter(argument.name, annotation, argument.default, inherited)
+        if all(argument.kind is not argument.VAR_KEYWORD for argument in arguments):
+            return Constructor(parameters, inherited, nameless)
+        inherited = True
+    return Constructor(parameters, inherited, nameless)
+
+
+def default_crops_problem(cls: type[BaseClassifier], depends_on: Collection[str]) -> str | None:
+    """Why the class's own crop rule cannot stand for a step with these dependencies; ``None``: it can, or has none."""
+    if cls.default_crops is None:
+        return None
+    if not depends_on:
+        return (
+            "the class has its own crop rule, and no step gives it detections; add depends_on, or write `crops: null`"
+        )
+    try:
+        checked_rule("crops", cls.default_crops, None, depends_on)
+    except UnusableRuleError as problem:
+        return f"the class's own crop rule {cls.default_crops!r} {problem}; write `crops` in the file"
+    return None
+
+
+def _import_module(name: str) -> ModuleType:
+    if (known := sys.modules.get(name)) is not None:
+        return known
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        absent = error.name or name
+        if name != absent and not name.startswith(f"{absent}."):
+            raise ClassError(f"module {name!r} needs module {absent!r}, which is not installed") from None
+        raise ClassError(_not_found(absent)) from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plug-in may do anything; the message carries what it was
+        raise ClassError(f"importing {name!r} failed: {type(error).__name__}: {error}".rstrip(": ")) from None
+
+
+def _not_found(name: str) -> str:
+    package_name, _, last = name.rpartition(".")
+    package = sys.modules.get(package_name)
+    if not package_name:
+        siblings = [module.name for module in pkgutil.iter_modules()]
+    else:
+        siblings = [module.name for module in pkgutil.iter_modules(getattr(package, "__path__", []))]
+    candidates = [f"{package_name}.{sibling}" if package_name else sibling for sibling in siblings]
+    if package is not None and not hasattr(package, "__path__"):
+        return f"{package_name!r} is a module, not a package: there is no {last!r} in it to import from"
+    return f"module {name!r} not found{did_you_mean(name, candidates, '; is it installed, or on PYTHONPATH?')}"
+
+
+def _check_attributes(path: str, cls: type[BaseClassifier]) -> None:
+    default_crops: object = cls.default_crops
+    if default_crops is not None and not isinstance(default_crops, str):
+        raise ClassError(f"{path!r}: its default_crops must be a text or None; it is {_kind(default_crops)}")
+    names: object = cls.tunables
+    if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise ClassError(
+            f"{path!r}: its tunables must be a set of argument names, for example frozenset({{'confidence'}})"
+        )
+    constructor = constructor_of(cls)
+    if constructor.nameless:
+        name = constructor.nameless[0]
+        raise ClassError(f"{path!r}: its argument {name!r} cannot be passed by name; remove the `/` behind it")
+    if not constructor.is_open and (others := sorted(set(names) - set(constructor.parameters))):
+        raise ClassError(f"{path!r}: its tunables name {others[0]!r}, which its constructor does not take")
+
+
+def _is_classifier(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseClassifier)
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _evaluated(annotation: Any, names_space: dict[str, Any]) -> Any:
+    """The annotation as a type; empty where its text names something that exists for type checkers only."""
+    if annotation is inspect.Parameter.empty:
+        return annotation
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {"value": annotation}
+    try:
+        return typing.get_type_hints(holder, globalns=names_space, include_extras=True)["value"]
+    except Exception:  # noqa: BLE001 - any text may stand in an annotation; without a type the argument is not checked
+        return inspect.Parameter.empty

@@ -1,0 +1,194 @@
+"""Reading a pipeline file: YAML or a mapping in, a checked configuration out, or every mistake at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, TypeAlias
+
+from pydantic import ValidationError
+
+from graph.pipeline_file.mistakes import Mistake, PipelineError, nearest
+from graph.pipeline_file.placement import check_placement
+from graph.pipeline_file.report import Loc, Report
+from graph.pipeline_file.schema import PipelineConfig
+from graph.pipeline_file.step_checks import Draft, check_steps, read_drafts
+from graph.pipeline_file.wording import report_validation_error, shown
+from graph.pipeline_file.yaml_reader import Document, Problem, read_yaml
+
+__all__ = ["Checked", "Mistake", "PipelineError", "Source", "check", "load"]
+
+Source: TypeAlias = str | Path | Mapping[str, Any] | PipelineConfig
+"""The path of a pipeline file, or the same as a mapping or a configuration."""
+
+MAX_FILE_BYTES = 256 * 1024  # PyYAML reads about 100 KiB a second; a step takes about 300 bytes
+MAX_DEPTH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A configuration without mistakes, and what was found out about its steps, in their order."""
+
+    config: PipelineConfig
+    steps: tuple[Draft, ...]
+
+
+def load(source: Source) -> PipelineConfig:
+    """Read and check a pipeline. Imports its classes and loads no model.
+
+    Args:
+        source: a path, to which relative paths in the file are relative, or a mapping, whose paths stay as they are.
+
+    Raises:
+        PipelineError: with every mistake.
+    """
+    return check(source).config
+
+
+def check(source: Source) -> Checked:
+    """As :func:`load`, with the imported classes and compiled rules.
+
+    Raises:
+        PipelineError: with every mistake.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        text = _read_text(path, str(source))
+        document = read_yaml(text)
+        report = Report(str(source), document.data, document.lines)
+        return _checked(document, report, path.stem[:100], path.absolute().parent, text)
+    data = source.to_dict() if isinstance(source, PipelineConfig) else source
+    document = _plain_document(data)
+    return _checked(document, Report(None, document.data), "pipeline")
+
+
+def _checked(document: Document, report: Report, name: str, folder: Path | None = None, text: str = "") -> Checked:
+    for problem in document.problems:
+        _report_problem(problem, report, text)
+    data = document.data
+    if not isinstance(data, dict):
+        if not document.problems:
+            wrong = f"expected a mapping with the key `pipeline`; got {shown(data)}"
+            report.add((), wrong if document.lines else "the file is empty; a pipeline file has the key `pipeline`")
+        report.raise_if_any()
+    data = {key: value for key, value in data.items() if not key.startswith("x-")}  # for anchors, and for notes
+    if data.get("name") is None:
+        data["name"] = name
+    drafts = read_drafts(data)
+    check_steps(drafts, report, folder)
+    check_placement(drafts, report)
+    try:
+        config = PipelineConfig.model_validate(data)
+    except ValidationError as error:
+        report_validation_error(error, PipelineConfig, report)
+        raise report.error() from None
+    report.raise_if_any()
+    return Checked(config, tuple(drafts))
+
+
+def _read_text(path: Path, file: str) -> str:
+    report = Report(file)
+    data = b""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        report.add((), f"no such file{_other_file(path)}")
+    except IsADirectoryError:
+        files = _pipeline_files(path)
+        report.add((), f"is a folder; name a file in it{': ' + ', '.join(files) if files else ''}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        report.add((), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    if len(data) > MAX_FILE_BYTES:
+        report.add((), f"has more than {MAX_FILE_BYTES // 1024} KiB; is it a pipeline file?")
+    text = ""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        report.add(
+            (), f"byte {error.start} is not UTF-8; save the file as UTF-8", data.count(b"\n", 0, error.start) + 1
+        )
+    report.raise_if_any()
+    return text
+
+
+def _other_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"; there is no folder {str(path.parent)!r} either"
+    files = _pipeline_files(path.parent)
+    known = f"; in that folder are {', '.join(files)}" if files else ""
+    stems = {Path(file).stem: file for file in files}
+    found = nearest(path.stem, stems)
+    return f"; did you mean {stems[found]!r}?" if found else known
+
+
+def _pipeline_files(folder: Path) -> list[str]:
+    try:
+        return sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))[:20]
+    except OSError:
+        return []
+
+
+def _report_problem(problem: Problem, report: Report, text: str) -> None:
+    if problem.loc or problem.line is None:
+        report.add_unreadable(problem.loc, problem.message, problem.line)
+        return
+    # what could not be parsed has no place in the data: the last step and key above it are what the reader looks for
+    step, key = _step_and_key_above(text, problem.line)
+    report.add_at(problem.line, step, key, problem.message)
+
+
+def _step_and_key_above(text: str, line: int) -> tuple[str | None, str | None]:
+    step = key = None
+    rows = text.split("\n")[:line]
+    for number, row in enumerate(rows, 1):
+        colon = r"\s*:(?:\s+|$)" if number < len(rows) else r"\s*(?::\s*|\s|$)"  # the last one may lack it: that is why
+        if found := re.match(rf"""\s*(?:-\s*)?['"]?([A-Za-z_]\w*)['"]?{colon}['"]?([\w-]*)""", row):
+            key = found[1]
+            if row.lstrip().startswith("-"):
+                step = None
+            if key == "name" and row.startswith((" ", "-", "\t")):
+                step = found[2] or None
+    return step, key
+
+
+def _plain_document(source: object) -> Document:
+    """A mapping from a program as the plain data that a file would give."""
+    document = Document()
+    document.data = _plain(source, (), document.problems, 0)
+    return document
+
+
+def _plain(value: object, loc: Loc, problems: list[Problem], depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        problems.append(Problem(loc, None, f"nested more than {MAX_DEPTH} deep"))
+        return None
+    if isinstance(value, Mapping):
+        problems += [
+            Problem((*loc, str(key)), None, f"a key must be a text; write it as {str(key)!r}")
+            for key in value
+            if not isinstance(key, str)
+        ]
+        return {
+            str(key): _plain(item, (*loc, str(key)), problems, depth + 1)
+            for key, item in value.items()
+            if isinstance(key, str)
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, (*loc, index), problems, depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.append(Problem(loc, None, f"must be a finite number; got {value}"))
+        return None
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # an enumeration's value, not its name
+    if isinstance(value, PurePath):
+        return str(value)
+    problems.append(
+        Problem(loc, None, f"a {type(value).__name__} cannot stand in a pipeline; use the types that JSON has")
+    )
+    return None

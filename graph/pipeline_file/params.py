@@ -1,0 +1,180 @@
+"""A step's ``params`` against the constructor of its class, without making an instance."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from classifiers.base import BaseClassifier
+from classifiers.weights import LocalPath
+from graph.pipeline_file.classes import Constructor, Parameter, constructor_of
+from graph.pipeline_file.mistakes import did_you_mean, nearest
+from graph.pipeline_file.report import Loc
+from graph.pipeline_file.wording import sentence, shown
+
+__all__ = ["absolute_paths", "checked_params"]
+
+_TYPE_WORDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+    list: "a list",
+    dict: "keys with values",
+}
+_CONTAINER_WORDS: dict[Any, str] = {
+    **dict.fromkeys((list, tuple, set, frozenset, collections.abc.Sequence), "a list"),
+    **dict.fromkeys((dict, collections.abc.Mapping), "keys with values"),
+}
+
+
+def absolute_paths(cls: type[BaseClassifier], params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """``params`` with relative paths made absolute.
+
+    A text that begins with ``./`` or ``../`` is relative to ``folder``. So is one for an argument that is annotated as
+    a path, when there is a file or folder of that name in ``folder``.
+    """
+    parameters = constructor_of(cls).parameters
+    return {
+        key: _absolute(value, folder, key in parameters and _names_path(parameters[key].annotation))
+        for key, value in params.items()
+    }
+
+
+def checked_params(
+    cls: type[BaseClassifier], params: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[tuple[Loc, str]]]:
+    """Check ``params`` by name and by annotated type and range.
+
+    Returns:
+        The arguments as the constructor gets them, and what is wrong: the place in ``params`` and a sentence.
+    """
+    constructor = constructor_of(cls)
+    arguments: dict[str, Any] = {}
+    problems: list[tuple[Loc, str]] = []
+    for key, value in params.items():
+        parameter = constructor.parameters.get(key)
+        if parameter is None and not constructor.is_open:
+            problems.append(((key,), _unknown(key, cls, constructor)))
+        elif parameter is None or parameter.inherited or parameter.annotation is inspect.Parameter.empty:
+            arguments[key] = value
+        else:
+            arguments[key], found = _checked(parameter, value)
+            if isinstance(value, str) and min(value, default=" ") < " " and _names_path(parameter.annotation):
+                fix = "in double quotes a backslash begins an escape; use single quotes"
+                found.append(((), f"a path has no control characters; got {value!r}; {fix}"))
+            problems += [((key, *loc), message) for loc, message in found]
+    for parameter in constructor.parameters.values():
+        if parameter.required and parameter.name not in params:
+            words = _type_words(parameter.annotation)
+            needs = f"is missing: {cls.__name__} needs it{f' ({words})' if words else ''}"
+            meant = (
+                nearest(parameter.name, params.keys() - constructor.parameters.keys()) if constructor.is_open else None
+            )
+            problems.append(((parameter.name,), f"{needs}; is it {meant!r}?" if meant else needs))
+    return arguments, problems
+
+
+def _unknown(key: str, cls: type[BaseClassifier], constructor: Constructor) -> str:
+    known = "; it takes " + (", ".join(constructor.parameters) or "none")
+    return f"{cls.__name__} has no parameter {key!r}{did_you_mean(key, constructor.parameters, known)}"
+
+
+def _checked(parameter: Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str]]]:
+    try:
+        adapter: TypeAdapter[Any] = _adapter(parameter.annotation)
+    except Exception:  # noqa: BLE001 - anything may stand in an annotation; what is no type leaves it to the constructor
+        return value, []
+    try:
+        # JSON's strict rules are those of a file: a list may become a tuple and a text a path, but no text a number
+        return adapter.validate_json(json.dumps(value), strict=True), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        if any(detail["type"] == "needs_python_object" for detail in details):
+            return value, []  # a class of the plug-in's own: the constructor is the judge
+        if words := _union_words(parameter.annotation):
+            return value, [((), f"expected {words}; got {shown(value)}")]
+        return value, [(tuple(detail["loc"]), sentence(detail)) for detail in details]
+    except Exception as error:  # noqa: BLE001 - a plug-in's validator may do anything; the message carries what it was
+        return value, [((), f"checking it failed: {type(error).__name__}: {error}")]
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a model, a dataclass or a typed dict has a configuration of its own
+        return TypeAdapter(annotation)
+
+
+def _union_words(annotation: Any) -> str:
+    """``a text or a whole number`` for a union of more than one type beside ``None``; empty for anything else."""
+    bare = _bare(annotation)
+    if typing.get_origin(bare) not in (typing.Union, types.UnionType):
+        return ""
+    arms = [arm for arm in typing.get_args(bare) if arm is not type(None)]
+    return _type_words(bare) if len(arms) > 1 else ""
+
+
+def _type_words(annotation: Any) -> str:
+    """A type as a person would call it; empty where there are no words for it."""
+    bare = _bare(annotation)
+    if isinstance(bare, type) and issubclass(bare, PurePath):
+        return "a path"
+    for kind, words in _TYPE_WORDS.items():
+        if bare is kind:
+            return words
+    origin, arguments = typing.get_origin(bare), typing.get_args(bare)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_words(arm) or str(arm) for arm in arguments)
+    if origin in _CONTAINER_WORDS:
+        return _CONTAINER_WORDS[origin]
+    return bare.__name__ if isinstance(bare, type) and bare is not inspect.Parameter.empty else ""
+
+
+def _bare(annotation: Any) -> Any:
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return annotation
+
+
+def _names_path(annotation: Any) -> bool:
+    stack = [annotation]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, LocalPath) or part is LocalPath or (isinstance(part, type) and issubclass(part, PurePath)):
+            return True
+        stack += typing.get_args(part)
+        stack += getattr(part, "__metadata__", ())
+    return False
+
+
+def _absolute(value: Any, folder: Path, is_path: bool) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item, folder, is_path) for item in value]
+    if isinstance(value, dict):
+        return {key: _absolute(item, folder, is_path) for key, item in value.items()}
+    if not isinstance(value, str) or not value.strip():
+        return value
+    explicit = value in (".", "..") or value.startswith(("./", "../"))
+    if not explicit and not (is_path and _is_there(folder / value)):
+        return value
+    return os.path.normpath(folder / value)  # not resolve(): a link's own name may have the ending that says the format
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a text that is no file name: too long, or with a NUL
+        return False

@@ -1,0 +1,93 @@
+"""Collects mistakes while a pipeline is read, and knows where in the file each of them stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from graph.pipeline_file.mistakes import Mistake, PipelineError
+
+__all__ = ["Loc", "Report", "place_text"]
+
+Loc: TypeAlias = tuple[str | int, ...]
+"""Keys and indices from the top of the data down, as pydantic's ``loc``."""
+
+
+class Report:
+    """Mistakes found so far.
+
+    Args:
+        file: as the caller named it; ``None`` for an inline mapping.
+        data: the data that was read, to call steps by their names.
+        lines: the line of each key and list item.
+    """
+
+    def __init__(self, file: str | None, data: Any = None, lines: Mapping[Loc, int] | None = None) -> None:
+        self._file = file
+        self._data = data
+        self._lines = lines or {}
+        self._mistakes: list[Mistake] = []
+        self._unreadable: set[Loc] = set()
+
+    def add(self, loc: Iterable[str | int], message: str, line: int | None = None) -> None:
+        """Note a mistake at ``loc``; ``line`` where it is known better than from there."""
+        loc = tuple(loc)
+        if any(loc[:end] in self._unreadable for end in range(1, len(loc) + 1)):
+            return  # what stands in the data there is not what stands in the file
+        step, key = self._step_and_key(loc)
+        if line is None:
+            line = self._line(loc)
+        message = " ".join(row.strip() for row in message.splitlines())  # of a plug-in's error; one mistake, one line
+        self._mistakes.append(Mistake(self._file, line, step, key, message, place_text(loc)))
+
+    def add_unreadable(self, loc: Loc, message: str, line: int | None) -> None:
+        """Note that the value at ``loc`` could not be read; nothing else is said about it."""
+        self.add(loc, message, line)
+        self._unreadable.add(loc)
+
+    def add_at(self, line: int, step: str | None, key: str | None, message: str) -> None:
+        """Note a mistake in text that could not be parsed."""
+        self._mistakes.append(Mistake(self._file, line, step, key, message))
+
+    def error(self) -> PipelineError:
+        """What was collected, in the order of the file."""
+        return PipelineError(sorted(self._mistakes, key=lambda mistake: mistake.line or 0))
+
+    def raise_if_any(self) -> None:
+        """Raise what was collected, if anything was."""
+        if self._mistakes:
+            raise self.error()
+
+    def _line(self, loc: Loc) -> int | None:
+        if len(loc) == 3 and loc not in self._lines and (*loc[:2], "serve", loc[2]) in self._lines:
+            return self._lines[(*loc[:2], "serve", loc[2])]  # `timeout_ms` and `on_error` may stand in either place
+        for end in range(len(loc), -1, -1):
+            if loc[:end] in self._lines:
+                return self._lines[loc[:end]]
+        return None
+
+    def _step_and_key(self, loc: Loc) -> tuple[str | None, str | None]:
+        if len(loc) < 2 or loc[0] != "pipeline" or not isinstance(loc[1], int):
+            return None, place_text(loc) or None
+        inner = loc[2:]
+        if inner[:1] == ("depends_on",):
+            inner = inner[:1]
+        return self._step_name(loc[1]), place_text(inner) or "pipeline"
+
+    def _step_name(self, index: int) -> str:
+        try:
+            name = self._data["pipeline"][index]["name"]
+        except (TypeError, LookupError):
+            name = None
+        return name if isinstance(name, str) and name else f"pipeline[{index}]"
+
+
+def place_text(loc: Loc) -> str:
+    """``("pipeline", 2, "serve")`` as ``pipeline[2].serve``."""
+    text = ""
+    for part in loc:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text

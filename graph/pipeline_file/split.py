@@ -1,0 +1,92 @@
+"""A pipeline as two parts: what rolls every deployment when it changes, and what can change in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from pydantic import ValidationError
+
+from graph.pipeline_file.classes import constructor_of, default_crops_problem, import_class
+from graph.pipeline_file.mistakes import did_you_mean
+from graph.pipeline_file.report import Report
+from graph.pipeline_file.schema import PipelineConfig, StepConfig
+from graph.pipeline_file.wording import report_validation_error
+
+__all__ = ["merge", "structure", "tunables"]
+
+_RULES = ("condition", "crops", "crops_from", "timeout_ms", "on_error")
+_BATCHING = ("max_batch_size", "batch_wait_ms", "max_ongoing_requests")  # the last must fit the first
+
+
+def structure(config: PipelineConfig) -> dict[str, Any]:
+    """What cannot change while the application runs: the pipeline without what :func:`tunables` takes out.
+
+    It is a pipeline itself, and the same for every value of the tunables.
+    """
+    return {**config.to_dict(), "pipeline": [_split(step)[0] for step in config.pipeline]}
+
+
+def tunables(config: PipelineConfig) -> dict[str, dict[str, Any]]:
+    """What can be applied in place, by step.
+
+    Rules, ``timeout_ms``, ``on_error``, batching, and those ``params`` that the class names in ``tunables``; one that
+    the constructor cannot do without belongs to the structure.
+    """
+    return {step.name: _split(step)[1] for step in config.pipeline}
+
+
+def merge(structure: Mapping[str, Any], tunables: Mapping[str, Mapping[str, Any]]) -> PipelineConfig:
+    """The pipeline that :func:`structure` and :func:`tunables` were taken from.
+
+    Raises:
+        PipelineError: they do not fit each other.
+    """
+    data = deepcopy(dict(structure))
+    steps = {step["name"]: step for step in data["pipeline"]}
+    report = Report(None, data)
+    for name, values in tunables.items():
+        if name not in steps:
+            report.add(("tunables", name), f"unknown step {name!r}{did_you_mean(name, steps)}")
+            continue
+        step = steps[name]
+        for key, value in values.items():
+            if key in ("params", "serve"):
+                step[key] = {**step.get(key, {}), **value}
+            elif key in _RULES:
+                step[key] = value
+            else:
+                report.add(("tunables", name, key), f"not a tunable{did_you_mean(key, (*_RULES, 'params', 'serve'))}")
+    report.raise_if_any()
+    try:
+        return PipelineConfig.model_validate(data)
+    except ValidationError as error:
+        report_validation_error(error, PipelineConfig, report)
+        raise report.error() from None
+
+
+def _split(step: StepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    fixed = step.to_dict()
+    moving: dict[str, Any] = {key: fixed.pop(key) for key in _RULES if key in fixed}
+    for block, keys in (("params", _tunable_params(step.class_path)), ("serve", _BATCHING)):
+        values = fixed.pop(block, {})
+        taken = {key: value for key, value in values.items() if key in keys}
+        left = {key: value for key, value in values.items() if key not in keys}
+        # an empty block is left out: the structure must not show whether a tunable was set
+        moving |= {block: taken} if taken else {}
+        fixed |= {block: left} if left else {}
+    if _needs_whole_image(step):
+        fixed["crops"] = None
+    return fixed, moving
+
+
+def _tunable_params(class_path: str) -> frozenset[str]:
+    cls = import_class(class_path)
+    parameters = constructor_of(cls).parameters
+    return frozenset(key for key in cls.tunables if key not in parameters or not parameters[key].required)
+
+
+def _needs_whole_image(step: StepConfig) -> bool:
+    """Whether the class's own crop rule cannot stand in for the one that was taken out."""
+    return default_crops_problem(import_class(step.class_path), step.depends_on) is not None

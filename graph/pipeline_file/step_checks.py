@@ -1,0 +1,224 @@
+"""Whether the steps of a pipeline fit each other, and their classes.
+
+Works on data that may have other mistakes, so that all of them are found at once: what has the wrong type is left out
+here, the models in ``graph.config`` say so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from classifiers.base import BaseClassifier
+from graph.conditions import Rule
+from graph.pipeline_file.classes import ClassError, default_crops_problem, import_class
+from graph.pipeline_file.mistakes import did_you_mean
+from graph.pipeline_file.params import absolute_paths, checked_params
+from graph.pipeline_file.report import Report
+from graph.pipeline_file.rule_checks import UnusableRuleError, checked_rule
+from graph.pipeline_file.schema import CLASS_PATH
+
+_CROPS_ARE_FULL = "has no effect on a step that looks at crops, which are cut from full pixels; remove it"
+
+__all__ = ["Draft", "check_steps", "read_drafts"]
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is known of one step while it is checked.
+
+    Attributes:
+        index: its place in the file.
+        data: its keys as they stand there.
+        name: ``None`` where it has none that is a text.
+        cls: its class, once imported; ``None`` where it cannot be.
+        depends_on: ``None`` where it cannot be read.
+        arguments: of the constructor, converted to the annotated types.
+        crops: the rule that counts, the class's own included.
+    """
+
+    index: int
+    data: dict[str, Any]
+    name: str | None
+    depends_on: tuple[str, ...] | None
+    cls: type[BaseClassifier] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    condition: Rule | None = None
+    crops: Rule | None = None
+
+    def loc(self, key: str) -> tuple[str | int, ...]:
+        """The place of one of its keys."""
+        return ("pipeline", self.index, key)
+
+    def text(self, key: str) -> str | None:
+        """The value of a key, when it is a text that is not empty."""
+        value = self.data.get(key)
+        return value if isinstance(value, str) and value else None
+
+
+def read_drafts(data: Any) -> list[Draft]:
+    """The steps of the data that are mappings at all."""
+    steps = data.get("pipeline") if isinstance(data, dict) else None
+    if not isinstance(steps, list):
+        return []
+    return [
+        Draft(index, step, _text(step.get("name")), _dependencies(step.get("depends_on", [])))
+        for index, step in enumerate(steps)
+        if isinstance(step, dict)
+    ]
+
+
+def check_steps(drafts: Sequence[Draft], report: Report, folder: Path | None) -> None:
+    """Check classes, parameters, dependencies and rules, and fill the drafts.
+
+    Args:
+        drafts: the steps; relative paths in their ``params`` are made absolute in place.
+        report: gets the mistakes.
+        folder: what relative paths are relative to; ``None``: they stay as they are.
+    """
+    names = [draft.name for draft in drafts if draft.name is not None]
+    _check_names(drafts, report)
+    for draft in drafts:
+        _check_class(draft, report, folder)
+        _check_dependencies(draft, names, report)
+        draft.condition = _check_rule(draft, "condition", names, report)
+        draft.crops = _check_rule(draft, "crops", names, report)
+        _check_crops(draft, report)
+        _check_crops_from(draft, report)
+    _check_cycles(drafts, report)
+
+
+def _check_names(drafts: Sequence[Draft], report: Report) -> None:
+    first: dict[str, int] = {}
+    for draft in drafts:
+        if draft.name is not None and first.setdefault(draft.name, draft.index) != draft.index:
+            report.add(
+                draft.loc("name"),
+                f"two steps are called {draft.name!r}, the other is number {first[draft.name] + 1}; rename one",
+            )
+
+
+def _check_class(draft: Draft, report: Report, folder: Path | None) -> None:
+    path = draft.text("class")
+    if path is None or not re.fullmatch(CLASS_PATH, path):
+        return
+    try:
+        draft.cls = import_class(path)
+    except ClassError as problem:
+        report.add(draft.loc("class"), str(problem))
+        return
+    params = draft.data.get("params", {})
+    if not isinstance(params, dict):
+        return
+    if folder is not None:
+        params = absolute_paths(draft.cls, params, folder)
+        if params:
+            draft.data["params"] = params
+    draft.arguments, problems = checked_params(draft.cls, params)
+    for loc, message in problems:
+        report.add((*draft.loc("params"), *loc), message)
+
+
+def _check_dependencies(draft: Draft, names: Sequence[str], report: Report) -> None:
+    for name in draft.depends_on or ():
+        if name not in names:
+            others = [other for other in names if other != draft.name]
+            known = (
+                "; there is no other step" if not others else f"; the other steps are {', '.join(map(repr, others))}"
+            )
+            written = draft.data["depends_on"]
+            item = (written.index(name),) if isinstance(written, list) else ()
+            report.add((*draft.loc("depends_on"), *item), f"unknown step {name!r}{did_you_mean(name, others, known)}")
+
+
+def _check_rule(draft: Draft, kind: Literal["condition", "crops"], names: Sequence[str], report: Report) -> Rule | None:
+    source = draft.text(kind)
+    if source is None:
+        return None
+    try:
+        return checked_rule(kind, source, draft.name, draft.depends_on, names)
+    except UnusableRuleError as problem:
+        report.add(draft.loc(kind), str(problem))
+        return None
+
+
+def _check_crops(draft: Draft, report: Report) -> None:
+    if draft.depends_on is None:
+        return
+    if draft.text("crops") is not None and not draft.depends_on:
+        report.add(draft.loc("crops"), "needs the detections of another step; add the step that detects to depends_on")
+    if draft.text("crops") is not None and draft.data.get("decode") == "reduced":
+        report.add(draft.loc("decode"), _CROPS_ARE_FULL)
+    if "crops" in draft.data or draft.cls is None:
+        return
+    if draft.cls.default_crops is not None and draft.data.get("decode") == "reduced":
+        report.add(draft.loc("decode"), _CROPS_ARE_FULL)
+    if problem := default_crops_problem(draft.cls, draft.depends_on):
+        report.add(draft.loc("crops"), problem)
+    elif draft.cls.default_crops is not None:
+        draft.crops = checked_rule("crops", draft.cls.default_crops, draft.name, draft.depends_on)
+
+
+def _check_crops_from(draft: Draft, report: Report) -> None:
+    source = draft.text("crops_from")
+    if source is None:
+        return
+    loc = draft.loc("crops_from")
+    if "crops" in draft.data and draft.data["crops"] is None:
+        report.add(
+            loc, "says whose detections become crops, but `crops: null` means the whole image; remove one of them"
+        )
+    elif "crops" not in draft.data and draft.cls is not None and draft.cls.default_crops is None:
+        report.add(loc, "says whose detections become crops, but there is no crop rule; add `crops`")
+    if draft.depends_on is not None and source not in draft.depends_on:
+        fix = f"; add {source!r} to depends_on"
+        report.add(loc, f"{source!r} is not among the steps it depends on{did_you_mean(source, draft.depends_on, fix)}")
+
+
+def _check_cycles(drafts: Sequence[Draft], report: Report) -> None:
+    by_name = {draft.name: draft for draft in drafts if draft.name is not None}
+    edges = {name: [other for other in draft.depends_on or () if other != name] for name, draft in by_name.items()}
+    for cycle in _cycles(edges):
+        # the step that stands first in the file, so that the message does not depend on where the search began
+        start = min(range(len(cycle)), key=lambda position: by_name[cycle[position]].index)
+        turned = cycle[start:] + cycle[:start]
+        report.add(
+            by_name[turned[0]].loc("depends_on"),
+            f"a cycle: {' -> '.join([*turned, turned[0]])}; remove one of these dependencies",
+        )
+
+
+def _cycles(edges: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """A cycle for each edge that leads back to the path of a depth-first search."""
+    done: set[str] = set()
+    for root in edges:
+        path: list[str] = []
+        pending = [(root, iter(edges[root]))] if root not in done else []
+        path += [root] if pending else []
+        while pending:
+            name, targets = pending[-1]
+            target = next(targets, None)
+            if target is None:
+                pending.pop()
+                path.pop()
+                done.add(name)
+            elif target in path:
+                yield path[path.index(target) :]
+            elif target in edges and target not in done:
+                path.append(target)
+                pending.append((target, iter(edges[target])))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _dependencies(value: object) -> tuple[str, ...] | None:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return None
+    return tuple(dict.fromkeys(value))

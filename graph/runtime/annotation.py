@@ -1,0 +1,107 @@
+"""Draws a result into its picture: a box a detection, with what every step said about it."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from graph.engine import Frame
+
+__all__ = ["annotate"]
+
+_JPEG_QUALITY = 90
+_MAX_LABEL_LENGTH = 200
+
+
+def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
+    """Draw boxes and labels.
+
+    Args:
+        frame: the image that the result is about.
+        result: as the engine gives it.
+
+    Returns:
+        A JPEG of the image's upright size. Steps that looked at the whole image are written into the top left corner.
+
+    Raises:
+        InputError: the image cannot be decoded.
+    """
+    picture = PIL.Image.fromarray(frame.pixels())
+    draw = PIL.ImageDraw.Draw(picture)
+    side = min(picture.size)
+    size = max(11, round(side / 42))
+    font = PIL.ImageFont.load_default(size)
+    line = max(1, round(side / 300))
+    for detections, captions in _captioned(result["context"]):
+        for detection, words in zip(detections, captions, strict=True):
+            colour = _colour(detection["class_name"])
+            box = _box(detection["bbox"], picture.size)
+            draw.rectangle(box, outline=colour, width=line)
+            _label(draw, (box[0], box[1]), " · ".join(words), font, colour)
+    remarks = [f"{name}: {_words(answer)}" for name, answer in result["context"].items() if "label" in answer]
+    for row, remark in enumerate(remarks):
+        _label(draw, (0, (row + 1) * size * 1.4), remark, font, (40, 40, 40))
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
+    return jpeg.getvalue()
+
+
+def _captioned(context: Mapping[str, Any]) -> list[tuple[list[dict[str, Any]], list[list[str]]]]:
+    """For each detector its detections, and the words for each of them."""
+    detectors = [answer["detections"] for answer in context.values() if "detections" in answer]
+    captions = [[[f"{d['class_name']} {_percent(d)}".strip()] for d in detections] for detections in detectors]
+    if len(detectors) == 1:  # with several, an index alone does not say whose it is
+        for answer in context.values():
+            for found in answer.get("objects", []):
+                captions[0][found["detection"]].append(_words(found))
+    return list(zip(detectors, captions, strict=True))
+
+
+def _words(answer: Mapping[str, Any]) -> str:
+    if "label" in answer:
+        return f"{answer['label']} {_percent(answer)}".strip()
+    return ", ".join(
+        f"{key} {value}" for key, value in answer.items() if key != "detection" and not isinstance(value, list | dict)
+    )
+
+
+def _percent(answer: Mapping[str, Any]) -> str:
+    confidence = answer.get("confidence")
+    return "" if confidence is None else f"{confidence:.0%}"
+
+
+def _box(bbox: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box inside the picture, with its corners in the order that drawing wants."""
+    x1, x2 = sorted(min(max(x, 0), size[0] - 1) for x in (bbox[0], bbox[2]))
+    y1, y2 = sorted(min(max(y, 0), size[1] - 1) for y in (bbox[1], bbox[3]))
+    return x1, y1, x2, y2
+
+
+def _colour(class_name: str) -> tuple[int, int, int]:
+    """The same colour for the same class, in every picture and process."""
+    hue = sum(index * ord(letter) for index, letter in enumerate(class_name, 7)) * 0.618 % 1
+    red, green, blue = colorsys.hls_to_rgb(hue, 0.42, 0.85)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _label(
+    draw: PIL.ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    text: str,
+    font: PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont,
+    colour: tuple[int, int, int],
+) -> None:
+    """White text on the box's colour, above the corner where there is room, and never outside the picture."""
+    text = text[:_MAX_LABEL_LENGTH]
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = max(0, min(corner[0], draw.im.size[0] - width))
+    y = max(0, corner[1] - height)
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.text((x + 3 - left, y + 3 - top), text, fill="white", font=font)

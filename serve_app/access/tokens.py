@@ -1,0 +1,189 @@
+"""Checks tokens (JWT) of an identity provider, with its public keys (JWKS) from a URL or a file."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import re
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import jwt
+
+from classifiers import SetupError
+from serve_app.access.key_file import KEY_SCOPES
+from serve_app.access.principal import Principal
+from serve_app.config import JWT_TENANTS, Algorithm, JwtConfig, read_json
+from serve_app.refusals import NotReady, Unauthorized
+
+__all__ = ["Tokens"]
+
+_log = logging.getLogger(__name__)
+
+_FETCH_TIMEOUT_S = 3.0
+_MAX_JWKS_BYTES = 1 << 20
+
+# Tokens that name made-up keys must not make us ask the provider each time.
+_ASK_AGAIN_S = 10.0
+
+# A provider that is away must not lock everybody out at once, nor may keys that it has taken back be good for ever.
+_BLIND_S = 3600.0
+
+_TENANT = re.compile(r"[\x21-\x7e]{1,128}")
+
+_BAD = "the token is not good"
+
+_KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+_CURVES = {"ES256": ("P-256",), "ES384": ("P-384",), "ES512": ("P-521",), "EdDSA": ("Ed25519", "Ed448")}
+
+
+class Tokens:
+    """The tokens of one provider.
+
+    Raises:
+        SetupError: the keys are in a file, and it cannot be read.
+    """
+
+    def __init__(self, config: JwtConfig) -> None:
+        self._config = config
+        self._url = config.jwks if "://" in config.jwks else None
+        self._keys: list[dict[str, Any]] = []
+        self._read_at = self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()
+        if self._url is None:
+            try:
+                self._take(read_json(Path(config.jwks).read_bytes()))
+            except (OSError, ValueError, jwt.PyJWTError) as error:
+                raise SetupError(f"the keys of {config.issuer} in {config.jwks} cannot be read: {error}") from error
+
+    async def check(self, credential: str) -> Principal:
+        """Tell whose token it is.
+
+        Raises:
+            Unauthorized: it is not good; the message says why only where that helps an honest client.
+            NotReady: the provider's keys cannot be had.
+        """
+        config = self._config
+        try:
+            header = jwt.get_unverified_header(credential)
+        except jwt.PyJWTError as error:
+            raise Unauthorized(_BAD) from error
+        algorithm = header.get("alg")
+        if algorithm not in config.algorithms:
+            taken = ", ".join(config.algorithms)
+            raise Unauthorized(f"{_BAD}: it is signed with {str(algorithm)[:20]!r}, and not with {taken}")
+        key = await self._key(header.get("kid"), algorithm)
+        try:
+            claims = jwt.decode(
+                credential,
+                key,
+                algorithms=list(config.algorithms),
+                issuer=config.issuer,
+                audience=config.audience,
+                leeway=config.leeway_s,
+                options={"require": ["exp", "iss", "aud", config.tenant_claim]},
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise Unauthorized("the token has expired; get a new one") from error
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+            raise Unauthorized(_BAD) from error
+        return self._principal(claims)
+
+    def _principal(self, claims: dict[str, Any]) -> Principal:
+        tenant = claims[self._config.tenant_claim]
+        if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+            raise Unauthorized(f"{_BAD}: its {self._config.tenant_claim} is no name")
+        said = claims.get(self._config.scopes_claim, [])
+        words = said.split() if isinstance(said, str) else said if isinstance(said, list) else []
+        # A key's tenant cannot begin so: whoever is called like a tenant at the provider does not become that tenant.
+        name = f"{JWT_TENANTS}{tenant}"
+        return Principal(name, name, frozenset(scope for scope in KEY_SCOPES if scope in words))
+
+    async def _key(self, kid: object, algorithm: str) -> jwt.PyJWK:
+        """The key that a token was signed with: the one of that id, else the only one that it can have been."""
+        now = time.monotonic()
+        fitting = self._fitting(kid, algorithm)
+        if now - self._read_at > self._config.refresh_s or not fitting:
+            await self._ask(now)
+            fitting = self._fitting(kid, algorithm)
+        if time.monotonic() - self._read_at > max(_BLIND_S, self._config.refresh_s):
+            raise NotReady("tokens cannot be checked now; try again", retry_after_s=5)
+        if not fitting:
+            raise Unauthorized(f"{_BAD}: its key is none of the provider's")
+        if len(fitting) > 1:
+            raise Unauthorized(f"{_BAD}: it does not say which of the provider's keys it was signed with (kid)")
+        return fitting[0]
+
+    def _fitting(self, kid: object, algorithm: str) -> list[jwt.PyJWK]:
+        """A key without ``kid`` may be any token's, and a token without it may be signed by any key."""
+        rows = [row for row in self._keys if kid is not None and row.get("kid") == kid] or [
+            row for row in self._keys if kid is None or row.get("kid") is None
+        ]
+        return [key for row in rows if (key := _usable(row, algorithm)) is not None]
+
+    async def _ask(self, now: float) -> None:
+        """Read the keys again, if nobody has in the last seconds. One request asks, and the others wait for it."""
+        async with self._asking:
+            if now < self._asked_at or time.monotonic() - self._asked_at < _ASK_AGAIN_S:
+                return
+            try:
+                self._take(await self._document())
+            except (OSError, ValueError, httpx.HTTPError, jwt.PyJWTError) as error:
+                _log.warning(
+                    "the keys of %s cannot be read (%s); going on with those read last", self._config.issuer, error
+                )
+            finally:
+                self._asked_at = time.monotonic()
+
+    async def _document(self) -> Any:
+        if self._url is None:
+            return read_json(await asyncio.to_thread(Path(self._config.jwks).read_bytes))
+        data = b""
+        async with (
+            asyncio.timeout(_FETCH_TIMEOUT_S),
+            httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S) as client,
+            client.stream("GET", self._url) as response,
+        ):
+            response.raise_for_status()
+            async for chunk in response.aiter_bytes():
+                data += chunk
+                if len(data) > _MAX_JWKS_BYTES:
+                    raise ValueError(f"the answer of {self._url} is no set of keys: it is too long")
+        return read_json(data)
+
+    def _take(self, document: Any) -> None:
+        if not isinstance(document, dict):
+            raise ValueError("it is no set of keys")  # noqa: TRY004 - as json.loads
+        rows = document.get("keys")
+        found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        if not any(_usable(row, algorithm) for row in found for algorithm in get_args(Algorithm)):
+            raise ValueError("it has no key that signatures can be checked with")
+        _key_of.cache_clear()
+        self._keys = found
+        self._read_at = time.monotonic()
+
+
+def _usable(row: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
+    """The key for one algorithm. A key that names its algorithm is for that alone; the others for each that fits."""
+    operations = row.get("key_ops")
+    if (
+        row.get("use") not in (None, "sig")
+        or row.get("alg") not in (None, algorithm)
+        or (isinstance(operations, list) and "verify" not in operations)
+        or row.get("kty") != _KEY_TYPES[algorithm[:2]]
+        or row.get("crv") not in _CURVES.get(algorithm, (row.get("crv"),))
+    ):
+        return None
+    return _key_of(json.dumps(row), algorithm)
+
+
+@functools.lru_cache(maxsize=256)
+def _key_of(row: str, algorithm: str) -> jwt.PyJWK | None:
+    try:
+        return jwt.PyJWK(json.loads(row), algorithm)
+    except jwt.PyJWTError:  # a damaged key; the others may be good
+        return None

@@ -1,0 +1,134 @@
+"""The demo: serves a pipeline on this machine, posts real photos over HTTP, and shows what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from classifiers import SetupError
+from serve_app.cli.arguments import stderr, stdout
+from serve_app.cli.phases import phases
+from serve_app.local import FetchFailed, demo_photos, fetch_car_photos, serving
+
+__all__ = ["Found", "run_demo", "show"]
+
+_TIMEOUT_S = 60.0
+_SURE = 0.5
+"""Of an answer that is less sure than this, the next best ones are shown too."""
+_ALTERNATIVES = 2
+
+
+class Found(NamedTuple):
+    """A photo, the result for it, and where the picture with boxes and labels is."""
+
+    photo: Path
+    result: Mapping[str, Any]
+    picture: Path
+
+
+def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int) -> None:
+    """Serve, post, show, shut down. Without ``photos``: a street, two people and, where they can be had, two cars.
+
+    Raises:
+        SetupError: the pipeline or its models are not there, or a port is taken.
+    """
+    packaged = photos or demo_photos()  # before anything starts
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with phases(stderr) as begin:
+            server = stack.enter_context(serving(pipeline, port=port, dashboard_port=None, report=begin))
+        stderr.print(f"  it answers at {server.http_url}", highlight=False)
+        # not before the pipeline and its models have turned out to be good
+        photos = photos or [*packaged, *_car_photos(stderr)]
+        with phases(stderr) as begin:
+            begin("posting the photos")
+            found = list(_posted(server.http_url, photos, out))
+            begin("stopping")
+            stack.close()
+    show(found, stdout)
+
+
+def show(found: Sequence[Found], console: Console) -> None:
+    """A table of what was found, and where the pictures are."""
+    console.print(_table(found))
+    console.print("The pictures with boxes and labels:")
+    for one in found:
+        console.print(f"  {escape(str(one.picture.resolve()))}", highlight=False, soft_wrap=True)
+
+
+def _car_photos(console: Console) -> list[Path]:
+    try:
+        return fetch_car_photos(console)
+    except FetchFailed as error:
+        console.print(f"[yellow]No photo of a car, so no make will be named:[/] {escape(str(error))}", soft_wrap=True)
+        console.print("or try photos of your own: visiongraph demo --photo FILE", soft_wrap=True)
+        return []
+
+
+def _posted(url: str, photos: Sequence[Path], out: Path) -> Iterator[Found]:
+    with httpx.Client(base_url=url, timeout=_TIMEOUT_S) as client:
+        for number, photo in enumerate(photos, 1):
+            result = _post(client, photo).json()
+            picture = out / f"{number}-{photo.stem}.jpg"
+            picture.write_bytes(_post(client, photo, annotate="true").content)
+            yield Found(photo, result, picture)
+
+
+def _post(client: httpx.Client, photo: Path, **query: str) -> httpx.Response:
+    try:
+        data = photo.read_bytes()
+    except OSError as error:
+        raise SetupError(f"cannot read {photo}: {error.strerror or error}") from error
+    response = client.post("/v1/images", params=query, content=data, headers={"Content-Type": "image/*"})
+    if response.is_error:
+        raise SetupError(f"{photo.name} was answered with {response.status_code}: {response.text}")
+    return response
+
+
+def _table(found: Sequence[Found]) -> Table:
+    table = Table("photo", "object", "confidence", "what the classifiers say", title="What was found")
+    for photo, result, _ in found:
+        for name, *cells in _rows(photo.name, result):
+            table.add_row(escape(name), *cells)
+        table.add_section()
+    return table
+
+
+def _rows(photo: str, result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """The photo's name stands in the first of them."""
+    context = result["context"]
+    said: dict[int, list[str]] = {}
+    for answer in context.values():
+        for item in answer.get("objects", []):
+            said.setdefault(item["detection"], []).append(_words(item))
+    for index, detection in enumerate(d for answer in context.values() for d in answer.get("detections", [])):
+        yield (
+            photo,
+            escape(detection["class_name"]),
+            f"{detection['confidence']:.0%}",
+            escape("; ".join(said.get(index, []))),
+        )
+        photo = ""
+    for step in result["steps"]:
+        if step["status"] != "ok":
+            why = step.get("reason") or step.get("error", {}).get("detail", "")
+            name, status, why = (f"[dim]{escape(text)}[/]" for text in (step["name"], step["status"], why))
+            yield photo, name, status, why
+            photo = ""
+
+
+def _words(item: Mapping[str, Any]) -> str:
+    """What a step says of an object, in short."""
+    if "label" not in item:
+        return ", ".join(f"{key} {value}" for key, value in item.items() if key != "detection")
+    best, *others = (f"{one['label']} {one['confidence']:.0%}" for one in item.get("labels") or [item])
+    if item["confidence"] >= _SURE or not others:
+        return best
+    return f"{best}, or {', '.join(others[:_ALTERNATIVES])}"

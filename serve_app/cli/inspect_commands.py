@@ -1,0 +1,140 @@
+"""Commands that look at a pipeline: ``validate``, ``schema``, ``graph``, ``explain``, ``models``."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from graph import Decision, Plan, VisionPipeline, json_schema, load_plan, mermaid, svg
+from graph import explain as explain_result
+from graph.pipeline_file import INGRESS
+from serve_app.cli.arguments import PipelineArgument, stderr, stdout
+from serve_app.cli.input_files import read
+
+__all__ = ["explain", "graph", "models", "schema", "validate"]
+
+
+class Format(enum.StrEnum):
+    """Forms of the picture."""
+
+    MERMAID = "mermaid"
+    SVG = "svg"
+
+
+def validate(pipeline: PipelineArgument) -> None:
+    """Check a pipeline file: every mistake at once with its line and the fix (exit status 2), or "ok" and the plan.
+
+    The classes are imported; no model is loaded.
+    """
+    plan = load_plan(pipeline)
+    stdout.print(f"[green]ok[/] {escape(plan.name)}: {len(plan.steps)} steps")
+    for number, level in enumerate(plan.levels(), 1):
+        for name in level:
+            _print_step(plan, number, name)
+    for note in plan.notes:
+        stdout.print(f"note: {escape(note)}")
+
+
+def _print_step(plan: Plan, level: int, name: str) -> None:
+    step = plan[name]
+    needs = f" after {', '.join(step.depends_on)}" if step.depends_on else ""
+    stdout.print(f"  {level}. [bold]{escape(name)}[/] ({step.class_path}){escape(needs)}")
+    if step.condition is not None:
+        stdout.print(f"       if {escape(step.condition.source)}", highlight=False)
+    whole = "the whole image" if step.decode == "full" else "the whole image, large JPEGs reduced"
+    looks_at = f"each detection where {step.crops.source}" if step.crops is not None else whole
+    stdout.print(f"       on {escape(looks_at)}", highlight=False)
+    if step.host != name:
+        place = "the ingress" if step.host == INGRESS else f"step {step.host}"
+        stdout.print(f"       on Serve in the process of {escape(place)}", highlight=False)
+
+
+def schema() -> None:
+    """Print the JSON schema of the pipeline file, for editors.
+
+    In VS Code, with the YAML extension, the first line of a pipeline file may be:
+    # yaml-language-server: $schema=visiongraph.schema.json
+    """
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
+
+
+def graph(
+    pipeline: PipelineArgument,
+    form: Annotated[
+        Format, typer.Option("--format", help="Mermaid text for Markdown, or an SVG picture.")
+    ] = Format.MERMAID,
+) -> None:
+    """Print a picture of the pipeline: its steps, what depends on what, and under which condition."""
+    draw = {Format.MERMAID: mermaid, Format.SVG: svg}[form]
+    sys.stdout.write(draw(load_plan(pipeline)).rstrip("\n") + "\n")
+
+
+def explain(
+    pipeline: PipelineArgument,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file, a URL or s3://bucket/key.")],
+) -> None:
+    """Run one image and say for each step and each detection which rule held or not, and with which values."""
+    with VisionPipeline(pipeline) as vision:
+        result = vision.run(lambda limits: read(image, limits))
+    for step in explain_result(vision.plan, result):
+        why = f": {step.why}" if step.why else ""
+        stdout.print(f"[bold]{escape(step.name)}[/] {step.status}{escape(why)}", highlight=False)
+        if step.condition is not None:
+            _print_decision("condition", step.condition)
+        for decision in step.crops:
+            _print_decision("crops", decision)
+
+
+def _print_decision(kind: str, decision: Decision) -> None:
+    word = {True: "[green]holds[/]", False: "[yellow]does not hold[/]", None: "[red]cannot be decided[/]"}[
+        decision.held
+    ]
+    stdout.print(f"  {kind} for {escape(decision.subject)} {word}: {escape(decision.rule)}", highlight=False)
+    for source, value in decision.values:
+        stdout.print(f"      {escape(source)} = {escape(_short(value))}", highlight=False)
+    if decision.error is not None:
+        stdout.print(f"      {escape(decision.error)}", highlight=False)
+
+
+def _short(value: object, limit: int = 200) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else text[:limit] + " …"
+
+
+def models(
+    pipeline: PipelineArgument,
+    download: Annotated[bool, typer.Option("--download", help="Get those that are missing.")] = False,
+) -> None:
+    """List the models that a pipeline needs: where each comes from, its size and licence, and whether it is there."""
+    from serve_app.local.model_downloads import download as fetch
+    from serve_app.local.model_downloads import required_models
+
+    plan = load_plan(pipeline)
+    if download:
+        fetch(required_models(plan), stderr)
+    found = required_models(plan)
+    table = Table(*(Column(title, overflow="fold") for title in ("model", "for", "there", "size", "from", "licence")))
+    for model in found:
+        table.add_row(
+            model.ref,
+            ", ".join(model.steps),
+            _STATES[model.state],
+            "?" if model.size_bytes is None else f"{model.size_bytes / 1e6:.1f} MB",
+            escape(model.source),
+            model.licence or "?",
+        )
+    stdout.print(table)
+    for model in found:
+        if model.note:
+            stdout.print(f"{model.ref}: {escape(model.note)}")
+    if any(model.state != "there" for model in found):
+        stdout.print(f"get what is missing with: visiongraph models {pipeline} --download")
+
+
+_STATES = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "damaged": "[red]damaged[/]"}

@@ -1,0 +1,87 @@
+"""``visiongraph keys create|list|revoke``: API keys of the gateway."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from serve_app.access import ApiKey, create_key, read_keys, revoke_key
+from serve_app.cli.arguments import stderr, stdout
+
+__all__ = ["keys"]
+
+keys = typer.Typer(name="keys", help="API keys: make, list and take back.", no_args_is_help=True)
+
+FileOption = Annotated[
+    Path,
+    typer.Option(
+        "--file",
+        metavar="FILE",
+        envvar="VISIONGRAPH_KEYS",
+        help="The key file: the one that the gateway's auth.keys_file names, the same for all nodes.",
+    ),
+]
+_DEFAULT_FILE = Path("keys.json")
+
+
+class Scope(enum.StrEnum):
+    """What a key is good for."""
+
+    INFER = "infer"
+    JOBS = "jobs"
+    ADMIN = "admin"
+
+
+@keys.command()
+def create(
+    tenant: Annotated[str, typer.Option(help="Whose key it is. Tenants share limits and see only their own jobs.")],
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What it is good for; may be repeated. Default: infer.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it ends by itself; default: never.")] = None,
+    file: FileOption = _DEFAULT_FILE,
+) -> None:
+    """Make a key and print it, once: only a hash of it is kept."""
+    expires = None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+    key = create_key(file, tenant, [str(s) for s in scope or [Scope.INFER]], expires)
+    stderr.print(
+        f"This is the only time that the key is shown; {escape(str(file))} keeps a hash of it. It is good within 10 s."
+    )
+    sys.stdout.write(key + "\n")
+
+
+@keys.command("list")
+def list_keys(file: FileOption = _DEFAULT_FILE) -> None:
+    """List the keys: id, tenant, scopes and state."""
+    table = Table("id", "tenant", "scopes", "created", "state")
+    now = datetime.now(UTC)
+    for key in read_keys(file).keys:
+        table.add_row(
+            key.id, escape(key.tenant), " ".join(key.scopes), f"{key.created:%Y-%m-%d %H:%M}", _state(key, now)
+        )
+    stdout.print(table)
+
+
+def _state(key: ApiKey, now: datetime) -> str:
+    if key.revoked is not None:
+        return f"revoked {key.revoked:%Y-%m-%d %H:%M}"
+    if key.expires is None:
+        return "good"
+    return f"{'good until' if key.is_good(now) else 'ended'} {key.expires:%Y-%m-%d %H:%M}"
+
+
+@keys.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id: what stands before its dot.")],
+    file: FileOption = _DEFAULT_FILE,
+) -> None:
+    """Take a key back; every replica refuses it within 10 s."""
+    revoke_key(file, key_id)
+    stderr.print(f"{escape(key_id)} is revoked; every replica refuses it within 10 s")

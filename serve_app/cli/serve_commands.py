@@ -1,0 +1,140 @@
+"""Commands that need Ray: ``render``, ``serve``, ``demo``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from classifiers import SetupError
+from serve_app.cli.arguments import PipelineArgument, stderr
+from serve_app.cli.phases import phases
+
+__all__ = ["demo", "render", "serve"]
+
+PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
+GatewayOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="YAML with the gateway: block: who may come in, limits, what is fetched."),
+]
+IntakeOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="YAML with the intake: block: queue, results, what is fetched, how many workers."
+    ),
+]
+QueueOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="The queue that images come from, in place of the intake block's.")
+]
+ResultsOption = Annotated[
+    str | None, typer.Option(metavar="URI", help="Where results go, in place of what the intake block says.")
+]
+DashboardPortOption = Annotated[int, typer.Option(help="Port of the Ray dashboard.", min=1, max=65535)]
+
+
+def render(
+    pipeline: PipelineArgument,
+    gateway: GatewayOption = None,
+    intake: IntakeOption = None,
+    queue: QueueOption = None,
+    results: ResultsOption = None,
+    host: Annotated[str, typer.Option(help="Address that the HTTP endpoint binds.")] = "127.0.0.1",
+    port: PortOption = 8000,
+) -> None:
+    """Print the Serve config file of a pipeline: visiongraph render PIPELINE > serve.yaml && serve deploy serve.yaml.
+
+    The structure stands in args, what can change in place (thresholds, rules, batch sizes) in user_config. With
+    --intake, or --queue and --results, there are workers too, and jobs over HTTP.
+    """
+    from serve_app.config.gateway_config import read_gateway_config
+    from serve_app.config.intake_config import read_intake_config
+    from serve_app.deployments.options import OPEN_GATEWAY
+    from serve_app.rendering.serve_file import render as render_config
+
+    if gateway is None and host not in ("127.0.0.1", "::1", "localhost"):
+        raise SetupError(
+            f"--host {host} lets others reach the endpoint: say who may come in with --gateway FILE; "
+            "the least that such a file can say is 'auth: none'"
+        )
+    config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
+    has_intake = intake is not None or queue is not None or results is not None
+    workers = read_intake_config(intake or {}, queue=queue, results=results) if has_intake else None
+    sys.stdout.write(render_config(pipeline, gateway=config, intake=workers, host=host, port=port))
+
+
+def serve(
+    pipeline: PipelineArgument,
+    gateway: GatewayOption = None,
+    intake: IntakeOption = None,
+    queue: QueueOption = None,
+    results: ResultsOption = None,
+    port: PortOption = 8000,
+    dashboard_port: DashboardPortOption = 8265,
+) -> None:
+    """Serve a pipeline over HTTP on this machine until Ctrl-C: starts Ray and Serve in the fast configuration.
+
+    Without --gateway everybody on this machine may come in. Without --intake jobs are queued in an SQLite file, and
+    their results kept beside it, in visiongraph-jobs/NAME; images may lie in the current folder or on the public web.
+    """
+    from serve_app.config.gateway_config import read_gateway_config
+    from serve_app.config.intake_config import local_intake, read_intake_config
+    from serve_app.local.serving import serving
+
+    config = None if gateway is None else read_gateway_config(gateway)
+    files = Path() if queue is None or queue.startswith("sqlite:") else None
+    local = local_intake(Path("visiongraph-jobs") / Path(pipeline).stem, files)
+    workers = read_intake_config(intake or local, queue=queue, results=results)
+    with contextlib.ExitStack() as stack:
+        with phases(stderr) as begin:
+            server = stack.enter_context(
+                serving(
+                    pipeline,
+                    port=port,
+                    dashboard_port=dashboard_port,
+                    gateway=config,
+                    intake=workers,
+                    report=begin,
+                )
+            )
+        stderr.print(f"[green]ready[/]   POST an image to  {server.http_url}/v1/images")
+        stderr.print(f"        or addresses to    {server.http_url}/v1/jobs")
+        stderr.print(f"        their results in   {workers.results}", soft_wrap=True)
+        stderr.print(f"        API documentation  {server.http_url}/docs")
+        stderr.print(f"        Ray dashboard      {server.dashboard_url}")
+        if server.token_file is not None:
+            stderr.print(f"        its token is in    {server.token_file}", soft_wrap=True)
+        stderr.print(
+            f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {server.http_url}/v1/images"
+        )
+        stderr.print("        Ctrl-C stops it")
+        with contextlib.suppress(KeyboardInterrupt):  # SIGTERM and SIGHUP raise it here too
+            while True:
+                time.sleep(1)
+        with phases(stderr) as begin:
+            begin("stopping")
+            stack.close()
+
+
+def demo(
+    pipeline: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="The pipeline file.")] = "configs/demo.yaml",
+    photos: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--photo",
+            metavar="FILE",
+            help="A photo of yours; may stand several times. Else a street, two people and two cars.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the annotated pictures go.")] = Path("demo-output"),
+    port: PortOption = 8000,
+) -> None:
+    """Serve a pipeline on this machine, post real photos over HTTP, show what was found, and shut down."""
+    from serve_app.cli.demo import run_demo
+
+    run_demo(pipeline, photos or [], out, port=port)

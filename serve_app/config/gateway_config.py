@@ -1,0 +1,439 @@
+"""The ``gateway:`` block: who may come in, how much, what is fetched, and the entry's deployment options."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from classifiers import SetupError
+from graph.pipeline_file import AutoscalingConfig
+from serve_app.config.blocks import in_words, read_block
+
+__all__ = [
+    "JWT_TENANTS",
+    "LOOPBACK_HOSTS",
+    "AbsolutePath",
+    "Algorithm",
+    "AuthConfig",
+    "FetchConfig",
+    "FolderPath",
+    "GatewayConfig",
+    "JwtConfig",
+    "Limits",
+    "RateLimitsConfig",
+    "S3Config",
+    "read_gateway_config",
+]
+
+T = TypeVar("T")
+
+_WHO = (
+    "say who may come in: 'none' lets everybody in; "
+    "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
+)
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+"""What a client on this machine calls it. A web page that names another host here is not from this machine."""
+
+JWT_TENANTS = "jwt:"
+"""Begins the names of tenants that a token names; no tenant of a key has it."""
+
+
+_HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
+
+
+def _absolute(path: str) -> str:
+    if not Path(path).is_absolute():
+        raise ValueError(f"'{path}' must be an absolute path: the replicas run in folders of their own")
+    return path
+
+
+def _network(text: object) -> str:
+    try:
+        return str(ipaddress.ip_network(str(text)))
+    except ValueError as error:
+        raise ValueError(f"{error}; write an address or a network such as 10.0.0.0/8") from error
+
+
+def _redis_url(text: str) -> str:
+    if urlsplit(text).scheme not in ("redis", "rediss"):
+        raise ValueError("must start with redis:// or rediss://")
+    return text
+
+
+def _folder_at(scheme: str) -> AfterValidator:
+    def check(text: str) -> str:
+        bucket, _, prefix = text.removeprefix(scheme).partition("/")
+        if not text.startswith(scheme) or not bucket:
+            raise ValueError(f"'{text}' is not {scheme}BUCKET or {scheme}BUCKET/FOLDER")
+        return f"{scheme}{bucket}/{prefix.strip('/')}".rstrip("/")
+
+    return AfterValidator(lambda text: check(_without_pattern(text)))
+
+
+def _without_pattern(text: str) -> str:
+    if "*" in text:
+        folder = text.partition("*")[0].rpartition("/")[0]
+        fix = f"write {folder}" if folder and not folder.endswith("/") else "write each by its name"
+        raise ValueError(f"'{text}' is a pattern; a bucket or a folder stands for all below it, {fix}")
+    return text
+
+
+def _host(text: str) -> str:
+    if _HOST_NAME.fullmatch(text):
+        return text
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ValueError(
+            f"'{text}' matches no host; write a name such as images.example.com, or *.example.com for all below it, "
+            "without scheme, port and path"
+        ) from error
+
+
+def _without_brackets(text: object) -> object:
+    return text.strip("[]") if isinstance(text, str) else text
+
+
+# Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+FolderPath = Annotated[AbsolutePath, AfterValidator(_without_pattern)]
+Network = Annotated[str, BeforeValidator(_network)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Host = Annotated[str, AfterValidator(_host)]
+S3Prefix = Annotated[str, _folder_at("s3://")]
+GcsPrefix = Annotated[str, _folder_at("gs://")]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JwtConfig(_Closed):
+    """Which tokens of an identity provider are good."""
+
+    issuer: str = Field(min_length=1, description="What the claim iss must be")
+    audience: str = Field(min_length=1, description="What the claim aud must be or hold")
+    jwks: str = Field(description="The provider's public keys: an https URL, or an absolute path")
+    algorithms: tuple[Algorithm, ...] = Field(
+        ("RS256", "ES256", "EdDSA"), min_length=1, description="Signatures that are accepted"
+    )
+    leeway_s: int = Field(30, ge=0, le=300, description="Clock skew that is forgiven")
+    refresh_s: int = Field(
+        300, ge=1, description="Age at which the keys are read again; an unknown key id reads them at once"
+    )
+    scopes_claim: str = Field(
+        "scope", min_length=1, description="The claim with the scopes: a list, or words with spaces between"
+    )
+    tenant_claim: str = Field(
+        "sub",
+        min_length=1,
+        description="The claim that names the tenant, to whom limits and jobs belong: alice is the tenant jwt:alice",
+    )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> JwtConfig:
+        parts = urlsplit(self.jwks)
+        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("jwks: over http anybody on the way could hand in keys of his own; use https, or a file")
+        if parts.scheme not in ("http", "https"):
+            _absolute(self.jwks)
+        return self
+
+
+class AuthConfig(_Closed):
+    """Who may come in. Written ``auth: none``, everybody."""
+
+    keys_file: AbsolutePath | None = Field(
+        None, description="API keys, made by visiongraph keys; the same file for all nodes"
+    )
+    jwt: JwtConfig | None = Field(None, description="Tokens of an identity provider")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may come in."""
+        return self.keys_file is None and self.jwt is None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_so_many_words(cls, value: object, handler: ModelWrapValidatorHandler[AuthConfig]) -> AuthConfig:
+        if isinstance(value, cls):
+            return value
+        if value == "none":
+            return handler({})
+        if not isinstance(value, Mapping):
+            raise ValueError(_WHO)  # noqa: TRY004 - pydantic takes ValueError
+        config = handler(value)
+        if config.is_open:
+            raise ValueError(_WHO)
+        return config
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return "none" if self.is_open else handler(self)
+
+
+class Limits(_Closed):
+    """What one key may do. ``null``: as much as it wants."""
+
+    requests_per_second: float | None = Field(None, gt=0, le=1_000_000, description="In the long run")
+    burst: int | None = Field(None, ge=1, description="Requests at once, after a pause; default: those of one second")
+    images_per_day: int | None = Field(None, ge=1, description="From midnight to midnight UTC")
+    concurrent: int | None = Field(None, ge=1, description="Requests under way at the same time")
+
+    @model_validator(mode="after")
+    def _burst_of_what(self) -> Limits:
+        if self.burst is not None and self.requests_per_second is None:
+            raise ValueError("burst: means nothing without requests_per_second")
+        return self
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether there is nothing to count."""
+        return self.requests_per_second is None and self.images_per_day is None and self.concurrent is None
+
+    @property
+    def burst_size(self) -> int:
+        """Requests at once; 0 where the rate is not limited."""
+        if self.requests_per_second is None:
+            return 0
+        return self.burst or max(1, math.ceil(self.requests_per_second))
+
+    def share(self, shares: int) -> Limits:
+        """One of ``shares`` equal parts, for a replica that cannot ask the others; never less than one request."""
+        if shares == 1:
+            return self
+        return Limits(
+            requests_per_second=None if self.requests_per_second is None else self.requests_per_second / shares,
+            burst=None if self.requests_per_second is None else max(1, self.burst_size // shares),
+            images_per_day=None if self.images_per_day is None else max(1, self.images_per_day // shares),
+            concurrent=None if self.concurrent is None else max(1, self.concurrent // shares),
+        )
+
+
+# What a key may do where nobody has said anything else: room for a busy client, not for a runaway loop.
+_KEY_DEFAULT = Limits(requests_per_second=100, burst=200, concurrent=64)
+
+
+class RateLimitsConfig(_Closed):
+    """How much a key may do. With ``auth: none``, a client address counts as a key."""
+
+    default: Limits | None = Field(
+        None,
+        description=(
+            f"For keys without a row; default: {_KEY_DEFAULT.requests_per_second:g} requests/s, "
+            f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} under way; with auth: none no limit"
+        ),
+    )
+    keys: dict[str, Limits] = Field(
+        default_factory=dict, description="By key id, or by tenant, whose keys share it; a token's is jwt:NAME"
+    )
+    redis_url: RedisUrl | None = Field(
+        None,
+        description="redis:// or rediss:// URL of the one count for all replicas; without it each counts its share",
+    )
+    redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
+
+
+class S3Config(_Closed):
+    """Images in S3 or in a store that speaks its protocol."""
+
+    allow: dict[str, tuple[S3Prefix, ...]] = Field(
+        default_factory=dict,
+        description="Buckets and folders (s3://BUCKET/FOLDER) by key id or tenant; '*' counts for everybody",
+    )
+    endpoint_url: str | None = Field(None, description="Of a store that is not AWS")
+    region: str | None = Field(None, description="The region; default: as the machine is configured")
+
+
+class GcsConfig(_Closed):
+    """Images in Google Cloud Storage."""
+
+    allow: dict[str, tuple[GcsPrefix, ...]] = Field(
+        default_factory=dict,
+        description="Buckets and folders (gs://BUCKET/FOLDER) by key id or tenant; '*' counts for everybody",
+    )
+    endpoint_url: str | None = Field(None, description="Of an emulator, which is asked without credentials")
+
+
+class FetchConfig(_Closed):
+    """What is fetched for a client that sends a ``uri``. Nothing, by default."""
+
+    schemes: tuple[Literal["http", "https"], ...] = Field(
+        (), description="Web addresses: [https], or [https, http]; none by default"
+    )
+    hosts: tuple[Host, ...] = Field(
+        (), description="Only these hosts: names, or *.example.com; none listed: every public host"
+    )
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Ports that may be asked")
+    private_networks: tuple[Network, ...] = Field(
+        (), description="Networks that are not public and may be asked all the same"
+    )
+    content_types: tuple[str, ...] = Field(
+        (), description="Content types that the answer may have; none listed: any, for the bytes say what it is"
+    )
+    max_redirects: int = Field(3, ge=0, le=10, description="Each is checked like the first address")
+    timeout_s: float = Field(10, gt=0, description="For all of it; the request's own deadline counts too")
+    concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")
+    s3: S3Config = Field(default_factory=S3Config, description="s3:// addresses")
+    gs: GcsConfig = Field(default_factory=GcsConfig, description="gs:// addresses")
+
+    @field_validator("content_types")
+    @classmethod
+    def _no_patterns(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            if "*" in kind or "/" not in kind:
+                raise ValueError(f"'{kind}' matches nothing; write each content type, such as image/jpeg")
+        return tuple(kind.lower() for kind in kinds)
+
+
+class GatewayConfig(_Closed):
+    """The HTTP entry: its rules, its deadline and its deployment's options."""
+
+    auth: AuthConfig = Field(description=_WHO)
+    rate_limits: RateLimitsConfig = Field(default_factory=RateLimitsConfig, description="How much a key may do")
+    fetch: FetchConfig = Field(default_factory=FetchConfig, description="What is fetched for a client that sends a uri")
+    trusted_proxies: tuple[Network, ...] = Field(
+        (), description="Addresses of proxies whose X-Forwarded-For is believed; from others it is ignored"
+    )
+    hosts: tuple[Annotated[Host, BeforeValidator(_without_brackets)], ...] | None = Field(
+        None,
+        description="Hosts that requests may name in their Host header, without port; *.example.com for all below it. "
+        "Default: any, and on an address that only this machine reaches, the names of this machine",
+    )
+    access_log: bool = Field(True, description="A JSON line a request in the replica's log")
+    timeout_ms: int = Field(
+        30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it"
+    )
+    max_bodies_mb: int = Field(
+        96,
+        ge=1,
+        description="MiB of bodies that a replica holds at a time; memory takes up to three times that. More is 503",
+    )
+    min_body_bytes_per_s: int = Field(
+        1024, ge=0, description="A body that brings less, over 5 s, is answered 408. 0: no minimum"
+    )
+    max_arriving_per_client: int = Field(
+        256,
+        ge=1,
+        description="Bodies from one address that may be arriving at one replica for more than 5 s; the oldest of more "
+        "than that are answered 503",
+    )
+    num_cpus: float = Field(
+        0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit"
+    )
+    num_replicas: int | None = Field(None, ge=1, description="Replicas; default 1. Not together with autoscaling")
+    autoscaling: AutoscalingConfig | None = Field(None, description="Let Serve choose the number of replicas")
+    max_ongoing_requests: int = Field(
+        64,
+        ge=1,
+        description="Requests that one replica works on at a time; those whose body is still arriving not counted",
+    )
+    max_queued_requests: int | None = Field(
+        256, ge=1, description="Requests that may wait in one replica; more are answered 503. null: no bound"
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _rows_of_tokens(cls, value: object, handler: ModelWrapValidatorHandler[GatewayConfig]) -> GatewayConfig:
+        """Where there are no keys, a row can only mean a token's tenant."""
+        config = handler(value)
+        if config.auth.jwt is None or config.auth.keys_file is not None:
+            return config
+        limits, fetch = config.rate_limits, config.fetch
+        return config.model_copy(
+            update={
+                "rate_limits": limits.model_copy(update={"keys": _of_tokens(limits.keys)}),
+                "fetch": fetch.model_copy(
+                    update={
+                        "s3": fetch.s3.model_copy(update={"allow": _of_tokens(fetch.s3.allow)}),
+                        "gs": fetch.gs.model_copy(update={"allow": _of_tokens(fetch.gs.allow)}),
+                    }
+                ),
+            }
+        )
+
+    @model_validator(mode="after")
+    def _one_way_to_scale(self) -> GatewayConfig:
+        if self.num_replicas is not None and self.autoscaling is not None:
+            raise ValueError("give num_replicas or autoscaling, not both")
+        if self.autoscaling is not None and self.autoscaling.target_ongoing_crops is not None:
+            raise ValueError("autoscaling.target_ongoing_crops is for steps; here write target_ongoing_requests")
+        return self
+
+    def bound_to(self, address: str) -> GatewayConfig:
+        """The same for an entry that binds ``address``: where only this machine reaches it, only its names are known,
+        unless ``hosts`` says others."""
+        if self.hosts is not None or address not in LOOPBACK_HOSTS:
+            return self
+        return self.model_copy(update={"hosts": LOOPBACK_HOSTS})
+
+    @property
+    def shares(self) -> int:
+        """Replicas that there may be: the parts that a budget is cut into where they cannot count together."""
+        return self.autoscaling.max_replicas if self.autoscaling is not None else self.num_replicas or 1
+
+    def limits_of(self, key_id: str, tenant: str) -> tuple[str, Limits]:
+        """Whose budget a key uses and how large it is: its own row's, its tenant's row's, or the default for itself."""
+        rows = self.rate_limits.keys
+        if key_id in rows:
+            return f"key:{key_id}", rows[key_id]
+        if tenant in rows:
+            return f"tenant:{tenant}", rows[tenant]
+        if self.rate_limits.default is not None:
+            return f"key:{key_id}", self.rate_limits.default
+        return f"key:{key_id}", Limits() if self.auth.is_open else _KEY_DEFAULT
+
+
+def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
+    return {
+        name if name == "*" or name.startswith(JWT_TENANTS) else f"{JWT_TENANTS}{name}": row
+        for name, row in rows.items()
+    }
+
+
+def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:
+    """Read the block, or the YAML file that a path names. Relative paths in a file are relative to it.
+
+    Raises:
+        SetupError: it cannot be read, or has mistakes; the message has a line for each.
+    """
+    if not isinstance(block, Mapping):
+        block, folder = read_block(block, "gateway", f"'auth'; {_WHO}")
+        block = _with_paths_beside(block, folder)
+    try:
+        return GatewayConfig.model_validate(block)
+    except ValidationError as error:
+        raise SetupError(in_words(error, "gateway", GatewayConfig, {"auth": _WHO})) from error
+
+
+def _with_paths_beside(block: Any, folder: Path) -> Any:
+    if not isinstance(block, Mapping) or not isinstance(block.get("auth"), Mapping):
+        return block
+    auth = dict(block["auth"])
+    if isinstance(auth.get("keys_file"), str):
+        auth["keys_file"] = str(folder / auth["keys_file"])
+    jwt = auth.get("jwt")
+    if isinstance(jwt, Mapping) and isinstance(jwt.get("jwks"), str) and "://" not in jwt["jwks"]:
+        auth["jwt"] = {**jwt, "jwks": str(folder / jwt["jwks"])}
+    return {**block, "auth": auth}

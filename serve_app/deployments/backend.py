@@ -1,0 +1,219 @@
+"""Calls steps for the engine, in other deployments and in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from classifiers import SetupError
+from graph.engine import StepAnswer, StepInfo, StepRequest
+from graph.failures import Overloaded, StepUnavailable, Unreachable
+from graph.plan import Plan
+from serve_app.autoscaling import CropsUnderWay
+from serve_app.deployments.crashes import Crashes
+from serve_app.deployments.hosting import StepHost
+from serve_app.ray_internals import is_gone, replica_count
+
+__all__ = ["ServeBackend"]
+
+# An accepted call on a replica that dies is not retried by Serve. Steps change nothing outside themselves, so once
+# more is safe. Of an image that crashes its replica :class:`Crashes` allows two tries; others that were there with it
+# may be in the way of several such images.
+_ATTEMPTS = 5
+_RETRY_AFTER_S = 1
+
+_LOOK_EVERY_S = 0.25
+_ANSWER_S = 5.0
+_BELIEVED_S = 2.0
+_SAY_EVERY_S = 10.0
+_AGREE_S = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+class ServeBackend:
+    """Steps behind deployment handles, and those in this process. Use it from one event loop.
+
+    Args:
+        plan: says in whose deployment each step runs.
+        handles: a handle to each step's deployment, by the name of the step that has it.
+        here: the steps of this process.
+        crop_budget_bytes: pixels that one answer may carry; the transport's message limit less room for the rest.
+        crashes: which images are run alone, and which not at all.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        handles: Mapping[str, DeploymentHandle[Any]],
+        here: StepHost,
+        crop_budget_bytes: int,
+        crashes: Crashes,
+    ) -> None:
+        self._crashes = crashes
+        self.crop_budget_bytes: int | None = crop_budget_bytes
+        # By value: what travels is an encoded image or small crops, and the object store costs more than it saves
+        # below 1 MB.
+        # And pickled plainly: the messages are dataclasses, and cloudpickle takes several times as long for them.
+        self._hosts = {
+            name: handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
+            for name, handle in handles.items()
+        }
+        self._always_there = [name for name in self._hosts if not plan[name].serve.scales_to_zero]
+        self._deployments = {step.name: step.host for step in plan}
+        self._under_way = CropsUnderWay()
+        self._here = here
+        self._infos: dict[str, StepInfo] = {}  # of the steps elsewhere
+        self._waiting: dict[DeploymentResponse[Any], str] = {}  # calls under way, by their deployment
+        self._watch: asyncio.Task[None] | None = None
+        self._gone: dict[str, float] = {}  # deployments that were removed, until when that is believed
+
+    async def describe(self) -> Mapping[str, StepInfo]:
+        """See :class:`graph.engine.engine.StepBackend`."""
+        return {**self._infos, **self._here.describe()}
+
+    async def ready(self) -> None:
+        """See :class:`graph.engine.engine.StepBackend`; asks a replica of every deployment that must have one.
+
+        Raises:
+            StepUnavailable: one of them does not answer.
+        """
+
+        async def ask(step: str) -> None:
+            try:
+                await self._hosts[step].describe.remote()
+            except (RayServeException, ActorDiedError, ActorUnavailableError) as error:
+                raise _unavailable(step) from error
+
+        await asyncio.gather(*map(ask, self._always_there))
+
+    async def agree(self, plan: Plan) -> None:
+        """Return once every replica of every step has the configuration that ``plan`` gives it.
+
+        Steps without a replica, where that is allowed, are not asked, which would start one.
+
+        Raises:
+            SetupError: they did not come to it.
+        """
+        began = said = time.monotonic()
+        while differing := await self._differences(plan):
+            found = "; ".join(differing)
+            if time.monotonic() - began > _AGREE_S:
+                raise SetupError(f"the steps' deployments are not those of this version of the pipeline: {found}")
+            if time.monotonic() - said > _SAY_EVERY_S:
+                said = time.monotonic()
+                _log.warning("not ready, for the steps are not those of this version of the pipeline yet: %s", found)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _differences(self, plan: Plan) -> list[str]:
+        """What is between the steps' replicas and the plan, in words."""
+        described = await asyncio.gather(*(self._describe_all(name) for name in self._hosts))
+        differing = []
+        for host, replicas in zip(self._hosts, described, strict=True):
+            if replicas is None:
+                differing.append(f"step '{host}' does not answer")
+                continue
+            for step in plan.hosted_by(host):
+                infos = [infos.get(step.name) for infos in replicas]
+                planned = plan.step_digest(step.name)
+                if any(info is None or info.config != planned for info in infos):
+                    found = ", ".join(sorted({"none" if info is None else info.config[:12] for info in infos}))
+                    differing.append(f"step '{step.name}' is to have the configuration {planned[:12]} and has {found}")
+                self._infos.update((step.name, info) for info in infos if info is not None)
+        return differing
+
+    async def _describe_all(self, host: str) -> list[dict[str, StepInfo]] | None:
+        """What each replica of a deployment says; ``None``: they do not answer."""
+        try:
+            return await self._hosts[host].broadcast("describe").results_async(timeout_s=_ANSWER_S)
+        except DeploymentUnavailableError:  # it has no replica
+            return None if host in self._always_there else []
+        except (RayError, RayServeException, TimeoutError):
+            return None
+
+    async def call(self, step: str, request: StepRequest) -> StepAnswer:
+        """See :class:`graph.engine.engine.StepBackend`.
+
+        Raises:
+            Quarantined: the image has crashed a step's process twice.
+        """
+        if step in self._here:
+            return await self._here.call(step, request)
+        deployment = self._deployments[step]
+        if deployment in self._gone and self._is_still_gone(deployment):
+            raise _unavailable(step)
+        alone = self._crashes.is_suspect(deployment, request.sha256)
+        with self._under_way.call(deployment, request) as load:
+            for attempt in range(1, _ATTEMPTS + 1):  # pragma: no branch
+                response = cast("DeploymentResponse[Any]", self._hosts[deployment].remote(step, request, load, alone))
+                self._waiting[response] = deployment
+                if self._watch is None or self._watch.done():
+                    self._watch = asyncio.create_task(self._end_hopeless_calls())
+                try:
+                    answer: StepAnswer = await response
+                    break
+                except asyncio.CancelledError:
+                    response.cancel()  # type: ignore[no-untyped-call]
+                    raise
+                except BackPressureError as error:
+                    raise Overloaded(
+                        f"step '{step}' has as many calls waiting as it may have; try again",
+                        step=step,
+                        retry_after_s=_RETRY_AFTER_S,
+                    ) from error
+                except RayServeException as error:
+                    raise _unavailable(step) from error
+                except (ActorDiedError, ActorUnavailableError) as error:
+                    if attempt == _ATTEMPTS:
+                        raise Unreachable(
+                            f"step '{step}' was lost {attempt} times while it had this image; try again",
+                            step=step,
+                            retry_after_s=_RETRY_AFTER_S,
+                        ) from error
+                    alone = await self._crashes.after(error.actor_id, deployment, request.sha256)
+                finally:
+                    del self._waiting[response]
+        if alone and answer.error is None:
+            self._crashes.acquit(deployment, request.sha256)
+        self._infos[step] = answer.info
+        self._infos.update((name, carried.answer.info) for name, carried in answer.carried.items())
+        return answer
+
+    async def _end_hopeless_calls(self) -> None:
+        """Cancel calls that wait for a deployment that was removed: Serve would let them wait for ever."""
+        while self._waiting:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            for deployment in set(self._waiting.values()):
+                handle = self._hosts[deployment]
+                if replica_count(handle) == 0 and await self._is_gone(handle):
+                    self._gone[deployment] = time.monotonic() + _BELIEVED_S
+                    for response in [each for each, name in self._waiting.items() if name == deployment]:
+                        response.cancel()  # type: ignore[no-untyped-call]
+
+    def _is_still_gone(self, deployment: str) -> bool:
+        if self._gone[deployment] > time.monotonic() and replica_count(self._hosts[deployment]) == 0:
+            return True
+        del self._gone[deployment]
+        return False
+
+    async def _is_gone(self, handle: DeploymentHandle[Any]) -> bool:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await is_gone(handle)
+        except (RayError, ValueError, TimeoutError):  # the controller is being started again
+            return False
+
+
+def _unavailable(step: str) -> StepUnavailable:
+    return StepUnavailable(
+        f"step '{step}' has no deployment that could answer: it was removed, or could not be started; try again",
+        step=step,
+        retry_after_s=_RETRY_AFTER_S,
+    )

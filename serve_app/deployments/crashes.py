@@ -1,0 +1,361 @@
+"""Images that end the process that works on them: found, run alone to be sure, and refused for a time.
+
+A process that hosts steps notes in a small file which images its threads are working on. The file outlives it, and its
+lock does not, so another process on the node finds out what a process died of, and tells all others through the
+cluster's key-value store. An image that was being worked on is a suspect: it is run again with no other image in the
+process. If it was alone and the process died again, it is refused.
+
+A crash of its own, by a fatal signal or ``os._exit``, or a thread that hangs, is told from a process that was killed
+from outside: the second one proves an image guilty, and of those that could be either it takes three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import fcntl
+import json
+import logging
+import mmap
+import os
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from serve_app.refusals import Quarantined
+
+__all__ = ["Crashes", "Death", "KeyValues", "Turns", "UnderWay", "crashes_of_this_replica"]
+
+_log = logging.getLogger(__name__)
+
+_REFUSED_S = 600.0
+_POLL_S = 1.0
+_SWEPT_WITHIN_S = 1.0
+_MOST_DEATHS = 256
+
+_SLOTS = 64
+_HASH_BYTES = 32
+_FREE = bytes(_HASH_BYTES)
+# Two flags come before the slots: whether the process called os._exit or hung, and whether an image had it to itself.
+_ENDED, _ALONE, _HEAD_BYTES = 0, 1, 2
+
+
+class KeyValues(Protocol):
+    """The cluster's key-value store, as :mod:`serve_app.ray_internals` has it."""
+
+    def kv_put(self, key: str, value: bytes) -> None: ...
+    def kv_get(self, key: str) -> bytes | None: ...
+    def kv_keys(self, prefix: str) -> list[str]: ...
+    def kv_delete(self, key: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process that died at work.
+
+    Attributes:
+        process: its id: Ray's of the actor.
+        host: whose steps it hosted: the step that has the deployment, or ``INGRESS``.
+        images: SHA-256 of what its threads were working on, once for each thread.
+        is_crash: it ended by itself: a fatal signal, ``os._exit``, or a thread that hung. Otherwise it may have been
+            killed from outside.
+        was_alone: there was only one image.
+        at: when it was found, in seconds since the epoch.
+    """
+
+    process: str
+    host: str
+    images: tuple[str, ...]
+    is_crash: bool
+    was_alone: bool
+    at: float
+
+
+class UnderWay:
+    """The images that the threads of this process are working on, in a file that outlives the process. Costs 3
+    microseconds an image.
+
+    Args:
+        folder: of the node's records.
+        process: names this process.
+        host: whose steps it hosts.
+    """
+
+    def __init__(self, folder: Path, process: str, host: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{process}.running"
+        new = self.path.with_suffix(".new")  # so that nobody sees it before it is locked
+        self._file = new.open("w+b")
+        self._file.write(bytes(_HEAD_BYTES + _SLOTS * _HASH_BYTES) + host.encode())
+        self._file.flush()
+        # Of this process alone: a child that it forks does not have it.
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        self._map = mmap.mmap(self._file.fileno(), 0)
+        self._free = deque(range(_SLOTS))  # whose methods are atomic
+        _mine.add(self.path)
+        new.rename(self.path)
+
+    def watch_exits(self) -> None:
+        """Record whether this process ends by itself. Once a process: it changes its handlers of fatal signals."""
+        self._fault = self.path.with_suffix(".fault").open("w")
+        faulthandler.enable(self._fault, all_threads=False)
+        me, exit_now = os.getpid(), os._exit
+
+        def exit_noted(status: int) -> Any:
+            if os.getpid() == me:
+                self._map[_ENDED] = True
+            exit_now(status)
+
+        os._exit = exit_noted
+
+    @contextmanager
+    def __call__(self, images: Iterable[str]) -> Iterator[None]:
+        """This thread works on these images (SHA-256, hex) while the block lasts. Thread-safe."""
+        taken = []
+        for image in images:
+            if not self._free or not image:
+                break
+            slot = self._free.popleft()
+            taken.append(slot)
+            start = _HEAD_BYTES + slot * _HASH_BYTES
+            self._map[start : start + _HASH_BYTES] = bytes.fromhex(image)
+        try:
+            yield
+        finally:
+            for slot in taken:
+                start = _HEAD_BYTES + slot * _HASH_BYTES
+                self._map[start : start + _HASH_BYTES] = _FREE
+                self._free.append(slot)
+
+    def hangs(self, is_stuck: bool) -> None:
+        """Whether a thread hangs, for which Serve kills this process; it counts as a crash."""
+        self._map[_ENDED] = is_stuck
+
+    def alone(self, is_alone: bool) -> None:
+        """Whether an image has the process to itself from now on."""
+        self._map[_ALONE] = is_alone
+
+
+_mine: set[Path] = set()
+"""Files of this process: to close one that was opened again would release its lock."""
+
+
+def _sweep(folder: Path) -> Iterator[Death]:
+    """What the node's processes died of since somebody looked last; each death is given to one caller."""
+    for path in folder.glob("*.running"):
+        if path in _mine:
+            continue
+        try:
+            file = path.open("r+b")
+        except FileNotFoundError:
+            continue
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue  # its process is alive, or somebody else looks at it
+            if os.fstat(file.fileno()).st_nlink == 0:
+                continue  # somebody else has looked at it
+            content = file.read()
+            fault = path.with_suffix(".fault")
+            said = fault.read_text(errors="replace") if fault.exists() else ""
+            path.unlink()
+            fault.unlink(missing_ok=True)
+        slots = content[_HEAD_BYTES : _HEAD_BYTES + _SLOTS * _HASH_BYTES]
+        hashes = [slots[start : start + _HASH_BYTES] for start in range(0, len(slots), _HASH_BYTES)]
+        images = tuple(found.hex() for found in hashes if found != _FREE)
+        if images:
+            host = content[_HEAD_BYTES + _SLOTS * _HASH_BYTES :].decode()
+            alone = len(set(images)) == 1 and (bool(content[_ALONE]) or len(images) == 1)
+            yield Death(path.stem, host, images, bool(content[_ENDED] or said), alone, time.time())
+            _log.error("a process of '%s' died while it worked on images %s\n%s", host, ", ".join(images), said)
+
+
+class Crashes:
+    """Which images are suspects, and which are refused.
+
+    Args:
+        folder: of the node's records; it need not exist.
+        prefix: of the keys in the store; one for each application.
+        kv: the cluster's store.
+
+    Attributes:
+        under_way: the record of this process; ``None``: it has none.
+    """
+
+    def __init__(self, folder: Path, prefix: str, kv: KeyValues, under_way: UnderWay | None = None) -> None:
+        self.under_way = under_way
+        self._folder = folder
+        self._prefix = prefix
+        self._kv = kv
+        self._found: list[Death] = []
+        self._deaths: dict[str, Death] = {}
+        self._by_image: Mapping[str, list[Death]] = {}
+        self._acquitted: dict[tuple[str, str], float] = {}
+        self._refreshing = threading.Lock()
+        self._refreshed_at = 0.0
+        self._failed = False
+
+    def start(self) -> None:
+        """Look now, and from now on every second in a daemon thread."""
+        self._look()
+        threading.Thread(target=self._poll, name="crashes", daemon=True).start()
+
+    def _poll(self) -> None:
+        while True:
+            time.sleep(_POLL_S)
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.refresh()
+            self._failed = False
+        except Exception as error:  # noqa: BLE001 - the store's client may raise anything while the head is down
+            if not self._failed:
+                _log.warning("crashes elsewhere are not known for now: %s", error)
+            self._failed = True
+
+    def refresh(self) -> None:
+        """Look what died on this node, tell others, and read what they tell. Blocks for milliseconds."""
+        asked = time.monotonic()
+        with self._refreshing:
+            if self._refreshed_at > asked:
+                return  # somebody else did meanwhile
+            self._refreshed_at = time.monotonic()
+            self._found += _sweep(self._folder)
+            while self._found:  # the store may not answer now; what was found is not found again
+                self._kv.kv_put(self._prefix + self._found[0].process, json.dumps(asdict(self._found[0])).encode())
+                del self._found[0]
+            deaths = {}
+            for key in self._kv.kv_keys(self._prefix):
+                process = key.removeprefix(self._prefix)
+                found = self._deaths.get(process) or self._read(key)
+                if found is not None:
+                    deaths[process] = found
+            latest = sorted(deaths.values(), key=lambda death: death.at)
+            kept = [death for death in latest[-_MOST_DEATHS:] if death.at > time.time() - _REFUSED_S]
+            for death in latest:
+                if death not in kept:
+                    self._kv.kv_delete(self._prefix + death.process)
+            by_image = defaultdict(list)
+            for death in kept:
+                for image in set(death.images):
+                    by_image[image].append(death)
+            self._deaths, self._by_image = {death.process: death for death in kept}, dict(by_image)
+            self._acquitted = {key: at for key, at in self._acquitted.items() if at > time.time() - _REFUSED_S}
+
+    def _read(self, key: str) -> Death | None:
+        value = self._kv.kv_get(key)
+        if value is None:
+            return None
+        fields = json.loads(value)
+        return Death(**{**fields, "images": tuple(fields["images"])})
+
+    def is_suspect(self, host: str, image: str) -> bool:
+        """Whether an image (SHA-256, hex) must be run alone by the host's steps.
+
+        Raises:
+            Quarantined: it is refused.
+        """
+        deaths = self._by_image.get(image)
+        if not deaths:
+            return False
+        for died in {death.host for death in deaths}:
+            counted = [d for d in deaths if d.host == died and d.at > self._acquitted.get((died, image), 0.0)]
+            if _is_guilty(counted):
+                until = time.strftime("%H:%M:%S UTC", time.gmtime(counted[-1].at + _REFUSED_S))
+                raise Quarantined(
+                    f"this image has crashed the process of '{died}' {len(counted)} times and is refused "
+                    f"until {until}; the log has the reason",
+                    sha256=image,
+                    until=until,
+                )
+        return any(d.host == host and d.at > self._acquitted.get((host, image), 0.0) for d in deaths)
+
+    def acquit(self, host: str, image: str) -> None:
+        """The image has been run alone, and the process is alive."""
+        self._acquitted[host, image] = time.time()
+
+    def acquitted_since(self, host: str, image: str, since: float) -> bool:
+        """Whether that was after this time, in seconds since the epoch: the same image may have come many times."""
+        return self._acquitted.get((host, image), 0.0) >= since
+
+    async def after(self, process: str | None, host: str, image: str) -> bool:
+        """Whether a call must be run alone after the process that had it has died: its image was being worked on, or
+        that is not known.
+
+        Raises:
+            Quarantined: it is refused.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SWEPT_WITHIN_S):
+                while process is not None and process not in self._deaths:
+                    await asyncio.to_thread(self._look)
+                    await asyncio.sleep(0.05)
+        return self.is_suspect(host, image) or process not in self._deaths
+
+
+def _is_guilty(deaths: list[Death]) -> bool:
+    crashes = [death for death in deaths if death.is_crash]
+    alone = [death for death in deaths if death.was_alone]
+    return (len(crashes) > 1 and any(death.is_crash for death in alone)) or (len(deaths) > 2 and len(alone) > 1)
+
+
+class Turns:
+    """Lets many calls in together, or one alone. Use it from one event loop."""
+
+    def __init__(self, alone: Callable[[bool], None] = lambda _: None) -> None:
+        self._alone = alone
+        self._inside = 0
+        self._one = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._empty = asyncio.Event()
+
+    @asynccontextmanager
+    async def __call__(self, alone: bool, still: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it until the block ends; ``still``: asked when the turn to be alone has come."""
+        if alone:
+            async with self._one:
+                if still():
+                    self._open.clear()
+                    try:
+                        while self._inside:
+                            self._empty.clear()
+                            await self._empty.wait()
+                        self._alone(True)
+                        yield
+                    finally:
+                        self._alone(False)
+                        self._open.set()
+                    return
+        while not self._open.is_set():
+            await self._open.wait()
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._empty.set()
+
+
+def crashes_of_this_replica(host: str) -> Crashes:
+    """What this replica, which hosts the steps of ``host``, knows of crashes in its application."""
+    import ray
+    from ray import serve
+
+    from serve_app import ray_internals
+
+    name = quote(serve.get_replica_context().app_name, safe="")
+    folder = ray_internals.session_dir() / "visiongraph" / name
+    under_way = UnderWay(folder, str(ray.get_runtime_context().get_actor_id()), host)
+    under_way.watch_exits()
+    crashes = Crashes(folder, f"deaths/{name}/", ray_internals, under_way)
+    crashes.start()
+    return crashes

@@ -1,0 +1,101 @@
+"""The ingress deployment: the HTTP application and the engine. It looks at pixels only for the steps that share its
+process, and then in threads of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from graph import Engine, Plan
+from graph.pipeline_file import INGRESS, merge
+from serve_app.config import GatewayConfig, IntakeConfig
+from serve_app.deployments.backend import ServeBackend
+from serve_app.deployments.crashes import crashes_of_this_replica
+from serve_app.deployments.hosting import StepHost
+from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
+from serve_app.deployments.rollout import Rollout, awaited_hosts
+from serve_app.http import make_app
+from serve_app.http.job_desk import JobDesk
+from serve_app.images import Sources
+from serve_app.queues import queue_from_url
+from serve_app.ray_internals import crop_budget_bytes
+from serve_app.results import ResultStore, Reuse
+
+__all__ = ["Gateway"]
+
+
+@serve.ingress()
+class Gateway:
+    """Takes requests over HTTP and walks each image through the plan.
+
+    Args:
+        structure: the pipeline without its tunables.
+        config: the rules of the entry.
+        handles: a handle to each step's deployment, by the name of the step that has it.
+        intake: where jobs go; without it there are none.
+        workers: not called.
+    """
+
+    def __init__(
+        self,
+        structure: Mapping[str, Any],
+        config: GatewayConfig,
+        handles: dict[str, DeploymentHandle[Any]],
+        intake: IntakeConfig | None = None,
+        workers: DeploymentHandle[Any] | None = None,  # noqa: ARG002
+    ) -> None:
+        set_up_logs()
+        self._structure = structure
+        self._config = config
+        self._intake = intake
+        plan = self._plan_with({})
+        crashes = crashes_of_this_replica(INGRESS)
+        self._rollout = Rollout(structure, plan, INGRESS, awaited_hosts(plan, config.autoscaling))
+        self._host = StepHost(plan, INGRESS, config.timeout_ms / 1000, crashes)
+        self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
+        self._engine = Engine(plan, self._backend)
+        self._is_ready = False
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        desk, reuse = self._jobs()
+        return make_app(
+            lambda: self._engine, self._config, desk=desk, reuse=reuse, set_request_id=False
+        )  # Serve sets it
+
+    def _jobs(self) -> tuple[JobDesk | None, Reuse | None]:
+        if self._intake is None:
+            return None, None
+        store = ResultStore.from_uri(self._intake.results)
+        limits = self._engine.plan.config.limits
+        sources = Sources(self._intake.fetch, self._config.fetch, limits, self._config.fetch.concurrent)
+        desk = JobDesk(queue_from_url(self._intake.queue), store, sources)
+        return desk, Reuse(store) if self._intake.reuse_results else None
+
+    async def reconfigure(self, tunables: dict[str, Any]) -> None:
+        """Take new tunables; requests under way keep the engine that they began with.
+
+        Serve calls it before the replica is ready too. In a rolling update the gateway before this one goes on until
+        then: with the steps of this one's own version, or requests would wait, or be answered by two versions.
+        """
+        plan = self._plan_with(tunables)
+        async with self._rollout.loading():
+            await self._host.reconfigure(plan)
+        if not self._is_ready:
+            await self._backend.agree(plan)
+            self._is_ready = True
+        self._engine = Engine(plan, self._backend)
+
+    def check_health(self) -> None:
+        """Called by Serve; an exception makes it replace the replica."""
+        self._host.check_health()
+
+    def __del__(self) -> None:
+        # Serve calls it before it ends the replica.
+        stop_buffering_logs()
+
+    def _plan_with(self, tunables: Mapping[str, Any]) -> Plan:
+        return Plan.from_config(merge(self._structure, tunables))

@@ -1,0 +1,117 @@
+"""What Ray Serve is told about each deployment: replicas, queues, reserved resources."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from graph import Plan, PlannedStep
+from graph.pipeline_file import INGRESS
+from serve_app.autoscaling import entry_replicas, step_replicas, worker_replicas
+from serve_app.config import GatewayConfig, IntakeConfig, read_gateway_config
+
+__all__ = [
+    "GATEWAY",
+    "OPEN_GATEWAY",
+    "WORKER",
+    "gateway_options",
+    "step_options",
+    "worker_options",
+]
+
+
+GATEWAY = "gateway"
+"""Name of the ingress deployment; no step can have it."""
+
+
+WORKER = "worker"
+"""Name of the deployment that consumes the queue; no step can have it."""
+
+
+_SURGE_PERCENT = 100
+"""During a rolling update each new replica starts before an old one stops, so that a step with one replica has no
+gap."""
+
+
+OPEN_GATEWAY = read_gateway_config({"auth": "none"})
+"""Lets everybody in."""
+
+
+_UNBOUNDED = -1
+"""Serve's own word for a queue without a bound."""
+
+
+_SERVES_LIMIT = 10_000
+"""Requests at one gateway replica, and at a proxy before one has them. Serve counts them before their bodies have
+arrived, so this limit is high, and the gateway itself counts those that it works on and those that wait
+(``GatewayConfig.max_ongoing_requests``, ``max_queued_requests``)."""
+
+
+_STOP_EXTRA_S = 20.0
+"""A worker that stops waits for a receive, writes what has ended and disconnects."""
+
+
+_HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
+"""After three failed checks Serve replaces a replica: one whose model hangs within 15 s of its time limit, one whose
+event loop is blocked, so that it does not answer, within 35 s."""
+
+
+_RETRY_AFTER_S = 1
+"""What the answer to a request says for which there is no room: the load of a moment is gone by then."""
+
+
+def step_options(plan: Plan, name: str) -> dict[str, Any]:
+    """The Serve options of a step's deployment, with the steps that share its process; but its name and
+    ``user_config``."""
+    options = plan[name].serve
+    return {
+        "ray_actor_options": _reserved(plan.hosted_by(name)),
+        "max_ongoing_requests": options.ongoing_requests,
+        "max_queued_requests": options.max_queued_requests or _UNBOUNDED,
+        "max_surge_percent": _SURGE_PERCENT,
+        **_HEALTH,
+        **step_replicas(options.num_replicas, options.autoscaling, options.max_batch_size),
+    }
+
+
+def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
+    """The Serve options of the gateway's deployment, with the steps that share its process; but its name and
+    ``user_config``."""
+    steps = plan.hosted_by(INGRESS)
+    target = max((step.serve.max_batch_size for step in steps), default=config.max_ongoing_requests // 2)
+    return {
+        "ray_actor_options": _reserved(steps, config.num_cpus),
+        "max_ongoing_requests": _SERVES_LIMIT,
+        "max_queued_requests": _SERVES_LIMIT,
+        "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
+        "max_surge_percent": _SURGE_PERCENT,
+        **_HEALTH,
+        **entry_replicas(config.num_replicas, config.autoscaling, target),
+    }
+
+
+def worker_options(plan: Plan, config: IntakeConfig) -> dict[str, Any]:
+    """The Serve options of the workers' deployment, with the steps that share the process of the entry; but its name
+    and ``user_config``."""
+    return {
+        "ray_actor_options": _reserved(plan.hosted_by(INGRESS), config.num_cpus),
+        "max_surge_percent": _SURGE_PERCENT,
+        **_HEALTH,
+        "graceful_shutdown_timeout_s": config.stop_s + _STOP_EXTRA_S,
+        "graceful_shutdown_wait_loop_s": 0.1,  # it has no requests to wait for
+        **worker_replicas(config.num_replicas, config.autoscaling, config.queue),
+    }
+
+
+def _reserved(steps: Sequence[PlannedStep], num_cpus: float = 0.0) -> dict[str, Any]:
+    """What one process with these steps reserves on its node: the sum, ``num_cpus`` included."""
+    options = [step.serve for step in steps]
+    reserved: dict[str, Any] = {
+        "num_cpus": round(num_cpus + sum(each.num_cpus for each in options), 4),  # Ray takes 4 places
+        "num_gpus": round(sum(each.num_gpus for each in options), 4),
+    }
+    if memory_mb := sum(each.memory_mb or 0 for each in options):
+        reserved["memory"] = memory_mb * 2**20
+    resources: Counter[str] = Counter()
+    for each in options:
+        resources.update(each.resources)
+    return {**reserved, "resources": dict(resources)} if resources else reserved

@@ -1,0 +1,74 @@
+"""Steps of the pipeline as a Serve deployment: a thin shell around :class:`serve_app.deployments.hosting.StepHost`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.serve.exceptions import RayServeException
+
+from graph.engine import StepAnswer, StepInfo, StepRequest
+from graph.pipeline_file import merge
+from graph.plan import Plan
+from serve_app.autoscaling import CallerLoad, Heard
+from serve_app.deployments.crashes import crashes_of_this_replica
+from serve_app.deployments.hosting import StepHost
+from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
+from serve_app.deployments.rollout import Rollout
+
+__all__ = ["StepDeployment"]
+
+
+class StepDeployment:
+    """Loads a step's model, and those of the steps that share its process, and answers their calls.
+
+    The models are loaded and warmed up in the first ``reconfigure``, which Serve calls before the replica is ready.
+
+    Args:
+        structure: the pipeline without its tunables, see :func:`graph.config.structure`.
+        step: which of its steps has this deployment.
+        awaited: whose processes a new version waits for, see :func:`serve_app.deployments.rollout.awaited_hosts`.
+        deadline_s: of a request.
+    """
+
+    def __init__(self, structure: Mapping[str, Any], step: str, awaited: Sequence[str], deadline_s: float) -> None:
+        set_up_logs()
+        self._structure = structure
+        self._heard = Heard()
+        plan = Plan.from_config(merge(structure, {}))
+        self._host = StepHost(plan, step, deadline_s, crashes_of_this_replica(step))
+        self._rollout = Rollout(structure, plan, step, awaited)
+
+    async def reconfigure(self, tunables: dict[str, Any]) -> None:
+        """Take new tunables; between two batches, and without loading the model again."""
+        plan = Plan.from_config(merge(self._structure, tunables))
+        async with self._rollout.loading():
+            await self._host.reconfigure(plan)
+
+    async def describe(self) -> dict[str, StepInfo]:
+        """What the steps say of themselves, by name."""
+        return self._host.describe()
+
+    async def __call__(self, step: str, request: StepRequest, load: CallerLoad, alone: bool) -> StepAnswer:
+        """Answer one call of one of the steps; ``load`` is what its caller has under way here. ``alone``: while no
+        other call is under way.
+
+        Raises:
+            RayServeException: the step is not in this deployment: the caller knows another version of the pipeline.
+        """
+        if step not in self._host:
+            raise RayServeException(f"step '{step}' is not in this deployment")
+        with self._heard.call(load, request):
+            return await self._host.call(step, request, alone=alone)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve, where the number of replicas follows the load."""
+        return self._heard.stats()
+
+    def check_health(self) -> None:
+        """Called by Serve; an exception makes it replace the replica."""
+        self._host.check_health()
+
+    def __del__(self) -> None:
+        # Serve calls it before it ends the replica.
+        stop_buffering_logs()

@@ -1,0 +1,180 @@
+"""Where clients hand in jobs and ask for them: all of a list are accepted, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve_app.http.problems import Malformed
+from serve_app.images import Sources
+from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
+from serve_app.refusals import JobsUnavailable
+from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
+
+__all__ = ["JobDesk", "JobItem"]
+
+_PUBLISH_S = 20.0
+_RETRY_AFTER_S = 5
+
+_log = logging.getLogger(__name__)
+
+
+async def _for_free() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class JobItem:
+    """One image that a client wants to have run."""
+
+    uri: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    annotate: bool = False
+
+
+class JobDesk:
+    """Puts jobs on a queue, and knows how they stand. Use it from one event loop.
+
+    Args:
+        queue: not opened; it is when it is needed.
+        store: where jobs and results are kept.
+        sources: says what may be fetched.
+    """
+
+    def __init__(self, queue: Queue, store: ResultStore, sources: Sources) -> None:
+        self._queue = queue
+        self._store = store
+        self.sources = sources
+
+    async def submit(
+        self,
+        items: Sequence[JobItem],
+        owner: str | None,
+        policy: dict[str, Any] | None,
+        idempotency_key: str | None = None,
+        *,
+        pay: Callable[[], Awaitable[None]] = _for_free,
+    ) -> list[str]:
+        """Accept jobs: their markers are written, then their messages are on the queue.
+
+        Args:
+            items: checked.
+            owner: who may see them; ``None``: everyone.
+            policy: what the worker may fetch for them, see :class:`serve_app.images.job_sources.Sources`.
+            idempotency_key: with the same key and owner come the same ids.
+            pay: takes the jobs from their owner's quota; not called for jobs that were sent before.
+
+        Returns:
+            The jobs' ids, in the order of ``items``.
+
+        Raises:
+            Malformed: the key was used for other jobs.
+            JobsUnavailable: the queue or the store is away; nothing was accepted.
+        """
+        request = None if idempotency_key is None else await asyncio.to_thread(_digest_of_items, items)
+        markers = [
+            JobMarker(
+                _job_id(owner, idempotency_key, index),
+                item.uri,
+                item.metadata,
+                item.annotate,
+                owner,
+                policy,
+                request=request,
+            )
+            for index, item in enumerate(items)
+        ]
+        async with self._available():
+            known = None if idempotency_key is None else await self._store.job(markers[0].id)
+            if known is None:
+                await pay()
+            if idempotency_key is not None:
+                first = known or await self._store.create_job(markers[0])
+                if first.request != request:
+                    raise Malformed("this Idempotency-Key was used for other jobs; use a new one for new jobs")
+            try:
+                async with asyncio.timeout(_PUBLISH_S):
+                    new = await asyncio.gather(*(self._write(marker, idempotency_key is None) for marker in markers))
+                    fresh = [marker for marker, is_new in zip(markers, new, strict=True) if is_new]
+                    if fresh:
+                        await self._queue.publish(await asyncio.to_thread(lambda: [_body(marker) for marker in fresh]))
+            except BaseException:
+                # With a key the client comes again for the same jobs, and another request of it may have had them
+                # accepted meanwhile: those stay.
+                if idempotency_key is None:
+                    await asyncio.shield(self._withdraw(markers))
+                raise
+        return [marker.id for marker in markers]
+
+    async def status(self, job_id: str) -> JobStatus | None:
+        """How a job stands; ``None``: it is not known.
+
+        Raises:
+            JobsUnavailable: the store is away.
+        """
+        async with self._available():
+            return await self._store.status(job_id)
+
+    async def picture(self, job_id: str) -> bytes | None:
+        """The annotated picture; ``None``: there is none, or not yet.
+
+        Raises:
+            JobsUnavailable: the store is away.
+        """
+        async with self._available():
+            return await self._store.picture(job_id)
+
+    async def _write(self, marker: JobMarker, is_new: bool) -> bool:
+        """Write a marker; whether its message has to be published."""
+        if is_new:
+            await self._store.put_job(marker)
+            return True
+        await self._store.create_job(marker)
+        # A message too many does no harm, the worker finds the job's end; one too few would.
+        status = await self._store.status(marker.id)
+        return status is None or status.status == "queued"
+
+    async def _withdraw(self, markers: Sequence[JobMarker]) -> None:
+        with suppress(StoreUnavailable, BadResultsUri):  # then nobody knows their ids
+            await asyncio.gather(*(self._store.withdraw(marker) for marker in markers))
+
+    @asynccontextmanager
+    async def _available(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (QueueUnavailable, BadQueueUrl, StoreUnavailable, BadResultsUri, TimeoutError) as error:
+            _log.error("jobs: %s", str(error) or "the queue or the store did not answer in time")
+            raise JobsUnavailable(
+                "the queue or the store of results does not answer; nothing was accepted, try again",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from error
+
+
+def _job_id(owner: str | None, key: str | None, index: int) -> str:
+    identity = uuid.uuid4().hex if key is None else _digest([owner, key, index])[:32]
+    return f"{JOB_PREFIX}{identity}"
+
+
+def _body(marker: JobMarker) -> bytes:
+    return json.dumps({"id": marker.id, "uri": marker.uri, "metadata": marker.metadata}).encode()
+
+
+def _digest_of_items(items: Sequence[JobItem]) -> str:
+    """As of the whole list, one by one: other threads run in between."""
+    digest = hashlib.sha256(b"[")
+    for index, item in enumerate(items):
+        text = json.dumps([item.uri, item.metadata, item.annotate], sort_keys=True)
+        digest.update(f"{', ' if index else ''}{text}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

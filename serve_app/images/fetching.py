@@ -1,0 +1,287 @@
+"""Fetches the image behind a client's ``uri`` without letting the client use this server's place in the network."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+import string
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote, urljoin
+
+import httpcore
+import httpx
+
+from classifiers import TooManyBytes, UnsupportedImage
+from classifiers.imaging import served_format
+from graph import Overloaded
+from serve_app.buckets import gcs_bucket, s3_bucket
+from serve_app.config import FetchConfig
+from serve_app.images.addresses import AddressRules
+from serve_app.images.bucket_images import BucketImages
+from serve_app.refusals import FetchFailed, Forbidden
+from serve_app.uris import scheme_of
+
+__all__ = ["Fetcher", "resolve"]
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_LATER = (408, 425, 429)
+_HEADERS = [("Accept", "image/*"), ("Accept-Encoding", "identity"), ("User-Agent", "visiongraph")]
+_MAX_LOCATION = 2048
+_NO_IMAGE = ("text/", "application/json", "application/xml", "application/xhtml+xml")
+_PRINTABLE = string.digits + string.ascii_letters + string.punctuation + " "
+_KEEP_ALIVE_S = 15.0
+
+# A name or an address, after international names have been put into ASCII; no % of any kind.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+
+
+class Fetcher:
+    """Fetches images by the rules of the ``fetch:`` block. Use it from one event loop.
+
+    Args:
+        config: the rules.
+        max_bytes: the longest image.
+        ssl_context: whom to believe over https; default: the public authorities.
+        keep_alive: leave connections open for the next image of the same host, which then goes to the address that was
+            checked when it was opened.
+    """
+
+    def __init__(
+        self,
+        config: FetchConfig,
+        max_bytes: int,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        keep_alive: bool = False,
+    ) -> None:
+        self._config = config
+        self._keep_alive = keep_alive
+        self._max_bytes = max_bytes
+        self._under_way = 0
+        self._backend = _CheckedNetwork(AddressRules(config.private_networks))
+        self._ssl_context = ssl_context
+        self._pool: httpcore.AsyncConnectionPool | None = None
+        s3, gs = config.s3, config.gs
+        self._buckets = {
+            "s3": BucketImages("s3", s3.allow, lambda name: s3_bucket(name, s3.region, s3.endpoint_url), max_bytes),
+            "gs": BucketImages("gs", gs.allow, lambda name: gcs_bucket(name, gs.endpoint_url), max_bytes),
+        }
+
+    def check(self, uri: str, key_id: str, tenant: str) -> None:
+        """Tell whether a client may have an address fetched, as far as that can be told without asking anybody.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        scheme = scheme_of(uri)
+        if scheme in self._buckets:
+            self._buckets[scheme].check(uri, key_id, tenant)
+        elif scheme in self._config.schemes:
+            self._checked(uri)
+        else:
+            listed = {"s3": self._config.s3.allow, "gs": self._config.gs.allow}
+            served = [*self._config.schemes, *(name for name, allow in listed.items() if allow)]
+            fix = f"send {' or '.join(f'{s}://...' for s in served)}, or the image's bytes" if served else _BYTES
+            raise Forbidden(f"addresses of this kind are not fetched here; {fix}")
+
+    async def fetch(self, uri: str, key_id: str, tenant: str, version: str | None = None) -> bytes:
+        """Fetch an image for a client; ``version``: of an object in a bucket, the newest by default.
+
+        Raises:
+            Forbidden: the address is not one that may be asked, or not by this client.
+            FetchFailed: it does not answer, or not with the image.
+            UnsupportedImage: it answers with something that is no image.
+            TooManyBytes: the image is over the limit.
+            Overloaded: as many images are being fetched as may be.
+        """
+        self.check(uri, key_id, tenant)
+        bucket = self._buckets.get(scheme_of(uri))
+        async with self._in_time():
+            return await (self._get(uri) if bucket is None else bucket.read(uri, version))
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        if self._under_way >= self._config.concurrent:
+            raise Overloaded("too many images are being fetched; try again", retry_after_s=1)
+        self._under_way += 1
+        try:
+            async with asyncio.timeout(self._config.timeout_s) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            seconds = f"{self._config.timeout_s:g}"
+            detail = f"the image was not there within {seconds} s; send its bytes, or try again"
+            raise FetchFailed(detail, retryable=True) from None
+        finally:
+            self._under_way -= 1
+
+    async def _get(self, uri: str) -> bytes:
+        for _ in range(self._config.max_redirects + 1):
+            url = self._checked(uri)
+            try:
+                async with self._connections().stream(
+                    "GET", _core(url), headers=[("Host", _host(url)), *_HEADERS]
+                ) as answer:
+                    if answer.status not in _REDIRECTS:
+                        return await self._image(answer)
+                    uri = self._next(url, answer)
+            except httpcore.TimeoutException as error:
+                raise FetchFailed(f"{url.host} did not answer in time", retryable=True) from error
+            except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
+                detail = f"{url.host} could not be asked: it does not answer as a web server does"
+                raise FetchFailed(detail, retryable=True) from error
+        raise FetchFailed(f"the address leads on more than {self._config.max_redirects} times; send the last one")
+
+    def _checked(self, uri: str) -> httpx.URL:
+        """Parse an address once: what is checked is what is asked. Encoded as browsers do, but without what would
+        show a person another address than the one that is asked: control characters and backslashes."""
+        if "\\" in uri.partition("?")[0]:
+            raise Forbidden("the address has a backslash; write /, or encode it as %5C")
+        try:
+            url = httpx.URL(uri.rstrip(" \t\r\n"))
+            host, port = url.raw_host.decode("ascii"), url.port
+        except (httpx.InvalidURL, ValueError, TypeError, UnicodeError) as error:
+            raise Forbidden(f"the address cannot be understood: {error}") from error
+        if url.scheme not in self._config.schemes:
+            raise Forbidden("the address leads to a scheme that is not fetched here")
+        if url.userinfo or "@" in url.netloc.decode():
+            raise Forbidden("the address has a user name or password; send one without")
+        if not _HOST.fullmatch(host):
+            raise Forbidden("the address has no host, or not one that is written as hosts are")
+        if (port or (443 if url.scheme == "https" else 80)) not in self._config.ports:
+            raise Forbidden(f"port {port} is not asked here")
+        if self._config.hosts and not any(_is_host(host, url.host, pattern) for pattern in self._config.hosts):
+            raise Forbidden(f"{host} is none of the hosts that images are fetched from")
+        return url
+
+    def _next(self, url: httpx.URL, answer: httpcore.Response) -> str:
+        location = _as_text(_header(answer, b"location").encode("latin-1"))
+        if not location or len(location) > _MAX_LOCATION:
+            raise FetchFailed(f"{url.host} answers {answer.status} without saying where to")
+        uri = urljoin(str(url), location)
+        if url.scheme == "https" and not uri.lower().startswith("https:"):
+            raise Forbidden("the address leads from https to something that is not")
+        return uri
+
+    async def _image(self, answer: httpcore.Response) -> bytes:
+        if answer.status != 200:
+            detail = f"the source answered {answer.status}; the image must be there without logging in"
+            raise FetchFailed(detail, retryable=answer.status >= 500 or answer.status in _LATER)
+        kind = _header(answer, b"content-type").partition(";")[0].strip().lower()
+        taken = self._config.content_types
+        if taken and kind not in taken:
+            came = f"'{kind[:80]}'" if kind else "no Content-Type"
+            raise UnsupportedImage(f"the source says {came}; it must be {', '.join(taken)}")
+        if _header(answer, b"content-encoding") not in ("", "identity"):
+            raise FetchFailed("the source compresses the image; it must send it as it is")
+        announced = _header(answer, b"content-length")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            raise self._too_many()
+        data = bytearray()
+        async for chunk in answer.aiter_stream():
+            data += chunk
+            if len(data) > self._max_bytes:
+                raise self._too_many()
+        if kind.startswith(_NO_IMAGE) and served_format(bytes(data[:16])) is None:  # a page to log in, for example
+            raise UnsupportedImage(f"the source says '{kind[:80]}', and its bytes are no image")
+        return bytes(data)
+
+    def _connections(self) -> httpcore.AsyncConnectionPool:
+        if self._pool is None:
+            self._pool = httpcore.AsyncConnectionPool(
+                ssl_context=self._ssl_context or httpx.create_ssl_context(),
+                max_connections=self._config.concurrent,
+                max_keepalive_connections=None if self._keep_alive else 0,  # 0: each fetch resolves and checks anew
+                keepalive_expiry=_KEEP_ALIVE_S,
+                network_backend=self._backend,
+            )
+        return self._pool
+
+    def _too_many(self) -> TooManyBytes:
+        return TooManyBytes(
+            f"the image has more than {self._max_bytes:,} bytes; send a smaller one", limit=self._max_bytes
+        )
+
+
+_BYTES = "send the image's bytes"
+
+# A resolver that hangs must not take the threads of everything else with it.
+_RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolve")
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host, as the system knows them; it takes odd spellings of numbers too."""
+    import socket
+
+    found = await asyncio.get_running_loop().run_in_executor(
+        _RESOLVERS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    )
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects to the very address that was checked, so that a name cannot mean another one a moment later."""
+
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Resolve, check, connect."""
+        name = host.strip("[]").rstrip(".")
+        try:
+            addresses = await resolve(name, port)
+        except (OSError, UnicodeError) as error:
+            raise FetchFailed(f"{name} has no address", retryable=True) from error
+        # One that is not allowed spoils the rest: an honest host has none.
+        if not addresses or not all(self._rules.allows(address) for address in addresses):
+            raise Forbidden(f"{name} is not on the public internet; send the image's bytes")
+        failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        for address in addresses[:4]:
+            try:
+                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(name)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await self._network.sleep(seconds)
+
+
+def _core(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
+def _host(url: httpx.URL) -> str:
+    return url.netloc.decode("ascii")
+
+
+def _as_text(location: bytes) -> str:
+    """Servers send names as they are, mostly in UTF-8; other bytes are encoded one by one, as browsers do."""
+    try:
+        return location.decode()
+    except UnicodeDecodeError:
+        return quote(location, safe=_PRINTABLE)
+
+
+def _is_host(ascii_host: str, host: str, pattern: str) -> bool:
+    pattern = pattern.lower()
+    names = [name.lower().rstrip(".") for name in (ascii_host, host)]  # a pattern may be written either way
+    return any(name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern for name in names)
+
+
+def _header(answer: httpcore.Response, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in answer.headers if key.lower() == name), "")

@@ -1,0 +1,53 @@
+"""Why a request or a message is refused. Which HTTP status each gives is in :mod:`serve_app.http.problems`."""
+
+from __future__ import annotations
+
+from classifiers import InputError, VisionError
+
+__all__ = [
+    "FetchFailed",
+    "Forbidden",
+    "JobsUnavailable",
+    "NotFound",
+    "NotReady",
+    "Quarantined",
+    "TooManyRequests",
+    "Unauthorized",
+    "UnsupportedBody",
+]
+
+
+class Unauthorized(VisionError):
+    """There is no credential, or it is not good."""
+
+
+class Forbidden(VisionError):
+    """The request is understood, and refused."""
+
+
+class TooManyRequests(VisionError):
+    """The key has used up what it may do for now (fields ``limit``, ``retry_after_s``)."""
+
+
+class FetchFailed(VisionError):
+    """The image could not be had from where the client said that it is (field ``retryable``: it may be later)."""
+
+
+class NotFound(VisionError):
+    """There is no such thing, or not for this client."""
+
+
+class JobsUnavailable(VisionError):
+    """Jobs cannot be taken or looked up now (field ``retry_after_s``)."""
+
+
+class UnsupportedBody(VisionError):
+    """The body has a content type that the route does not take, or is compressed."""
+
+
+class NotReady(VisionError):
+    """Not every step's deployment answers yet."""
+
+
+class Quarantined(InputError):
+    """The image has crashed a step's process twice, and is refused for a time (fields ``sha256``, ``until``)."""

@@ -1,0 +1,116 @@
+"""Writes the Serve config file of a pipeline, for ``serve deploy``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from graph import load_plan
+from graph.pipeline_file import structure, tunables
+from serve_app.app import GatewayConfig, IntakeConfig
+from serve_app.deployments import GATEWAY, OPEN_GATEWAY, WORKER, gateway_options, step_options, worker_options
+from serve_app.local import LOGGING
+
+__all__ = ["render"]
+
+# What the replicas need to find the same classes and models as the process that renders.
+_PASSED_ON = ("PYTHONPATH", "VISIONGRAPH_CACHE", "VISIONGRAPH_MODELS")
+
+_COMMENTS = {
+    "http_options": "Loopback: put TLS in front before others reach it (0.0.0.0 where a load balancer must).",
+    "logging_config": "A line a request costs more than small models do; the metrics count requests anyway.",
+    "applications": "One application: a deployment a step, and the gateway in front.",
+    "runtime_env": "Where the replicas find your classes and models: the values of the process that rendered this.",
+    "args": "The structure. A change here rolls every deployment, each new replica before its old one.",
+    "user_config": "The tunables of all steps, in one block. A change is applied in place; nothing restarts.",
+    "max_surge_percent": "An update starts new replicas before it stops old ones: leave room for twice the replicas.",
+    "max_ongoing_requests": "Calls that one replica holds: one batch in the model, and the next one gathering.",
+    "max_queued_requests": "Calls that may wait at each caller; past it clients get 503. -1: no bound.",
+    "backpressure_config": "What they are told then: to try again after so many seconds.",
+    "health_check_period_s": "A replica that fails three checks, as one whose model hangs does, is replaced.",
+    "intake": "Where images come from and results go. Write ${NAME} for a password, from the environment.",
+    "graceful_shutdown_timeout_s": "A worker that is stopped ends what it has in hand, or gives it back.",
+    "ray_actor_options": "What a replica reserves on its node; a share of a GPU lets several steps use one.",
+}
+"""Written above the first line with the key."""
+
+_TITLE = """\
+# Serve config of the pipeline '{name}', made by: visiongraph render {pipeline}
+# Deploy it with: serve deploy THIS_FILE
+"""
+
+
+def render(
+    pipeline: str | Path,
+    *,
+    gateway: GatewayConfig = OPEN_GATEWAY,
+    intake: IntakeConfig | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> str:
+    """The Serve config of a pipeline file, as commented YAML.
+
+    The pipeline stands inline, so that the cluster needs no file but the models: its structure in ``args``, its
+    tunables in ``user_config``, and each step's deployment options where Serve looks for them.
+
+    Args:
+        pipeline: the file.
+        gateway: who may come in, and how much; without it everybody on this machine.
+        intake: where images come from, and results go; without it there are no workers and no jobs.
+        host: address that the HTTP endpoint binds.
+        port: of the HTTP endpoint.
+
+    Raises:
+        PipelineError: the file has mistakes.
+    """
+    plan = load_plan(pipeline)
+    gateway = gateway.bound_to(host)
+    changeable = tunables(plan.config)
+    application: dict[str, Any] = {"name": plan.name, "route_prefix": "/", "import_path": "serve_app.app:build"}
+    environment = {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}
+    if environment:
+        application["runtime_env"] = {"env_vars": environment}
+    application["args"] = {
+        "pipeline": structure(plan.config),
+        "gateway": {**gateway.model_dump(mode="json", exclude_defaults=True), "timeout_ms": gateway.timeout_ms},
+    }
+    application["deployments"] = [
+        {"name": name, "user_config": changeable, **step_options(plan, name)} for name in plan.hosts
+    ] + [{"name": GATEWAY, "user_config": changeable, **gateway_options(plan, gateway)}]
+    if intake is not None:
+        application["args"]["intake"] = intake.model_dump(mode="json", exclude_defaults=True)
+        application["deployments"].append({"name": WORKER, "user_config": changeable, **worker_options(plan, intake)})
+    config = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": host, "port": port},
+        "logging_config": dict(LOGGING),
+        "applications": [application],
+    }
+    return _TITLE.format(name=plan.name, pipeline=pipeline) + _commented(
+        yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Names the one block that is shared, and indents lists under their key."""
+
+    def generate_anchor(self, node: yaml.Node) -> str:  # noqa: ARG002 - there is one
+        return "tunables"
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, False)
+
+
+def _commented(text: str) -> str:
+    left = dict(_COMMENTS)
+    lines = []
+    for line in text.splitlines():
+        key = line.lstrip(" -").split(":")[0]
+        comment = left.pop(key, None)
+        if comment is not None:
+            lines.append(" " * (len(line) - len(line.lstrip(" "))) + f"# {comment}")
+        lines.append(line)
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from gateways import PNG, app_over, client_of, config, post
+
+from graph import LocalBackend
+from serve_app.access.guard import Guard
+from serve_app.access.key_file import KEY_SCOPES
+from serve_app.http.route_scopes import SCOPES, guarded_route
+
+
+def test_every_route_has_its_scope(backend: LocalBackend) -> None:
+    document = app_over(backend).openapi()
+    routes = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    assert routes <= SCOPES.keys()
+    assert {scope for scope in SCOPES.values() if scope} <= set(KEY_SCOPES)
+
+
+def test_a_route_without_one_does_not_start() -> None:
+    app = FastAPI()
+    app.router.route_class = guarded_route(Guard(config()))
+    with pytest.raises(LookupError, match="/v1/new"):
+        app.get("/v1/new")(lambda: None)
+
+
+def test_the_document_names_the_credentials(backend: LocalBackend, tmp_path: Any) -> None:
+    (tmp_path / "keys.json").write_text("{}")
+    document = app_over(backend, config(auth={"keys_file": str(tmp_path / "keys.json")})).openapi()
+    assert document["paths"]["/v1/images"]["post"]["security"] == [{"bearer": []}, {"key": []}]
+    assert "security" not in document["paths"]["/healthz"]["get"]
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "key"}
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [json.loads(r.getMessage()) for r in caplog.records if r.name == "visiongraph.access"]
+
+
+async def test_one_line_a_request(backend: LocalBackend, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "visiongraph.access")
+    rules = config(trusted_proxies=["192.0.2.1"])
+    async with client_of(app_over(backend, rules)) as client:
+        response = await post(client, headers={"X-Request-Id": "r1", "X-Forwarded-For": "203.0.113.9"})
+        await post(client, b"x", headers={"X-Request-Id": 'a"}\\n{'})
+        await client.get("/none%0A" + "x" * 500, params={"token": "secret"})
+    good, bad, none = lines(caplog)
+    assert good["request_id"] == "r1"
+    assert good["client"] == "203.0.113.9"
+    assert (good["method"], good["path"], good["status"], good["outcome"]) == ("POST", "/v1/images", 200, "ok")
+    assert (good["key"], good["tenant"]) == ("anonymous", "anonymous")
+    assert good["image"] == response.json()["image"]["sha256"]
+    assert set(good["steps"]) == {"detect", "colour", "mean", "slow"}
+    assert good["steps"]["slow"] == "skipped"
+    assert good["bytes"] == len(PNG)
+    assert good["duration_ms"] >= good["steps"]["detect"] >= 0
+    assert (bad["status"], bad["outcome"], bad["problem"]) == (422, "refused", "bad-image")
+    assert bad["request_id"] == 'a"}\\n{'
+    assert (none["status"], none["problem"]) == (404, "not-found")
+    assert len(none["path"]) == 200
+    assert not any("secret" in json.dumps(line) for line in lines(caplog))
+
+
+async def test_it_can_be_switched_off(backend: LocalBackend, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "visiongraph.access")
+    async with client_of(app_over(backend, config(access_log=False))) as client:
+        assert (await post(client)).status_code == 200
+    assert lines(caplog) == []
