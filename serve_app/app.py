@@ -62,7 +62,7 @@ class AppArgs(BaseModel):
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")
     gateway: Annotated[GatewayConfig, BeforeValidator(_gateway)] = Field(
         OPEN_GATEWAY,
-        description="The HTTP entry, or a file that has it: at least 'auth', who may come in. No block: everybody",
+        description="The HTTP entry, or a file that has it: at least 'auth'. No block: no authentication",
     )
     intake: Annotated[IntakeConfig | None, BeforeValidator(_intake)] = Field(
         None,
@@ -72,7 +72,7 @@ class AppArgs(BaseModel):
 
 
 def build(args: AppArgs) -> Application:
-    """Build the application: a deployment a step, named after it, unless it shares a process, the gateway in front,
+    """Build the application: one deployment per step, named after it, unless it shares a process, the gateway in front,
     and the workers where there is a queue.
 
     Raises:

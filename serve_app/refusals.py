@@ -18,7 +18,7 @@ __all__ = [
 
 
 class Unauthorized(VisionError):
-    """There is no credential, or it is not good."""
+    """The credentials are missing or invalid."""
 
 
 class Forbidden(VisionError):

@@ -80,9 +80,9 @@ def parse(source: str) -> Text:
         )
     for position, character in enumerate(source, start=1):
         if character not in "\n\t" and not character.isprintable():
-            raise Refused(f"the character {character!r} is not allowed; write it as an escape in a text", position)
+            raise Refused(f"the character {character!r} is not allowed; write it as an escape in a string", position)
     if wrong := _UNKNOWN_ESCAPE.search(source):  # Python would take it as it is, with a warning on stderr
-        raise Refused(f"{wrong[1]} is no escape in a text; write \\\\ for a backslash", wrong.start(1) + 1)
+        raise Refused(f"{wrong[1]} is no escape in a string; write \\\\ for a backslash", wrong.start(1) + 1)
     if "\n" not in source:
         text = Text(_parse(source), source, 0)
     else:
@@ -173,7 +173,7 @@ _NODES = {
     "RShift": ("'>>'", "divide with '//'"),
     "MatMult": ("'@'", "write '*'"),
     "Invert": ("'~'", "write 'not'"),
-    "bytes": ("a text of bytes", "write it without the b"),
+    "bytes": ("a string of bytes", "write it without the b"),
     "complex": ("a complex number", "write a real number"),
     "ellipsis": ("'...'", "write the expression in full"),
 }
@@ -223,5 +223,5 @@ def unknown_name(name: str, known: Iterable[str], functions: Iterable[str]) -> s
         fix = f"did you mean {near[0]!r}?"
     else:
         owner = "detection" if "detection" in names else "context['step']"
-        fix = f"a text needs quotes: '{name}'; a key is read as {owner}['{name}']; known here: {', '.join(names)}"
+        fix = f"a string needs quotes: '{name}'; a key is read as {owner}['{name}']; known here: {', '.join(names)}"
     return f"unknown name {name!r}; {fix}"

@@ -190,7 +190,7 @@ def _contains(budget: Budget, member: Any, container: Any) -> bool:
     elif kind in SIZED:
         budget.spend(look_up_cost(budget, member, container))
     else:
-        raise TypeError(f"'in' needs a list, a text or a dict on its right, not {name_of(container)}")
+        raise TypeError(f"'in' needs a list, a string or a dict on its right, not {name_of(container)}")
     return member in container
 
 

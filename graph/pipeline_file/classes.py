@@ -163,7 +163,7 @@ def _not_found(name: str) -> str:
 def _check_attributes(path: str, cls: type[BaseClassifier]) -> None:
     default_crops: object = cls.default_crops
     if default_crops is not None and not isinstance(default_crops, str):
-        raise ClassError(f"{path!r}: its default_crops must be a text or None; it is {_kind(default_crops)}")
+        raise ClassError(f"{path!r}: its default_crops must be a string or None; it is {_kind(default_crops)}")
     names: object = cls.tunables
     if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
         raise ClassError(

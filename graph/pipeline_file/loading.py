@@ -1,4 +1,4 @@
-"""Reading a pipeline file: YAML or a mapping in, a checked configuration out, or every mistake at once."""
+"""Reading a pipeline file: YAML or a mapping in, a checked configuration out, or every error at once."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _plain(value: object, loc: Loc, problems: list[Problem], depth: int) -> Any:
         return None
     if isinstance(value, Mapping):
         problems += [
-            Problem((*loc, str(key)), None, f"a key must be a text; write it as {str(key)!r}")
+            Problem((*loc, str(key)), None, f"a key must be a string; write it as {str(key)!r}")
             for key in value
             if not isinstance(key, str)
         ]

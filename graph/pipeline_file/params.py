@@ -24,7 +24,7 @@ from graph.pipeline_file.wording import sentence, shown
 __all__ = ["absolute_paths", "checked_params"]
 
 _TYPE_WORDS: dict[Any, str] = {
-    str: "a text",
+    str: "a string",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -96,7 +96,7 @@ def _checked(parameter: Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str
     except Exception:  # noqa: BLE001 - anything may stand in an annotation; what is no type leaves it to the constructor
         return value, []
     try:
-        # JSON's strict rules are those of a file: a list may become a tuple and a text a path, but no text a number
+        # JSON's strict rules are those of a file: a list may become a tuple and a string a path, but no text a number
         return adapter.validate_json(json.dumps(value), strict=True), []
     except ValidationError as error:
         details = error.errors(include_url=False)
@@ -117,7 +117,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def _union_words(annotation: Any) -> str:
-    """``a text or a whole number`` for a union of more than one type beside ``None``; empty for anything else."""
+    """``a string or a whole number`` for a union of more than one type beside ``None``; empty for anything else."""
     bare = _bare(annotation)
     if typing.get_origin(bare) not in (typing.Union, types.UnionType):
         return ""
@@ -176,5 +176,5 @@ def _absolute(value: Any, folder: Path, is_path: bool) -> Any:
 def _is_there(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a text that is no file name: too long, or with a NUL
+    except (OSError, ValueError):  # a string that is no file name: too long, or with a NUL
         return False

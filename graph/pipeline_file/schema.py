@@ -73,14 +73,14 @@ class StepConfig(Closed):
     ] = Field((), description="The step, or the steps, whose results this one needs.", examples=["object_detection"])
     condition: Rule | None = Field(
         None,
-        description="Decided once an image, over `context` (the results of the steps it depends on) and `image`. "
+        description="Evaluated once per image, over `context` (the results of the steps it depends on) and `image`. "
         "False: the step is skipped.",
         examples=["'car' in context['object_detection']['detected_classes']"],
     )
     crops: Rule | None = Field(
         None,
-        description="Decided once a detection: which become crops for this step. Without this key the class's own rule "
-        "counts; null: the whole image.",
+        description="Evaluated once per detection: which become crops for this step. Without this key the class's own "
+        "rule applies; null: the whole image.",
         examples=["detection['class_name'] == 'person'"],
     )
     crops_from: StepName | None = Field(
@@ -139,7 +139,7 @@ class StepConfig(Closed):
     def _other_steps_once(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         repeated = sorted({name for name in value if value.count(name) > 1})
         if repeated:
-            mistake(f"{repeated[0]!r} stands twice; keep one")
+            mistake(f"{repeated[0]!r} is listed twice; keep one")
         if info.data.get("name") in value:
             mistake("a step cannot depend on itself; remove its own name")
         return value

@@ -33,7 +33,7 @@ class Draft:
     Attributes:
         index: its place in the file.
         data: its keys as they stand there.
-        name: ``None`` where it has none that is a text.
+        name: ``None`` where it has none that is a string.
         cls: its class, once imported; ``None`` where it cannot be.
         depends_on: ``None`` where it cannot be read.
         arguments: of the constructor, converted to the annotated types.
@@ -54,7 +54,7 @@ class Draft:
         return ("pipeline", self.index, key)
 
     def text(self, key: str) -> str | None:
-        """The value of a key, when it is a text that is not empty."""
+        """The value of a key, when it is a string that is not empty."""
         value = self.data.get(key)
         return value if isinstance(value, str) and value else None
 

@@ -15,7 +15,7 @@ from graph.pipeline_file.report import Loc, Report
 __all__ = ["report_validation_error", "sentence", "shown"]
 
 _EXPECTED = {
-    "string_type": "a text",
+    "string_type": "a string",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -69,7 +69,7 @@ def sentence(detail: ErrorDetails, example: str = "") -> str:
     if kind == "pipeline_mistake":
         return str(context["message"])
     if kind == "string_type" and isinstance(value, bool | int | float):  # `no` is false in YAML, and 1.10 is 1.1
-        return f"expected a text{for_example}{got}; put it in quotes if it is a text"
+        return f"expected a string{for_example}{got}; put it in quotes if it is a string"
     if kind in _EXPECTED:
         return f"expected {_EXPECTED[kind]}{for_example}{got}"
     if kind in _LIMITS:

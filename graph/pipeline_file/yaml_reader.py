@@ -176,9 +176,11 @@ class _Reader:
                 return str(node.value)
             self._problem(loc, _line(node), "a key has a character that is no text; remove it")
         elif isinstance(node, yaml.ScalarNode):
-            self._problem((*loc, node.value), _line(node), f'a key must be a text; write it in quotes: "{node.value}"')
+            self._problem(
+                (*loc, node.value), _line(node), f'a key must be a string; write it in quotes: "{node.value}"'
+            )
         else:
-            self._problem(loc, _line(node), "a key must be a text, not a list or a mapping")
+            self._problem(loc, _line(node), "a key must be a string, not a list or a mapping")
         return None
 
     def _scalar(self, node: yaml.ScalarNode, loc: Loc) -> Any:
@@ -202,7 +204,7 @@ class _Reader:
                 fix = f"write {digits}, 0o{digits} for octal, or put it in quotes"
                 return self._problem(loc, line, f"{text[:40]} has a leading zero, which some read as octal; {fix}")
             return self._problem(
-                loc, line, f"{text[:40]!r} cannot be read as {kind}; write it in quotes if it is a text"
+                loc, line, f"{text[:40]!r} cannot be read as {kind}; write it in quotes if it is a string"
             )
         return self._problem(loc, line, f"the tag {_tag_text(node)} is not allowed; remove it")
 
@@ -260,7 +262,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     elif "mapping values are not allowed" in problem:
         message = "a `:` where none can stand; check the indentation, and put texts that have `: ` in them in quotes"
     elif "expected <block end>, but found '<scalar>'" in problem:
-        message = "a text goes on after its closing quote; put all of it in double quotes"
+        message = "a string goes on after its closing quote; put all of it in double quotes"
     elif "expected <block end>" in problem:
         message = "does not line up with the lines above; check the indentation, and the space after each `-`"
     elif "quoted scalar" in context and opened is not None:

@@ -26,9 +26,9 @@ __all__ = ["Guard"]
 _LEASE_EXTRA_S = 5.0
 
 _WORDS = {
-    "rate": "the key has sent its requests of this second and its burst; send slower",
-    "day": "the key has run its images of the day; there are new ones at midnight UTC",
-    "concurrent": "the key has as many requests under way as it may have; wait for an answer",
+    "rate": "the key has exceeded its request rate; send more slowly",
+    "day": "the key has used its images of the day; the quota resets at midnight UTC",
+    "concurrent": "the key has reached its limit of concurrent requests; wait for a response",
 }
 
 
@@ -67,7 +67,9 @@ class Guard:
         principal = await self._authenticator.authenticate(request.headers)
         request.state.principal = principal
         if scope not in principal.scopes:
-            raise Forbidden(f"the key is not good for '{scope}'; ask the operator for one that is", scope=scope)
+            raise Forbidden(
+                f"the key does not have the scope '{scope}'; ask the operator for one that does", scope=scope
+            )
         key, limits = self._budget_of(request, principal)
         if limits.is_unlimited:
             yield principal

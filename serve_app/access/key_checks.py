@@ -59,7 +59,7 @@ class ApiKeys:
         # An unknown id takes the same time as a wrong secret.
         same = matches(credential, key.sha256 if key is not None else _NOBODY)
         if key is None or not same or not key.is_good(datetime.now(UTC)):
-            raise Unauthorized("the key is not good: unknown, taken back or ended; ask the operator for another")
+            raise Unauthorized("invalid API key: unknown, revoked or expired; ask the operator for another")
         return Principal(key.id, key.tenant, frozenset(key.scopes))
 
     async def _look_again(self) -> None:

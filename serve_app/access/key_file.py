@@ -151,7 +151,7 @@ def create_key(path: Path, tenant: str, scopes: Sequence[str], expires: datetime
 
 
 def revoke_key(path: Path, key_id: str) -> None:
-    """Take a key back; its row stays, so that logs can be read later.
+    """Revoke a key; its row stays, so that logs can be read later.
 
     Raises:
         SetupError: there is no such key, or the file cannot be changed.

@@ -35,7 +35,7 @@ _BLIND_S = 3600.0
 
 _TENANT = re.compile(r"[\x21-\x7e]{1,128}")
 
-_BAD = "the token is not good"
+_BAD = "the token is invalid"
 
 _KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _CURVES = {"ES256": ("P-256",), "ES384": ("P-384",), "ES512": ("P-521",), "EdDSA": ("Ed25519", "Ed448")}

@@ -28,7 +28,7 @@ class Format(enum.StrEnum):
 
 
 def validate(pipeline: PipelineArgument) -> None:
-    """Check a pipeline file: every mistake at once with its line and the fix (exit status 2), or "ok" and the plan.
+    """Check a pipeline file: every error at once with its line and the fix (exit status 2), or "ok" and the plan.
 
     The classes are imported; no model is loaded.
     """

@@ -17,7 +17,7 @@ from serve_app.cli.arguments import stderr, stdout
 
 __all__ = ["keys"]
 
-keys = typer.Typer(name="keys", help="API keys: make, list and take back.", no_args_is_help=True)
+keys = typer.Typer(name="keys", help="Create, list and revoke API keys.", no_args_is_help=True)
 
 FileOption = Annotated[
     Path,
@@ -82,6 +82,6 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id: what stands before its dot.")],
     file: FileOption = _DEFAULT_FILE,
 ) -> None:
-    """Take a key back; every replica refuses it within 10 s."""
+    """Revoke a key; every replica refuses it within 10 s."""
     revoke_key(file, key_id)
     stderr.print(f"{escape(key_id)} is revoked; every replica refuses it within 10 s")

@@ -206,12 +206,12 @@ def _count(number: int, what: str) -> str:
 
 # ---- queue
 
-queue = typer.Typer(name="queue", help="A queue: how it stands.", no_args_is_help=True)
+queue = typer.Typer(name="queue", help="Inspect a queue.", no_args_is_help=True)
 
 
 @queue.callback()
 def _queue() -> None:
-    """A queue: how it stands."""
+    """Inspect a queue."""
 
 
 @queue.command()
@@ -344,9 +344,9 @@ def retry(
         ),
     ] = None,
 ) -> None:
-    """Put the original messages of dead letters back on their queue; without an ID all of them.
+    """Requeue the original messages of dead letters; without an ID all of them.
 
-    Example, after the cause has been mended: visiongraph dlq retry 'sqs://photos?region=eu-west-1' --results s3://results
+    Example, after fixing the cause: visiongraph dlq retry 'sqs://photos?region=eu-west-1' --results s3://results
     """
     count = asyncio.run(_retry(queue_url, ids or (), results))
     stderr.print(f"{_count(count, 'dead letter')} put back on the queue")
@@ -358,15 +358,15 @@ def purge(
     ids: IdsArgument = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Throw dead letters away, for good; without an ID all of them.
+    """Delete dead letters permanently; without an ID all of them.
 
     Example: visiongraph dlq purge 'sqs://photos?region=eu-west-1' 3f2a --yes
     """
     if not yes:
         what = f"{_count(len(ids), 'dead letter')}" if ids else "all dead letters"
-        typer.confirm(f"Throw away {what} of this queue? They cannot be brought back", abort=True, err=True)
+        typer.confirm(f"Delete {what} of this queue? This cannot be undone", abort=True, err=True)
     count = asyncio.run(_purge(queue_url, ids or ()))
-    stderr.print(f"{_count(count, 'dead letter')} thrown away")
+    stderr.print(f"{_count(count, 'dead letter')} deleted")
 
 
 def _print_lines(letters: Iterable[dict[str, Any]]) -> None:
@@ -398,7 +398,7 @@ async def _retry(queue_url: str, ids: Sequence[str], results: str | None) -> int
 
 async def _purge(queue_url: str, ids: Sequence[str]) -> int:
     async with _both(queue_url) as (_, dead):
-        return await _for_each(dead, ids, "thrown away", lambda held: throw_away(dead, held))
+        return await _for_each(dead, ids, "deleted", lambda held: throw_away(dead, held))
 
 
 async def _for_each(dead: Queue, ids: Sequence[str], done: str, act: Callable[[Held], Awaitable[None]]) -> int:

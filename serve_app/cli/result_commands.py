@@ -52,7 +52,7 @@ def query(
         Form, typer.Option("--format", help="A table to read; a JSON object a row; or CSV with a header.")
     ] = Form.TABLE,
 ) -> None:
-    """Ask the stored results with SQL. The table is called results and has a row an image.
+    """Ask the stored results with SQL. The table is called results and has one row per image.
 
     Its columns: visiongraph query "DESCRIBE results" --results URI
 

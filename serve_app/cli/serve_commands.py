@@ -19,7 +19,7 @@ __all__ = ["demo", "render", "serve"]
 PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
 GatewayOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="YAML with the gateway: block: who may come in, limits, what is fetched."),
+    typer.Option(metavar="FILE", help="YAML with the gateway: block: authentication, limits, what is fetched."),
 ]
 IntakeOption = Annotated[
     Path | None,
@@ -57,7 +57,7 @@ def render(
 
     if gateway is None and host not in ("127.0.0.1", "::1", "localhost"):
         raise SetupError(
-            f"--host {host} lets others reach the endpoint: say who may come in with --gateway FILE; "
+            f"--host {host} lets others reach the endpoint: configure authentication with --gateway FILE; "
             "the least that such a file can say is 'auth: none'"
         )
     config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)

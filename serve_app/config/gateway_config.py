@@ -1,4 +1,4 @@
-"""The ``gateway:`` block: who may come in, how much, what is fetched, and the entry's deployment options."""
+"""The ``gateway:`` block: authentication, limits, what is fetched, and the deployment options of the entry."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = [
 T = TypeVar("T")
 
 _WHO = (
-    "say who may come in: 'none' lets everybody in; "
+    "configure authentication: 'none' allows everybody; "
     "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
 )
 
@@ -162,7 +162,7 @@ class JwtConfig(_Closed):
 
 
 class AuthConfig(_Closed):
-    """Who may come in. Written ``auth: none``, everybody."""
+    """Authentication. ``auth: none`` allows everybody."""
 
     keys_file: AbsolutePath | None = Field(
         None, description="API keys, made by visiongraph keys; the same file for all nodes"

@@ -73,7 +73,10 @@ class IntakeConfig(BaseModel):
         False, description="Answer an image that was seen before, by the same pipeline, with its result; over HTTP too"
     )
     in_flight: int | None = Field(
-        None, ge=1, le=10_000, description="Images that a worker has in hand; default: twice what the first step takes"
+        None,
+        ge=1,
+        le=10_000,
+        description="Images that a worker processes at a time; default: twice what the first step takes",
     )
     timeout_s: float = Field(300, gt=0, description="Longest time for one image, once it has been fetched")
     max_attempts: int = Field(
@@ -86,7 +89,7 @@ class IntakeConfig(BaseModel):
         1, gt=0, description="Wait before the second try; twice as long before each further one"
     )
     stop_s: float = Field(
-        30, gt=0, description="What a worker that is stopped has in hand may take so long; the rest is given back"
+        30, gt=0, description="Time for a worker that is stopped to finish its images; the rest is requeued"
     )
     compact_every_s: float = Field(300, gt=0, description="How often results are moved to Parquet")
     num_cpus: float = Field(0.25, ge=0, description="CPUs that a worker reserves; bookkeeping, not a limit")

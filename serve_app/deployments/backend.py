@@ -164,7 +164,7 @@ class ServeBackend:
                     raise
                 except BackPressureError as error:
                     raise Overloaded(
-                        f"step '{step}' has as many calls waiting as it may have; try again",
+                        f"step '{step}' is overloaded: its queue is full; try again",
                         step=step,
                         retry_after_s=_RETRY_AFTER_S,
                     ) from error

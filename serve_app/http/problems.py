@@ -107,7 +107,7 @@ class Problem(BaseModel):
 
 _MEANINGS = {
     400: "Malformed request",
-    401: "No credential, or one that is not good",
+    401: "Missing or invalid credentials",
     403: "Not allowed",
     404: "There is no such job, or not for this key; or jobs are switched off",
     408: "The deadline passed, or the body arrived too slowly",

@@ -59,7 +59,7 @@ def serving(
         pipeline: the file.
         port: of the HTTP endpoint, on loopback.
         dashboard_port: of the Ray dashboard, on loopback; ``None``: none, which starts sooner.
-        gateway: who may come in, and how much; without it everybody on this machine.
+        gateway: authentication and limits; without it everybody on this machine is allowed.
         intake: where jobs come from, and their results go; without it there are none.
         report: called with the name of each phase when it begins.
 

@@ -128,11 +128,11 @@ async def hold(dead: Queue, limit: int = 10_000, quiet_s: float = _QUIET_S) -> A
 
 
 async def retry(queue: Queue, dead: Queue, held: Held) -> None:
-    """Put the original message back on its queue, then take the letter away."""
+    """Requeue the original message, then delete the letter."""
     await queue.publish([held.letter.body])
     await dead.ack(held.messages)
 
 
 async def purge(dead: Queue, held: Held) -> None:
-    """Throw a letter away."""
+    """Delete a letter."""
     await dead.ack(held.messages)

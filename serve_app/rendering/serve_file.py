@@ -22,7 +22,7 @@ _PASSED_ON = ("PYTHONPATH", "VISIONGRAPH_CACHE", "VISIONGRAPH_MODELS")
 _COMMENTS = {
     "http_options": "Loopback: put TLS in front before others reach it (0.0.0.0 where a load balancer must).",
     "logging_config": "A line a request costs more than small models do; the metrics count requests anyway.",
-    "applications": "One application: a deployment a step, and the gateway in front.",
+    "applications": "One application: one deployment per step, and the gateway in front.",
     "runtime_env": "Where the replicas find your classes and models: the values of the process that rendered this.",
     "args": "The structure. A change here rolls every deployment, each new replica before its old one.",
     "user_config": "The tunables of all steps, in one block. A change is applied in place; nothing restarts.",
@@ -32,7 +32,7 @@ _COMMENTS = {
     "backpressure_config": "What they are told then: to try again after so many seconds.",
     "health_check_period_s": "A replica that fails three checks, as one whose model hangs does, is replaced.",
     "intake": "Where images come from and results go. Write ${NAME} for a password, from the environment.",
-    "graceful_shutdown_timeout_s": "A worker that is stopped ends what it has in hand, or gives it back.",
+    "graceful_shutdown_timeout_s": "A worker that is stopped finishes its images or requeues them.",
     "ray_actor_options": "What a replica reserves on its node; a share of a GPU lets several steps use one.",
 }
 """Written above the first line with the key."""
@@ -58,7 +58,7 @@ def render(
 
     Args:
         pipeline: the file.
-        gateway: who may come in, and how much; without it everybody on this machine.
+        gateway: authentication and limits; without it everybody on this machine is allowed.
         intake: where images come from, and results go; without it there are no workers and no jobs.
         host: address that the HTTP endpoint binds.
         port: of the HTTP endpoint.

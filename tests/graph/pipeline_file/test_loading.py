@@ -161,7 +161,7 @@ def test_what_yaml_texts_mean(write: Write, text: str, value: object) -> None:
     assert (found, type(found)) == (value, type(value))
 
 
-# ---- every mistake at once
+# ---- every error at once
 
 
 def test_every_mistake_is_told_at_once_with_its_line(write: Write) -> None:
@@ -269,7 +269,7 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "'zoo.Half' is not complete: it does not define 'name' and 'process'",
     ),
     "base": ({"class": "classifiers.BaseClassifier"}, "class", "it does not define 'name' and 'process'"),
-    "default_crops": ({"class": "zoo.CropsNoText"}, "class", "its default_crops must be a text or None; it is a int"),
+    "default_crops": ({"class": "zoo.CropsNoText"}, "class", "its default_crops must be a string or None; it is a int"),
     "tunables": ({"class": "zoo.TunablesText"}, "class", "its tunables must be a set of argument names"),
     "other tunables": (
         {"class": "zoo.TunablesUnknown"},
@@ -295,17 +295,17 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "true for a number": ({"params": {"confidence": True}}, "params.confidence", "expected a number; got true"),
     "range": ({"params": {"confidence": 1.5}}, "params.confidence", "must be at most 1; got 1.5"),
-    "number for a text": ({"params": {"model": 8}}, "params.model", "expected a text; got 8"),
+    "number for a string": ({"params": {"model": 8}}, "params.model", "expected a string; got 8"),
     "choice": (
         {"params": {"device": "cud"}},
         "params.device",
         "must be 'cpu' or 'cuda'; got the text 'cud'; did you mean 'cuda'?",
     ),
-    "item": ({"params": {"labels": ["a", 3]}}, "params.labels[1]", "expected a text; got 3"),
+    "item": ({"params": {"labels": ["a", 3]}}, "params.labels[1]", "expected a string; got 3"),
     "length": ({"params": {"size": [1]}}, "params.size[1]", "field required; got a list"),
     "no list": ({"params": {"labels": "car"}}, "params.labels", "expected a list; got the text 'car'"),
     "yes": ({"params": {"half": 1}}, "params.half", "expected true or false; got 1"),
-    "path": ({"params": {"classes": 3}}, "params.classes", "expected a text; got 3"),
+    "path": ({"params": {"classes": 3}}, "params.classes", "expected a string; got 3"),
     "union": (
         {"params": {"top": "some"}},
         "params.top",
@@ -327,7 +327,7 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown step": ({"depends_on": "b"}, "depends_on", "unknown step 'b'; there is no other step"),
     "itself": ({"depends_on": ["a"]}, "depends_on", "a step cannot depend on itself; remove its own name"),
     "empty rule": ({"condition": ""}, "condition", "must not be empty"),
-    "rule that is no text": ({"condition": True}, "condition", "expected a text, for example \"'car' in context"),
+    "rule that is no text": ({"condition": True}, "condition", "expected a string, for example \"'car' in context"),
     "rule with an attribute": ({"condition": "image.width > 3"}, "condition", "width"),
     "own result": (
         {"condition": "context['a']['x']"},
@@ -375,7 +375,7 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "a set cannot stand in a pipeline; use the types that JSON has",
     ),
     "infinite": ({"params": {"confidence": float("inf")}}, "params.confidence", "must be a finite number; got inf"),
-    "number key": ({"params": {"options": {1: 2}}}, "params.options.1", "a key must be a text; write it as '1'"),
+    "number key": ({"params": {"options": {1: 2}}}, "params.options.1", "a key must be a string; write it as '1'"),
 }
 
 
@@ -482,7 +482,7 @@ def test_ten_thousand_steps_in_a_row_do_not_exhaust_the_stack() -> None:
         ({}, "pipeline", "is missing; write for example `pipeline: [{name: object_detection, class: classifiers.obj"),
         ({"pipeline": []}, "pipeline", "must not be empty"),
         ({"pipeline": {"name": "a"}}, "pipeline", "expected a list, for example [{name: object_detection"),
-        ({"pipeline": [DET], "name": 3}, "name", "expected a text, for example demo; got 3"),
+        ({"pipeline": [DET], "name": 3}, "name", "expected a string, for example demo; got 3"),
         ({"pipeline": [DET], "name": ""}, "name", "must not be empty"),
         ({"pipeline": [DET], "limits": {"max_bytes": 0}}, "limits.max_bytes", "must be at least 1; got 0"),
         ({"pipeline": [DET], "limits": {"max_bytes": 2**31}}, "limits.max_bytes", "must be at most 2147483647; got"),
@@ -490,7 +490,7 @@ def test_ten_thousand_steps_in_a_row_do_not_exhaust_the_stack() -> None:
         ({"pipeline": [DET], "limits": {"max_frames": "3"}}, "limits.max_frames", "expected a whole number"),
         ({"pipeline": [DET], "limits": None}, "limits", "expected keys with values, for example {max_bytes: 33554432}"),
         ({"pipeline": [DET], "max_bytes": 3}, "max_bytes", "unknown key here; it belongs under `limits`"),
-        ({"pipeline": [DET], 3: 3}, "3", "a key must be a text"),
+        ({"pipeline": [DET], 3: 3}, "3", "a key must be a string"),
     ],
 )
 def test_a_mistake_outside_the_steps(data: dict[str, Any], key: str, message: str) -> None:
@@ -532,7 +532,7 @@ YAML_MISTAKES = {
     "after the quote": (
         "pipeline:\n  - name: a\n    condition: 'car' in context['a']\n",
         3,
-        "step 'a', key 'condition': a text goes on after its closing quote; put all of it in double quotes",
+        "step 'a', key 'condition': a string goes on after its closing quote; put all of it in double quotes",
     ),
     "indentation": (
         "pipeline:\n  - name: a\n   class: b\n",
@@ -615,8 +615,8 @@ VALUE_MISTAKES = {
         "duplicate key '<<' (first on line 3); write `<<: [*a, *b]`",
     ),
     "octal": ("name: 017", 1, "key 'name': 017 has a leading zero, which some read as octal; write 17, 0o17 for octal"),
-    "bool": ("name: no", 1, "expected a text, for example demo; got false; put it in quotes if it is a text"),
-    "version": ("name: 1.10", 1, "got 1.1; put it in quotes if it is a text"),
+    "bool": ("name: no", 1, "expected a string, for example demo; got false; put it in quotes if it is a string"),
+    "version": ("name: 1.10", 1, "got 1.1; put it in quotes if it is a string"),
     "twice in a step": (
         "pipeline:\n - name: a\n   class: zoo.Keeper\n   name: b",
         4,
@@ -634,10 +634,10 @@ VALUE_MISTAKES = {
     "infinity": ("name: -.INF", 1, "key 'name': must be a finite number; got -.INF"),
     "too big": ("name: 1e999", 1, "key 'name': must be a finite number; got 1e999"),
     "many digits": (f"name: {'9' * 5000}", 1, f"key 'name': '{'9' * 40}' cannot be read as int"),
-    "no int": ("name: !!int x", 1, "key 'name': 'x' cannot be read as int; write it in quotes if it is a text"),
+    "no int": ("name: !!int x", 1, "key 'name': 'x' cannot be read as int; write it in quotes if it is a string"),
     "no bool": ("name: !!bool x", 1, "key 'name': 'x' cannot be read as bool"),
-    "number key": ("1: a", 1, "key '1': a key must be a text; write it in quotes: \"1\""),
-    "list key": ("? [a]\n: b", 1, "a key must be a text, not a list or a mapping"),
+    "number key": ("1: a", 1, "key '1': a key must be a string; write it in quotes: \"1\""),
+    "list key": ("? [a]\n: b", 1, "a key must be a string, not a list or a mapping"),
     "half a character": ('name: "\\ud800"', 1, "key 'name': has a character that is no text; remove it"),
     "half a key": ('"\\ud800": 1', 1, "a key has a character that is no text; remove it"),
     "itself": ("name: &a [*a]", 1, "key 'name[0]': contains itself through an alias (*name); write it out"),
@@ -963,13 +963,13 @@ def test_a_missing_argument_is_described(module: Write) -> None:
         *("", ""),
         " (a list)",
         " (keys with values)",
-        " (a text or a list)",
+        " (a string or a list)",
         "",
     ]
 
 
 def test_what_a_class_hands_to_its_base_is_its_own_affair(module: Write) -> None:
-    """It may give what the base needs, or take a text and hand on a number."""
+    """It may give what the base needs, or take a string and hand on a number."""
     module(
         "handing.py",
         """

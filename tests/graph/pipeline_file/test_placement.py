@@ -96,7 +96,7 @@ def test_what_runs_in_the_ingress_decodes_nothing_again() -> None:
             "colocate_with",
             "'colour' is not among the steps",
         ),
-        ((DETECT, at(COLOUR, colocate_with=3)), "colocate_with", "expected a text"),
+        ((DETECT, at(COLOUR, colocate_with=3)), "colocate_with", "expected a string"),
         ((at(DETECT, colocate_with="ingress", num_replicas=2),), "num_replicas", "move it to the `gateway:` block"),
         (
             (at(DETECT, colocate_with="ingress", autoscaling={"max_replicas": 2}),),

@@ -93,7 +93,7 @@ def test_from_submission_to_the_last_dead_letter(visiongraph: Run, brokers: dict
     assert [body["id"] for body in asyncio.run(bodies(url))] == first["jobs"]
 
     code, _, err = visiongraph("dlq", "purge", url, "--yes")
-    assert (code, "2 dead letters thrown away" in err) == (0, True)
+    assert (code, "2 dead letters deleted" in err) == (0, True)
     assert visiongraph("dlq", "list", url)[1].strip() == "no dead letters"
 
 

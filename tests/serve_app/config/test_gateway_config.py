@@ -28,7 +28,7 @@ def test_none_only_in_so_many_words() -> None:
 def test_nothing_else_lets_everybody_in(block: Any) -> None:
     (line,) = lines(block)
     assert line.startswith("gateway.auth: ")
-    assert "say who may come in" in line
+    assert "configure authentication" in line
 
 
 def test_what_is_written_out_means_the_same() -> None:
@@ -125,9 +125,9 @@ def test_a_file_and_paths_beside_it(tmp_path: Path) -> None:
         ),
         ("auth: none\n\ttimeout_ms: 3\n", ":2: a tab; YAML is indented with spaces"),
         ("auth: none\ntimeout_ms: 0500\n", ":2: key 'timeout_ms': 0500 has a leading zero"),
-        ("auth: none\n1: 2\n", ":2: key '1': a key must be a text; write it in quotes"),
+        ("auth: none\n1: 2\n", ":2: key '1': a key must be a string; write it in quotes"),
         ("auth: !!python/name:os.system x\n", ":1: key 'auth': the tag !!python/name:os.system is not allowed"),
-        ("auth: no\n", "say who may come in"),
+        ("auth: no\n", "configure authentication"),
         ("AUTH: none\n", "did you mean 'auth'?"),
     ],
 )
