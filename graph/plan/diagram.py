@@ -10,7 +10,7 @@ from graph.plan.planned_step import PlannedStep
 
 __all__ = ["mermaid", "svg"]
 
-_RULE_CHARACTERS = 44
+_RULE_CHARACTERS = 62
 _FONT = "DejaVu Sans,Helvetica,sans-serif"
 
 
