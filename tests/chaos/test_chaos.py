@@ -231,8 +231,8 @@ def test_a_failing_store_does_some_of_what_it_denies(aws: FailingAws) -> None:
 @pytest.mark.timeout(600)
 @need_redis_server
 def test_a_short_run_of_chaos() -> None:
-    """Three faults at each broker, a redeployment and lost connections among them; ``make chaos`` has the others."""
-    command = [sys.executable, "-m", "chaos", "--seeds", "2", "--brokers", "sqlite", "redis", "--images", "150"]
+    """Three faults, a redeployment and lost connections among them; ``make chaos`` has the others and each broker."""
+    command = [sys.executable, "-m", "chaos", "--seeds", "2", "--brokers", "redis", "--images", "150"]
     path = os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])
     done = subprocess.run(
         [*command, "--faults", "3"],
@@ -244,4 +244,4 @@ def test_a_short_run_of_chaos() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("2 of 2 runs were right\n")
+    assert done.stdout.endswith("1 of 1 runs were right\n")
