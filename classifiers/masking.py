@@ -18,7 +18,7 @@ _IN_QUERY = re.compile(
 def without_secrets(text: str) -> str:
     """The text with ``***`` for each password, signature and token in the web addresses in it.
 
-    Whoever reads a result or a log could fetch the image with them.
+    With them, anybody who reads a result or a log could fetch the image.
     """
     if "://" not in text:
         return text

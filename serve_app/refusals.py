@@ -30,7 +30,7 @@ class TooManyRequests(VisionError):
 
 
 class FetchFailed(VisionError):
-    """The image could not be had from where the client said that it is (field ``retryable``: it may be later)."""
+    """The image could not be fetched from the address that the client gave (field ``retryable``: it may be later)."""
 
 
 class NotFound(VisionError):

@@ -1,4 +1,4 @@
-"""One budget a key for all replicas, counted in Redis; a local share of it while Redis is away."""
+"""One budget a key for all replicas, counted in Redis; a local share of it while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class _CommonBudgets:
         """See :class:`serve_app.access.budgets.Budgets`.
 
         Raises:
-            RedisError, OSError: Redis is away.
+            RedisError, OSError: Redis is unavailable.
         """
         day, of_day_s = divmod(time.time(), DAY_S)
         rate, concurrent, per_day = limits.requests_per_second, limits.concurrent, limits.images_per_day
@@ -108,7 +108,7 @@ class _CommonBudgets:
         """See :class:`serve_app.access.budgets.Budgets`.
 
         Raises:
-            RedisError, OSError: Redis is away.
+            RedisError, OSError: Redis is unavailable.
         """
         await self._redis.zrem(self._under_way(key), lease)
 
@@ -122,7 +122,7 @@ class RedisBudgets:
     Args:
         url: ``redis://`` or ``rediss://``.
         prefix: begins the names of all entries.
-        shares: how many replicas there may be; each has that part of a budget while Redis is away.
+        shares: how many replicas there may be; each has that part of a budget while Redis is unavailable.
     """
 
     def __init__(self, url: str, prefix: str, shares: int) -> None:
@@ -146,7 +146,7 @@ class RedisBudgets:
         return await self._local.take(key, limits.share(self._shares), images, lease, lease_s)
 
     async def give_back(self, key: str, lease: str) -> None:
-        """See :class:`serve_app.access.budgets.Budgets`. Where Redis is away the lease ends by its own time."""
+        """See :class:`serve_app.access.budgets.Budgets`. Where Redis is unavailable the lease expires by itself."""
         await self._local.give_back(key, lease)
         if self._away:
             return

@@ -29,7 +29,7 @@ _TIMEOUT_S = 30.0
 
 
 class SourceError(VisionError):
-    """An image could not be fetched from where it was said to be (field ``uri``, from :func:`expand`)."""
+    """An image could not be fetched from its address (field ``uri``, from :func:`expand`)."""
 
 
 Found: TypeAlias = str | SourceError

@@ -26,8 +26,8 @@ class Slots:
     """Requests that this process works on at a time, and those that wait for it. Use it from one event loop.
 
     Args:
-        working: so many are worked on.
-        waiting: so many may wait; ``None``: any number.
+        working: number of bodies that are processed at a time.
+        waiting: number that may wait; ``None``: any number.
     """
 
     def __init__(self, working: int, waiting: int | None) -> None:

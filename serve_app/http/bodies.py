@@ -206,7 +206,7 @@ def _was_text(file: UploadFile) -> bool:
 
 
 async def _metadata(form: FormData) -> dict[str, Any]:
-    """The field 'metadata', as a text or as a file, which is what browsers make of a Blob."""
+    """The field 'metadata', as a string or as a file, which is what browsers make of a Blob."""
     fields = form.getlist("metadata")
     if len(fields) > 1:
         raise Malformed("the form has the field 'metadata' more than once")

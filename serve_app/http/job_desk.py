@@ -76,7 +76,7 @@ class JobDesk:
 
         Raises:
             Malformed: the key was used for other jobs.
-            JobsUnavailable: the queue or the store is away; nothing was accepted.
+            JobsUnavailable: the queue or the store is unavailable; nothing was accepted.
         """
         request = None if idempotency_key is None else await asyncio.to_thread(_digest_of_items, items)
         markers = [
@@ -117,7 +117,7 @@ class JobDesk:
         """How a job stands; ``None``: it is not known.
 
         Raises:
-            JobsUnavailable: the store is away.
+            JobsUnavailable: the store is unavailable.
         """
         async with self._available():
             return await self._store.status(job_id)
@@ -126,7 +126,7 @@ class JobDesk:
         """The annotated picture; ``None``: there is none, or not yet.
 
         Raises:
-            JobsUnavailable: the store is away.
+            JobsUnavailable: the store is unavailable.
         """
         async with self._available():
             return await self._store.picture(job_id)

@@ -102,7 +102,7 @@ def objects_from_uri(uri: str) -> Objects:
 class LocalObjects(Objects):
     """Files in a folder: written aside, then linked or renamed to their names.
 
-    File and folder are synced before a write counts, so that a power cut does not take back what was acknowledged.
+    File and folder are synced before a write counts, so that a power cut does not undo what was acknowledged.
     """
 
     def __init__(self, root: Path) -> None:

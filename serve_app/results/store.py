@@ -155,7 +155,7 @@ class ResultStore:
         return 0 if value is None else int(value["failed"])
 
     async def put_failed_attempts(self, job_id: str, failed: int) -> None:
-        """Record that so many attempts at the job have failed."""
+        """Record the number of failed attempts at the job."""
         await self._run(self.objects.put, _key("attempts", job_id), json.dumps({"failed": failed}).encode())
 
     async def outcome(self, job_id: str) -> Outcome | None:

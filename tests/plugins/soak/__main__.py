@@ -12,7 +12,7 @@ _ROOT = Path(__file__).parents[3]
 
 
 def main() -> int:
-    """Carry out the actions, in the order of the seed, so many times."""
+    """Carry out the actions in the order of the seed, once per round."""
     parser = argparse.ArgumentParser(prog="soak", description=sys.modules[__name__].__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1, help="how many times each action is carried out")
