@@ -64,7 +64,8 @@ def test_the_longest_time_without_a_good_answer() -> None:
 def test_a_short_run() -> None:
     actions = ["change threshold", "kill step", "image that exits", "kill haproxy"]
     done = subprocess.run(
-        [sys.executable, "-m", "soak", "--clients", "8", "--actions", *actions],
+        # Replicas start slowly beside the other tests: two restarts in a row can take longer than the default deadline.
+        [sys.executable, "-m", "soak", "--clients", "8", "--deadline-s", "90", "--actions", *actions],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])},
         cwd=_ROOT,
         capture_output=True,

@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1, help="how many times each action is carried out")
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--deadline-s", type=float, default=30.0, help="of each request; default: the gateway's")
     parser.add_argument("--actions", nargs="+", help="default: all, in random order; for example 'kill haproxy'")
     options = parser.parse_args()
 
@@ -36,7 +37,7 @@ def main() -> int:
             if not options.actions:
                 chance.shuffle(names)
             actions += names
-        report = run(cluster, actions, options.clients, _say)
+        report = run(cluster, actions, options.clients, options.deadline_s, _say)
     _say(f"answers by status: {dict(sorted(report.counts.items()))}")
     for finding in report.findings[:50]:
         _say(f"  {finding}")

@@ -17,6 +17,7 @@ import httpx
 import psutil
 import yaml
 
+from serve_app.config.gateway_config import GatewayConfig
 from serve_app.local.cluster import LocalCluster
 from serve_app.ray_internals import application_states
 from serve_app.rendering.serve_file import render
@@ -67,9 +68,10 @@ class Report:
 
 
 class _Soak:
-    def __init__(self, cluster: LocalCluster, clients: Clients) -> None:
+    def __init__(self, cluster: LocalCluster, clients: Clients, deadline_s: float) -> None:
         self.cluster = cluster
         self.clients = clients
+        self._gateway = GatewayConfig.model_validate({"auth": "none", "timeout_ms": round(deadline_s * 1000)})
         self.steps: dict[str, tuple[str, float]] = {"first": ("One", 0.5), "second": ("One", 0.5)}
         self._token = "" if cluster.token_file is None else cluster.token_file.read_text().strip()
 
@@ -93,7 +95,8 @@ class _Soak:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(pipeline, file)
             file.flush()
-            config = yaml.safe_load(render(file.name, port=int(self.cluster.http_url.rsplit(":", 1)[1])))
+            port = int(self.cluster.http_url.rsplit(":", 1)[1])
+            config = yaml.safe_load(render(file.name, gateway=self._gateway, port=port))
         response = httpx.put(
             f"{self.cluster.dashboard_url}/api/serve/applications/",
             content=json.dumps(config),
@@ -234,17 +237,20 @@ ACTIONS: dict[str, tuple[Callable[[_Soak], None], _Explained]] = {
 }
 
 
-def run(cluster: LocalCluster, actions: Sequence[str], clients: int, say: Callable[[str], None]) -> Report:
+def run(
+    cluster: LocalCluster, actions: Sequence[str], clients: int, deadline_s: float, say: Callable[[str], None]
+) -> Report:
     """Carry out the actions, one after the other, while the clients are at work.
 
     Args:
         cluster: with a dashboard.
         actions: keys of ``ACTIONS``.
         clients: how many.
+        deadline_s: of each request.
         say: called with a line after each action.
     """
     report = Report()
-    soak = _Soak(cluster, Clients(cluster.http_url, clients))
+    soak = _Soak(cluster, Clients(cluster.http_url, clients), deadline_s)
     soak.deploy()
     with soak.clients.running():
         if soak.clients.until(_is_good, 0.0, 30) is None:
