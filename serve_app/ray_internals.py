@@ -1,11 +1,12 @@
-"""Everything that is used of Ray beyond its public interface; ``tests/serve_app/test_ray_internals.py`` holds a new
-version of Ray to it.
+"""Everything that is used of Ray beyond its public interface; ``tests/serve_app/test_ray_internals.py`` checks that a
+new version of Ray still has it.
 
 Ray is imported in the functions: it reads its environment when it is imported, and that is set up first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,14 +14,10 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 __all__ = [
+    "ClusterStore",
     "application_states",
-    "controller",
     "crop_budget_bytes",
     "is_gone",
-    "kv_delete",
-    "kv_get",
-    "kv_keys",
-    "kv_put",
     "replica_count",
     "session_dir",
 ]
@@ -47,18 +44,6 @@ def application_states() -> dict[str, str]:
     return {one.name: str(one.app_status.status.value) for one in client.list_serve_statuses()}
 
 
-def controller() -> Any:
-    """Serve's controller. ``graceful_shutdown.remote(wait=False)`` stops Serve without waiting for it.
-
-    Raises:
-        ValueError: there is none.
-    """
-    import ray
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-
-    return ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
-
-
 def crop_budget_bytes() -> int:
     """Bytes of pixels that one message between two replicas may carry, of what
     ``RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`` allows in this process."""
@@ -74,38 +59,40 @@ def session_dir() -> Path:
     return Path(cast("Any", global_worker).node.get_session_dir_path())
 
 
-def kv_put(key: str, value: bytes) -> None:
-    """Store a value in the cluster's key-value store, which outlives every process but the head's.
+class ClusterStore(MutableMapping[str, bytes]):
+    """A part of the cluster's key-value store, which outlives every process but the head's.
 
-    This and the other ``kv_`` functions block, for milliseconds while the head answers. Not for an event loop.
+    Its methods block, for milliseconds while the head answers, and raise :class:`ray.exceptions.RayError` where it does
+    not. Not for an event loop.
 
-    Raises:
-        RayError: the head does not answer.
+    Args:
+        prefix: of the keys in the store; those of the mapping are without it.
     """
-    from ray.experimental.internal_kv import _internal_kv_put
 
-    _internal_kv_put(key, value, overwrite=True, namespace=_KV_NAMESPACE)
+    def __init__(self, prefix: str) -> None:
+        from ray.experimental import internal_kv
 
+        self._kv: Any = internal_kv
+        self._prefix = prefix
 
-def kv_get(key: str) -> bytes | None:
-    """The value of a key; ``None`` where there is none."""
-    from ray.experimental.internal_kv import _internal_kv_get
+    def __getitem__(self, key: str) -> bytes:
+        value: bytes | None = self._kv._internal_kv_get(self._prefix + key, namespace=_KV_NAMESPACE)
+        if value is None:
+            raise KeyError(key)
+        return value
 
-    return cast("bytes | None", _internal_kv_get(key, namespace=_KV_NAMESPACE))
+    def __setitem__(self, key: str, value: bytes) -> None:
+        self._kv._internal_kv_put(self._prefix + key, value, overwrite=True, namespace=_KV_NAMESPACE)
 
+    def __delitem__(self, key: str) -> None:
+        self._kv._internal_kv_del(self._prefix + key, namespace=_KV_NAMESPACE)
 
-def kv_keys(prefix: str) -> list[str]:
-    """The keys that start with ``prefix``."""
-    from ray.experimental.internal_kv import _internal_kv_list
+    def __iter__(self) -> Iterator[str]:
+        keys = self._kv._internal_kv_list(self._prefix, namespace=_KV_NAMESPACE)
+        return (key.decode().removeprefix(self._prefix) for key in keys)
 
-    return [key.decode() for key in _internal_kv_list(prefix, namespace=_KV_NAMESPACE)]
-
-
-def kv_delete(key: str) -> None:
-    """Delete a key; nothing happens where there is none."""
-    from ray.experimental.internal_kv import _internal_kv_del
-
-    _internal_kv_del(key, namespace=_KV_NAMESPACE)
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def replica_count(handle: DeploymentHandle[Any]) -> int:
@@ -115,16 +102,19 @@ def replica_count(handle: DeploymentHandle[Any]) -> int:
 
 
 async def is_gone(handle: DeploymentHandle[Any]) -> bool:
-    """Whether a handle's deployment was removed, or Serve has given up to start it: calls would wait for ever.
+    """Whether a handle's deployment was removed, or Serve has given up starting it: calls would wait forever.
 
     Raises:
         RayError: Serve's controller does not answer.
-        ValueError: there is none.
+        ValueError: there is no controller.
     """
+    import ray
     from ray.serve._private.common import DeploymentStatus, DeploymentStatusInfo, DeploymentStatusTrigger
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
     from ray.serve.generated import serve_pb2
 
-    status = await controller().get_deployment_status.remote(handle.deployment_name, handle.app_name)
+    controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+    status = await controller.get_deployment_status.remote(handle.deployment_name, handle.app_name)
     if status is None:
         return True
     info = DeploymentStatusInfo.from_proto(cast("Any", serve_pb2).DeploymentStatusInfo.FromString(status))

@@ -1,7 +1,7 @@
-"""The policies that Ray Serve's controller calls, ten times a second and with everything else waiting for them.
+"""The policies that Ray Serve's controller calls, ten times a second, while all its other work waits.
 
-So they do no I/O and never raise: what is not known leaves the number as it is. Serve sends this module by value to
-the controller; what it imports must be installed there.
+So they do no I/O and never raise: where something is not known, the number stays as it is. Serve sends this module by
+value to the controller; what it imports must be installed there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ _Reports = Mapping[Any, Mapping[str, float]]
 class _Policy:
     """Decides once a second and repeats that in between; keeps the number where the decision fails."""
 
-    def __init__(self) -> None:
+    def __init__(self, scaler: Scaler) -> None:
+        self._scaler = scaler
+        self._since: dict[Any, float] = {}
         self._decided: int | None = None
         self._next = -math.inf
         self._failed = False
@@ -56,111 +58,93 @@ class _Policy:
         return ctx.target_num_replicas if self._decided is None else self._decided, {}
 
     def _decide(self, ctx: AutoscalingContext, now: float) -> int | None:
-        """The number; ``None``: as it is."""
+        """The number of replicas; ``None``: as it is."""
+        reports = _reports(ctx)
+        # since when each replica has been publishing: the rate of a new one says nothing yet
+        self._since = {replica: self._since.get(replica, now) for replica in reports}
+        rates = [reports[replica]["rate"] for replica, since in self._since.items() if now - since > WINDOW_S]
+        seen = self._load(ctx, reports)
+        if seen is None:
+            return None
+        load = Load(
+            now=now,
+            replicas=len(reports),
+            target=ctx.target_num_replicas,
+            rate=_sum(reports, "rate"),
+            rate_each=sum(rates) / len(rates) if rates else None,
+            **seen,
+        )
+        return self._scaler.decide(load)
+
+    def _load(self, ctx: AutoscalingContext, reports: _Reports) -> dict[str, Any] | None:
+        """The other fields of :class:`Load`; ``None``: not known."""
         raise NotImplementedError
 
 
 class StepPolicy(_Policy):
-    """Scales a step by the crops that are under way for it; what its callers say, its replicas publish.
+    """Scales a step by its crops in progress, which callers send along and replicas publish.
 
-    From zero Serve itself starts a replica, at the first request.
+    With no replica, Serve itself starts one at the first request.
 
     Args:
-        crops_per_replica: crops that one replica should have.
-        upscale_delay_s: seconds that more must be needed before replicas are added.
-        downscale_delay_s: seconds that fewer must do before replicas go away.
+        crops_per_replica: target of crops in progress per replica.
+        upscale_delay_s: how long more must be needed before replicas are added.
+        downscale_delay_s: how long fewer must suffice before replicas are removed.
     """
 
     def __init__(self, crops_per_replica: float, upscale_delay_s: float, downscale_delay_s: float) -> None:
-        super().__init__()
+        super().__init__(Scaler(_STEP_DRAIN_S, None, upscale_delay_s, downscale_delay_s))
         self._crops_per_replica = crops_per_replica
-        self._scaler = Scaler(_STEP_DRAIN_S, None, upscale_delay_s, downscale_delay_s)
-        self._seasons = _Seasons()
 
-    def _decide(self, ctx: AutoscalingContext, now: float) -> int | None:
-        reports = _reports(ctx)
+    def _load(self, ctx: AutoscalingContext, reports: _Reports) -> dict[str, Any] | None:
         if not reports:
             return None
-        crops = _under_way(reports)
-        if crops == 0 and ctx.total_num_requests > 0:  # on its way, and not heard of yet
+        crops = _crops(reports)
+        if crops == 0 and ctx.total_num_requests > 0:  # sent, and not reported yet
             crops = 1.0
         room = self._crops_per_replica * len(reports)
-        return self._scaler.decide(
-            Load(
-                now=now,
-                replicas=len(reports),
-                target=ctx.target_num_replicas,
-                waiting=max(0.0, crops - room),
-                held=min(crops, room),
-                oldest_age_s=None,
-                rate=_sum(reports, "rate"),
-                rate_each=self._seasons.mean_rate(reports, now),
-                in_hand=min(crops, room),
-                room=room,
-            )
-        )
+        held = min(crops, room)
+        return {"waiting": crops - held, "held": held, "oldest_age_s": None, "in_hand": held, "room": room}
 
 
 class BacklogPolicy(_Policy):
     """Scales the workers of a queue by its backlog.
 
-    A thread of its own asks the queue, since without workers nobody else would; the workers say how fast they are.
+    A thread reads the statistics of the queue, since there may be no worker that does; workers publish their rates.
 
     Args:
         queue_url: the queue's.
-        drain_s: seconds in which a backlog should be gone.
-        images_per_s: what one worker is thought to do until that is measured.
-        downscale_delay_s: seconds that fewer must do before workers go away.
+        drain_s: time in which a backlog should be processed.
+        images_per_s: assumed rate of one worker until it is measured.
+        downscale_delay_s: how long fewer must suffice before workers are removed.
     """
 
     def __init__(self, queue_url: str, drain_s: float, images_per_s: float, downscale_delay_s: float) -> None:
-        super().__init__()
-        self._scaler = Scaler(drain_s, images_per_s, _BACKLOG_UP_S, downscale_delay_s)
-        self._seasons = _Seasons()
+        super().__init__(Scaler(drain_s, images_per_s, _BACKLOG_UP_S, downscale_delay_s))
         self._watcher = QueueWatcher(queue_url)
         self._watcher.start()
         weakref.finalize(self, self._watcher.stop)  # a new configuration makes a new policy
 
-    def _decide(self, ctx: AutoscalingContext, now: float) -> int | None:
-        reports = _reports(ctx)
+    def _load(self, ctx: AutoscalingContext, reports: _Reports) -> dict[str, Any] | None:  # noqa: ARG002
         queue = self._watcher.stats
         if queue is None:
-            told = [report for report in reports.values() if "waiting" in report]
-            if not told:
+            seen = [report for report in reports.values() if "waiting" in report]
+            if not seen:
                 return None
-            last = told[-1]
+            last = seen[-1]
             queue = QueueStats(round(last["waiting"]), round(last.get("in_flight", 0)), last.get("oldest_age_s"))
-        # what is minutes old says that there is work, but not to workers who have moved on since
+        # numbers that are minutes old say that there is work, but not how much of it the workers have done since
         is_old = self._watcher.is_late and bool(reports)
         ages = [report["oldest_age_s"] for report in reports.values() if "oldest_age_s" in report]
         in_hand = _sum(reports, "in_hand")
-        return self._scaler.decide(
-            Load(
-                now=now,
-                replicas=len(reports),
-                target=ctx.target_num_replicas,
-                waiting=None if is_old else queue.waiting,
-                held=in_hand if queue.in_flight is None else queue.in_flight,
-                # who receives knows it better than who only looks
-                oldest_age_s=None if is_old else min(ages, default=queue.oldest_age_s),
-                rate=_sum(reports, "rate"),
-                rate_each=self._seasons.mean_rate(reports, now),
-                in_hand=in_hand,
-                room=_sum(reports, "room"),
-            )
-        )
-
-
-class _Seasons:
-    """Since when each replica has been publishing: the rate of a new one says nothing yet."""
-
-    def __init__(self) -> None:
-        self._since: dict[Any, float] = {}
-
-    def mean_rate(self, reports: _Reports, now: float) -> float | None:
-        self._since = {replica: self._since.get(replica, now) for replica in reports}
-        rates = [reports[replica]["rate"] for replica, since in self._since.items() if now - since > WINDOW_S]
-        return sum(rates) / len(rates) if rates else None
+        return {
+            "waiting": None if is_old else queue.waiting,
+            "held": in_hand if queue.in_flight is None else queue.in_flight,
+            # workers, which receive messages, know the age better than the statistics
+            "oldest_age_s": None if is_old else min(ages, default=queue.oldest_age_s),
+            "in_hand": in_hand,
+            "room": _sum(reports, "room"),
+        }
 
 
 def _reports(ctx: AutoscalingContext) -> _Reports:
@@ -178,8 +162,8 @@ def _reports(ctx: AutoscalingContext) -> _Reports:
     return reports
 
 
-def _under_way(reports: _Reports) -> float:
-    """The crops that all callers have under way. Replicas hear of them by calls: who heard of more counts."""
+def _crops(reports: _Reports) -> float:
+    """The crops in progress of all callers: the highest number of each, since a replica knows only what it was sent."""
     callers = {name for report in reports.values() for name in report if name.startswith(CROPS)}
     return sum(max(report.get(caller, 0.0) for report in reports.values()) for caller in callers)
 

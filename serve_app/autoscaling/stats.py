@@ -1,4 +1,4 @@
-"""What replicas publish for autoscaling: flat numbers, because Serve takes nothing else."""
+"""What replicas publish for autoscaling: flat numbers, because Serve accepts nothing else."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from serve_app.queues.protocol import QueueStats
 __all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "CropsUnderWay", "Heard", "worker_stats"]
 
 HEARTBEAT = "alive"
-"""Is always published, so that an absent number can be told from an absent report."""
+"""Always published, so that a missing number is distinguished from a missing report."""
 CROPS = "crops:"
-"""Followed by a caller's id: the crops that it has under way at the step that publishes."""
+"""Followed by a caller's id: the crops that it has in progress at the step that publishes."""
 
 _HEARD_S = 10.0
 
 CallerLoad: TypeAlias = "tuple[str, int]"
-"""A caller's id, and the crops that it has under way at the step that it calls."""
+"""A caller's id, and the crops that it has in progress at the step that it calls."""
 
 
 def worker_stats(queue: QueueStats | None, *, rate: float, in_hand: int, room: int) -> dict[str, float]:
     """What a worker returns from ``record_autoscaling_stats``.
 
     Args:
-        queue: how the queue stands, as the worker last saw it; ``None``: it has not.
-        rate: messages that left the queue for good through this worker, a second, over about the last 10 seconds.
+        queue: the statistics that the worker read last; ``None``: it has not read any.
+        rate: messages per second that this worker has finished, over about the last 10 seconds.
         in_hand: messages that it holds now.
         room: messages that it could hold.
     """
@@ -43,12 +43,12 @@ def worker_stats(queue: QueueStats | None, *, rate: float, in_hand: int, room: i
 
 
 def _crops(request: StepRequest) -> int:
-    """What a call takes of a batch: its crops, or one for the whole image."""
+    """The size of a call in a batch: its crops, or one for the whole image."""
     return 1 if request.targets is None else len(request.targets)
 
 
 class CropsUnderWay:
-    """A caller's count of the crops that it has under way at each deployment: waiting for a replica, or in one."""
+    """A caller's count of its crops in progress at each deployment: waiting for a replica, or in one."""
 
     def __init__(self) -> None:
         self._id = uuid.uuid4().hex[:12]
@@ -56,7 +56,7 @@ class CropsUnderWay:
 
     @contextmanager
     def call(self, deployment: str, request: StepRequest) -> Iterator[CallerLoad]:
-        """Count a call while it is under way. Gives what goes along with it, so that the deployment hears of it."""
+        """Count a call while it is in progress. Gives the load that is sent along with it to the deployment."""
         crops = _crops(request)
         self._crops[deployment] += crops
         try:
@@ -66,7 +66,7 @@ class CropsUnderWay:
 
 
 class Heard:
-    """What a step's replica knows of its load: what its callers last said that they have under way, and what it did.
+    """What a step's replica knows of its load: the crops in progress that its callers sent last, and its own rate.
 
     Args:
         clock: seconds.
@@ -79,14 +79,14 @@ class Heard:
 
     @contextmanager
     def call(self, load: CallerLoad, request: StepRequest) -> Iterator[None]:
-        """A call is here, with what its caller has under way, this call included."""
+        """Count a call, with the load of its caller, this call included."""
         caller, under_way = load
         crops = _crops(request)
         self._callers[caller] = under_way, self._clock()
         try:
             yield
         finally:
-            # a caller that falls silent has at least this call no more
+            # a caller that makes no further call has at least this one less
             under_way, told = self._callers.get(caller, (0, 0.0))
             self._callers[caller] = max(0, under_way - crops), told
             self._done.append((self._clock(), crops))

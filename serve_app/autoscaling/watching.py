@@ -1,4 +1,4 @@
-"""Watches a queue from a thread, for those who may not wait for a broker."""
+"""Watches a queue from a thread, for callers that must not wait for a broker."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from serve_app.queues import Queue, QueueStats, queue_from_url
+from serve_app.queues import QueueStats, queue_from_url
 
 __all__ = ["QueueWatcher"]
 
@@ -21,18 +20,12 @@ _STALE_S = 20.0
 _SAY_AGAIN_S = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    stats: QueueStats
-    at: float
-
-
 class QueueWatcher:
-    """Asks a queue how it stands every 2 seconds, in a daemon thread. Never raises; what is wrong is logged.
+    """Reads the statistics of a queue every 2 seconds, in a daemon thread. Never raises; errors are logged.
 
     Args:
         url: the queue's.
-        every_s: seconds between two questions.
+        every_s: seconds between two reads.
         clock: for tests.
     """
 
@@ -40,14 +33,14 @@ class QueueWatcher:
         self._url = url
         self._every_s = every_s
         self._clock = clock
-        self._seen: _Seen | None = None
+        self._seen: tuple[QueueStats, float] | None = None
         self._stop = threading.Event()
         self._complained_at: float | None = None
         self.is_late = False
         """Whether the broker's numbers are minutes old."""
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         threading.Thread(target=self._watch, name="queue-watcher", daemon=True).start()
 
     def stop(self) -> None:
@@ -56,9 +49,9 @@ class QueueWatcher:
 
     @property
     def stats(self) -> QueueStats | None:
-        """How the queue stood moments ago; ``None``: that is not known."""
-        seen = self._seen
-        return None if seen is None or self._clock() - seen.at > _STALE_S else seen.stats
+        """The latest statistics; ``None``: there are none, or they are stale."""
+        stats, read_at = self._seen or (None, 0.0)
+        return None if self._clock() - read_at > _STALE_S else stats
 
     def _watch(self) -> None:
         while not self._stop.is_set():
@@ -75,16 +68,13 @@ class QueueWatcher:
             async with asyncio.timeout(_TIMEOUT_S):
                 await queue.open()
             while not self._stop.is_set():
-                await self._ask(queue)
+                async with asyncio.timeout(_TIMEOUT_S):
+                    stats = await queue.stats()
+                self._seen = stats, self._clock()
+                self._complained_at = None
                 await asyncio.to_thread(self._stop.wait, self._every_s)
         finally:
             await queue.close()
-
-    async def _ask(self, queue: Queue) -> None:
-        async with asyncio.timeout(_TIMEOUT_S):
-            stats = await queue.stats()
-        self._seen = _Seen(stats, self._clock())
-        self._complained_at = None
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()

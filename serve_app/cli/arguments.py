@@ -6,8 +6,9 @@ from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["PipelineArgument", "stderr", "stdout"]
+__all__ = ["PipelineArgument", "progress", "stderr", "stdout"]
 
 PipelineArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="The pipeline file, for example configs/demo.yaml.")
@@ -15,3 +16,10 @@ PipelineArgument: TypeAlias = Annotated[
 
 stdout = Console(soft_wrap=True)
 stderr = Console(stderr=True)
+
+
+def progress() -> Progress:
+    """A progress bar on stderr."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
+    )

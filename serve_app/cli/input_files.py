@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import glob
 import os
-import stat
 import string
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote
@@ -36,13 +35,13 @@ Found: TypeAlias = str | SourceError
 """An image's address, or why there is none."""
 
 
-def expand(arguments: Sequence[str]) -> list[Found]:
-    """Turn what was typed into one entry an image, in that order: folders (recursively), globs and ``s3://``
-    prefixes are opened. ``-`` is stdin.
+def expand(arguments: Iterable[str]) -> list[Found]:
+    """Expand arguments into one entry per image, in their order: folders (recursively), globs and ``s3://`` prefixes.
+    ``-`` is stdin.
 
-    In the place of what cannot be opened stands the error: a folder or an ``s3://`` prefix without images, a pattern
-    without matches, a folder that may not be read, an empty argument. Every address is valid Unicode: a path that is
-    not becomes a ``file://`` URL.
+    Errors take the place of what cannot be expanded: a folder or an ``s3://`` prefix without images, a pattern without
+    matches, a folder that may not be read, an empty argument. Every address is valid Unicode: a path that is not
+    becomes a ``file://`` URL.
     """
     found: list[Found] = []
     for argument in arguments:
@@ -77,59 +76,48 @@ def _path(uri: str) -> Path | None:
 def _images_of(folder: Path) -> list[Found]:
     """The images of a folder and of those below it, sorted. Linked folders are followed, each folder is read once."""
     found: dict[str, Found] = {}
-    seen: set[tuple[int, int]] = set()
+    seen: set[Path] = set()
     folders, linked = [folder], list[Path]()
     while folders or linked:
-        current = (folders or linked).pop()  # linked ones last: what is reached twice is listed under its own name
+        current = (folders or linked).pop()  # linked ones last: an image is listed under its own name, if it has one
         try:
-            status = current.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            entries = list(current.iterdir())
+            real = current.resolve(strict=True)
+            entries = [] if real in seen else list(current.iterdir())
+            seen.add(real)
+            for entry in entries:
+                if entry.name.startswith("._"):  # macOS's, beside each file on a foreign disk
+                    continue
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else folders).append(entry)
+                elif entry.suffix.lower() in _SUFFIXES:
+                    found[str(entry)] = _unless_it_blocks(str(entry))
         except OSError as error:
             found[str(current)] = SourceError(f"cannot read {current}: {error.strerror or error}", uri=str(current))
-            continue
-        for entry in entries:
-            if entry.name.startswith("._"):  # macOS's, beside each file on a foreign disk
-                continue
-            try:
-                mode = entry.stat().st_mode
-            except OSError:  # a dangling link: whoever reads it says so
-                mode = stat.S_IFREG
-            if stat.S_ISDIR(mode):
-                (linked if entry.is_symlink() else folders).append(entry)
-            elif entry.suffix.lower() in _SUFFIXES:
-                found[str(entry)] = str(entry) if stat.S_ISREG(mode) else _not_regular(str(entry))
     if not found:
         raise SourceError(f"the folder {folder} has no images ({', '.join(sorted(_SUFFIXES))})")
     return [found[path] for path in sorted(found)]
 
 
-def _matches(pattern: str) -> Sequence[Found]:
+def _matches(pattern: str) -> list[Found]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not matches:
         raise SourceError(f"nothing matches {pattern}")
-    if "**" not in pattern:
-        found: list[Found] = []
-        for match in matches:
-            found += [_not_regular(match)] if _waits(match) else expand(["./-" if match == "-" else match])
-        return found
-    # It goes into folders itself, and into linked ones again and again.
-    files = [match for match in matches if not Path(match).is_dir()]
-    first = {
-        (os.path.realpath(Path(file).parent), Path(file).name): file for file in sorted(files, key=len, reverse=True)
-    }
-    return [_not_regular(file) if _waits(file) else file for file in sorted(first.values())]
+    if "**" in pattern:
+        # It opens folders itself, and follows links in circles: each file is taken once, under its shortest name.
+        files = sorted((match for match in matches if not Path(match).is_dir()), key=len, reverse=True)
+        matches = sorted({(os.path.realpath(Path(file).parent), Path(file).name): file for file in files}.values())
+    found: list[Found] = []
+    for match in matches:
+        entry = _unless_it_blocks("./-" if match == "-" else match)
+        found += expand([entry]) if isinstance(entry, str) else [entry]
+    return found
 
 
-def _waits(path: str) -> bool:
-    """Whether reading it may wait for ever: a pipe, a device."""
-    return Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()
-
-
-def _not_regular(path: str) -> SourceError:
-    return SourceError(f"{path} is not a regular file; name it itself to have it read", uri=path)
+def _unless_it_blocks(path: str) -> Found:
+    """The path, or an error where reading it may block for ever: of a pipe or a device."""
+    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        return SourceError(f"{path} is not a regular file; name it itself to have it read", uri=path)
+    return path
 
 
 def _as_text(uri: str) -> str:

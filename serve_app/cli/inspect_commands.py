@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -18,13 +17,6 @@ from serve_app.cli.arguments import PipelineArgument, stderr, stdout
 from serve_app.cli.input_files import read
 
 __all__ = ["explain", "graph", "models", "schema", "validate"]
-
-
-class Format(enum.StrEnum):
-    """Forms of the picture."""
-
-    MERMAID = "mermaid"
-    SVG = "svg"
 
 
 def validate(pipeline: PipelineArgument) -> None:
@@ -67,11 +59,11 @@ def schema() -> None:
 def graph(
     pipeline: PipelineArgument,
     form: Annotated[
-        Format, typer.Option("--format", help="Mermaid text for Markdown, or an SVG picture.")
-    ] = Format.MERMAID,
+        Literal["mermaid", "svg"], typer.Option("--format", help="Mermaid text for Markdown, or an SVG picture.")
+    ] = "mermaid",
 ) -> None:
     """Print a picture of the pipeline: its steps, what depends on what, and under which condition."""
-    draw = {Format.MERMAID: mermaid, Format.SVG: svg}[form]
+    draw = svg if form == "svg" else mermaid
     sys.stdout.write(draw(load_plan(pipeline)).rstrip("\n") + "\n")
 
 

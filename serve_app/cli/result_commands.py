@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import enum
 import json
 import math
 import sys
 from datetime import date, datetime, time
 from decimal import Decimal
-from itertools import islice
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -24,35 +22,23 @@ from serve_app.results.query import query as run_query
 
 __all__ = ["compact", "query"]
 
-_COUNTED = 10_000
-
-ResultsOption: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--results",
-        metavar="URI",
-        envvar="VISIONGRAPH_RESULTS",
-        help="Where results are kept, as the intake block says it: s3://bucket/prefix, or a folder.",
-    ),
-]
-
-
-class Form(enum.StrEnum):
-    """How rows are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
 
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over the table results; DuckDB's dialect.")],
-    results: ResultsOption,
+    results: Annotated[
+        str,
+        typer.Option(
+            metavar="URI",
+            envvar="VISIONGRAPH_RESULTS",
+            help="Where results are stored, as in the intake block: s3://bucket/prefix, or a folder.",
+        ),
+    ],
     form: Annotated[
-        Form, typer.Option("--format", help="A table to read; a JSON object a row; or CSV with a header.")
-    ] = Form.TABLE,
+        Literal["table", "json", "csv"],
+        typer.Option("--format", help="A table to read; one JSON object per row; or CSV with a header."),
+    ] = "table",
 ) -> None:
-    """Ask the stored results with SQL. The table is called results and has one row per image.
+    """Query the stored results with SQL. The table is called results and has one row per image.
 
     Its columns: visiongraph query "DESCRIBE results" --results URI
 
@@ -62,17 +48,17 @@ def query(
     answer = run_query(objects, sql)
     if not any(True for key in objects.keys("parquet/") if key.endswith(".parquet")):
         _print_why_empty(objects, results)
-    {Form.TABLE: _print_table, Form.JSON: _print_json, Form.CSV: _print_csv}[form](answer)
+    {"table": _print_table, "json": _print_json, "csv": _print_csv}[form](answer)
 
 
 def compact(
     results: Annotated[
-        str, typer.Argument(metavar="RESULTS_URI", help="Where results are kept: s3://bucket/prefix, or a folder.")
+        str, typer.Argument(metavar="RESULTS_URI", help="Where results are stored: s3://bucket/prefix, or a folder.")
     ],
 ) -> None:
     """Move new results to Parquet, where query finds them. Workers do it every few minutes; this does it now.
 
-    Safe at any time, beside workers and others that do the same: no row is there twice.
+    Safe at any time, also while workers or others do the same: no row is duplicated.
 
     Example: visiongraph compact s3://bucket/results
     """
@@ -86,13 +72,10 @@ def compact(
 
 
 def _print_why_empty(objects: Objects, results: str) -> None:
-    waiting = sum(1 for _ in islice(objects.keys("journal/"), _COUNTED))
-    if waiting:
-        stderr.print(
-            f"nothing of what is at {escape(results)} is in Parquet yet: visiongraph compact {escape(results)}"
-        )
+    if any(True for _ in objects.keys("journal/")):
+        stderr.print(f"no results at {escape(results)} are in Parquet yet: visiongraph compact {escape(results)}")
     else:
-        stderr.print(f"there are no results at {escape(results)} yet; workers put them there")
+        stderr.print(f"there are no results at {escape(results)} yet; workers write them")
 
 
 def _print_table(answer: Answer) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from classifiers.imaging import ImageLimits
 from classifiers.masking import without_secrets
 from graph import Frame, Malformed, VisionPipeline, annotate
 from graph.engine import parse_metadata
-from serve_app.cli.arguments import PipelineArgument, stderr
+from serve_app.cli.arguments import PipelineArgument, progress, stderr
 from serve_app.cli.input_files import Found, SourceError, expand, read
 from serve_app.uris import scheme_of
 
@@ -64,13 +63,8 @@ def run(
         return frame
 
     failed = 0
-    with (
-        VisionPipeline(pipeline) as vision,
-        Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
-        ) as progress,
-    ):
-        bar = progress.add_task("images", total=len(found))
+    with VisionPipeline(pipeline) as vision, progress() as bar:
+        task = bar.add_task("images", total=len(found))
         loaders = (functools.partial(load, index, entry) for index, entry in enumerate(found))
         for index, result in enumerate(vision.stream(loaders, metadata=known)):
             entry, frame = found[index], frames.pop(index, None)
@@ -87,7 +81,7 @@ def run(
             failed += "error" in line
             sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
             sys.stdout.flush()
-            progress.advance(bar)
+            bar.advance(task)
     if failed:
         stderr.print(f"{failed} of {len(found)} images failed; their lines have an 'error'")
         raise typer.Exit(1)

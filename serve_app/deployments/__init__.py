@@ -1,20 +1,9 @@
-"""Ray Serve deployments, and how they call each other."""
+"""Ray Serve deployments, and how they call each other.
 
-from serve_app.deployments.gateway import Gateway
-from serve_app.deployments.options import GATEWAY, OPEN_GATEWAY, WORKER, gateway_options, step_options, worker_options
-from serve_app.deployments.rollout import awaited_hosts
-from serve_app.deployments.step import StepDeployment
-from serve_app.deployments.worker import Worker
+Only the options are imported here, for they do not import Ray: it reads its environment when it is imported, and a
+local cluster sets that up first.
+"""
 
-__all__ = [
-    "GATEWAY",
-    "OPEN_GATEWAY",
-    "WORKER",
-    "Gateway",
-    "StepDeployment",
-    "Worker",
-    "awaited_hosts",
-    "gateway_options",
-    "step_options",
-    "worker_options",
-]
+from serve_app.deployments.options import GATEWAY, OPEN_GATEWAY, WORKER, deployment_options
+
+__all__ = ["GATEWAY", "OPEN_GATEWAY", "WORKER", "deployment_options"]

@@ -1,10 +1,9 @@
 """Lets calls through to ``@serve.batch`` in groups, when the model is free.
 
-``@serve.batch`` closes a batch before the model is free for it, and nothing tops that batch up while it waits: with
-a short
-``batch_wait_timeout_s`` batches stay tiny under load, with a long one an idle server waits for nothing. Held back
-until the model
-is free and let through together, the waiting calls fill one batch at once, and a lone call never waits.
+``@serve.batch`` closes a batch before the model is free for it, and nothing is added to that batch while it waits: with
+a short ``batch_wait_timeout_s`` batches stay tiny under load, with a long one an idle server waits for nothing. Held
+back until the model is free and let through together, the waiting calls fill one batch at once, and a lone call never
+waits.
 """
 
 from __future__ import annotations

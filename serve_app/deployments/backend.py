@@ -23,15 +23,15 @@ from serve_app.ray_internals import is_gone, replica_count
 
 __all__ = ["ServeBackend"]
 
-# An accepted call on a replica that dies is not retried by Serve. Steps change nothing outside themselves, so once
-# more is safe. Of an image that crashes its replica :class:`Crashes` allows two tries; others that were there with it
-# may be in the way of several such images.
+# An accepted call on a replica that dies is not retried by Serve. Steps have no side effects, so a retry is safe. An
+# image that crashes its replica gets two tries from :class:`Crashes`; the others in that replica may meet several such
+# images.
 _ATTEMPTS = 5
 _RETRY_AFTER_S = 1
 
 _LOOK_EVERY_S = 0.25
 _ANSWER_S = 5.0
-_BELIEVED_S = 2.0
+_ASSUMED_S = 2.0
 _SAY_EVERY_S = 10.0
 _AGREE_S = 600.0
 
@@ -46,7 +46,7 @@ class ServeBackend:
         handles: a handle to each step's deployment, by the name of the step that has it.
         here: the steps of this process.
         crop_budget_bytes: pixels that one answer may carry; the transport's message limit less room for the rest.
-        crashes: which images are run alone, and which not at all.
+        crashes: which images are run alone, and which are quarantined.
     """
 
     def __init__(
@@ -59,21 +59,20 @@ class ServeBackend:
     ) -> None:
         self._crashes = crashes
         self.crop_budget_bytes: int | None = crop_budget_bytes
-        # By value: what travels is an encoded image or small crops, and the object store costs more than it saves
-        # below 1 MB.
-        # And pickled plainly: the messages are dataclasses, and cloudpickle takes several times as long for them.
+        # By value: a message is an encoded image or small crops, and the object store costs more than it saves below
+        # 1 MB. Pickled plainly: the messages are dataclasses, and cloudpickle takes several times as long for them.
         self._hosts = {
             name: handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
             for name, handle in handles.items()
         }
-        self._always_there = [name for name in self._hosts if not plan[name].serve.scales_to_zero]
+        self._always_running = [name for name in self._hosts if not plan[name].serve.scales_to_zero]
         self._deployments = {step.name: step.host for step in plan}
         self._under_way = CropsUnderWay()
         self._here = here
         self._infos: dict[str, StepInfo] = {}  # of the steps elsewhere
-        self._waiting: dict[DeploymentResponse[Any], str] = {}  # calls under way, by their deployment
+        self._waiting: dict[DeploymentResponse[Any], str] = {}  # calls in progress, and their deployments
         self._watch: asyncio.Task[None] | None = None
-        self._gone: dict[str, float] = {}  # deployments that were removed, until when that is believed
+        self._gone_until: dict[str, float] = {}  # deployments that were removed, and until when that is assumed
 
     async def describe(self) -> Mapping[str, StepInfo]:
         """See :class:`graph.engine.engine.StepBackend`."""
@@ -92,15 +91,15 @@ class ServeBackend:
             except (RayServeException, ActorDiedError, ActorUnavailableError) as error:
                 raise _unavailable(step) from error
 
-        await asyncio.gather(*map(ask, self._always_there))
+        await asyncio.gather(*map(ask, self._always_running))
 
     async def agree(self, plan: Plan) -> None:
         """Return once every replica of every step has the configuration that ``plan`` gives it.
 
-        Steps without a replica, where that is allowed, are not asked, which would start one.
+        Steps without a replica, where that is allowed, are not called, which would start one.
 
         Raises:
-            SetupError: they did not come to it.
+            SetupError: they did not get it in time.
         """
         began = said = time.monotonic()
         while differing := await self._differences(plan):
@@ -109,11 +108,11 @@ class ServeBackend:
                 raise SetupError(f"the steps' deployments are not those of this version of the pipeline: {found}")
             if time.monotonic() - said > _SAY_EVERY_S:
                 said = time.monotonic()
-                _log.warning("not ready, for the steps are not those of this version of the pipeline yet: %s", found)
+                _log.warning("not ready: the steps are not those of this version of the pipeline yet: %s", found)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _differences(self, plan: Plan) -> list[str]:
-        """What is between the steps' replicas and the plan, in words."""
+        """How the steps' replicas differ from the plan, in words."""
         described = await asyncio.gather(*(self._describe_all(name) for name in self._hosts))
         differing = []
         for host, replicas in zip(self._hosts, described, strict=True):
@@ -130,11 +129,11 @@ class ServeBackend:
         return differing
 
     async def _describe_all(self, host: str) -> list[dict[str, StepInfo]] | None:
-        """What each replica of a deployment says; ``None``: they do not answer."""
+        """What each replica of a deployment answers; ``None``: they do not answer."""
         try:
             return await self._hosts[host].broadcast("describe").results_async(timeout_s=_ANSWER_S)
         except DeploymentUnavailableError:  # it has no replica
-            return None if host in self._always_there else []
+            return None if host in self._always_running else []
         except (RayError, RayServeException, TimeoutError):
             return None
 
@@ -147,7 +146,7 @@ class ServeBackend:
         if step in self._here:
             return await self._here.call(step, request)
         deployment = self._deployments[step]
-        if deployment in self._gone and self._is_still_gone(deployment):
+        if self._gone_until.get(deployment, 0.0) > time.monotonic() and replica_count(self._hosts[deployment]) == 0:
             raise _unavailable(step)
         alone = self._crashes.is_suspect(deployment, request.sha256)
         with self._under_way.call(deployment, request) as load:
@@ -173,7 +172,7 @@ class ServeBackend:
                 except (ActorDiedError, ActorUnavailableError) as error:
                     if attempt == _ATTEMPTS:
                         raise Unreachable(
-                            f"step '{step}' was lost {attempt} times while it had this image; try again",
+                            f"the process of step '{step}' died {attempt} times while it had this image; try again",
                             step=step,
                             retry_after_s=_RETRY_AFTER_S,
                         ) from error
@@ -187,27 +186,21 @@ class ServeBackend:
         return answer
 
     async def _end_hopeless_calls(self) -> None:
-        """Cancel calls that wait for a deployment that was removed: Serve would let them wait for ever."""
+        """Cancel calls that wait for a deployment that was removed: in Serve they would wait forever."""
         while self._waiting:
             await asyncio.sleep(_LOOK_EVERY_S)
             for deployment in set(self._waiting.values()):
                 handle = self._hosts[deployment]
                 if replica_count(handle) == 0 and await self._is_gone(handle):
-                    self._gone[deployment] = time.monotonic() + _BELIEVED_S
+                    self._gone_until[deployment] = time.monotonic() + _ASSUMED_S
                     for response in [each for each, name in self._waiting.items() if name == deployment]:
                         response.cancel()  # type: ignore[no-untyped-call]
-
-    def _is_still_gone(self, deployment: str) -> bool:
-        if self._gone[deployment] > time.monotonic() and replica_count(self._hosts[deployment]) == 0:
-            return True
-        del self._gone[deployment]
-        return False
 
     async def _is_gone(self, handle: DeploymentHandle[Any]) -> bool:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 return await is_gone(handle)
-        except (RayError, ValueError, TimeoutError):  # the controller is being started again
+        except (RayError, ValueError, TimeoutError):  # the controller is restarting
             return False
 
 

@@ -1,12 +1,12 @@
-"""Images that end the process that works on them: found, run alone to be sure, and refused for a time.
+"""Images that crash the process that works on them: found, run alone to be sure, and quarantined for a time.
 
-A process that hosts steps notes in a small file which images its threads are working on. The file outlives it, and its
-lock does not, so another process on the node finds out what a process died of, and tells all others through the
-cluster's key-value store. An image that was being worked on is a suspect: it is run again with no other image in the
-process. If it was alone and the process died again, it is refused.
+A process that hosts steps records in a small file which images its threads are working on. The file outlives it, and
+its lock does not, so another process on the node finds out which images were in progress when it died, and tells all
+others through the cluster's key-value store. These images are suspects: each is run again with no other image in the
+process. An image that was alone when a process died again is quarantined.
 
-A crash of its own, by a fatal signal or ``os._exit``, or a thread that hangs, is told from a process that was killed
-from outside: the second one proves an image guilty, and of those that could be either it takes three.
+A crash (a fatal signal, ``os._exit``, a thread that hangs) is distinguished from a process that was killed from
+outside. An image is quarantined after two crashes, or after three deaths of which some may be either.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import fcntl
-import json
 import logging
 import mmap
 import os
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
+
+from pydantic import TypeAdapter
 
 from serve_app.refusals import Quarantined
 
-__all__ = ["Crashes", "Death", "KeyValues", "Turns", "UnderWay", "crashes_of_this_replica"]
+__all__ = ["Crashes", "Death", "Turns", "UnderWay", "crashes_of_this_replica"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,23 +47,14 @@ _FREE = bytes(_HASH_BYTES)
 _ENDED, _ALONE, _HEAD_BYTES = 0, 1, 2
 
 
-class KeyValues(Protocol):
-    """The cluster's key-value store, as :mod:`serve_app.ray_internals` has it."""
-
-    def kv_put(self, key: str, value: bytes) -> None: ...
-    def kv_get(self, key: str) -> bytes | None: ...
-    def kv_keys(self, prefix: str) -> list[str]: ...
-    def kv_delete(self, key: str) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A process that died at work.
+    """A process that died while it worked on images.
 
     Attributes:
-        process: its id: Ray's of the actor.
+        process: Ray's id of the actor.
         host: whose steps it hosted: the step that has the deployment, or ``INGRESS``.
-        images: SHA-256 of what its threads were working on, once for each thread.
+        images: SHA-256 of the images that its threads were working on, once per thread.
         is_crash: it ended by itself: a fatal signal, ``os._exit``, or a thread that hung. Otherwise it may have been
             killed from outside.
         was_alone: there was only one image.
@@ -77,9 +69,12 @@ class Death:
     at: float
 
 
+_DEATH = TypeAdapter(Death)
+
+
 class UnderWay:
     """The images that the threads of this process are working on, in a file that outlives the process. Costs 3
-    microseconds an image.
+    microseconds per image.
 
     Args:
         folder: of the node's records.
@@ -90,19 +85,17 @@ class UnderWay:
     def __init__(self, folder: Path, process: str, host: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{process}.running"
-        new = self.path.with_suffix(".new")  # so that nobody sees it before it is locked
+        new = self.path.with_suffix(".new")  # no other process sees it before it is locked
         self._file = new.open("w+b")
         self._file.write(bytes(_HEAD_BYTES + _SLOTS * _HASH_BYTES) + host.encode())
         self._file.flush()
-        # Of this process alone: a child that it forks does not have it.
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        fcntl.lockf(self._file, fcntl.LOCK_EX)  # not inherited by a child that this process forks
         self._map = mmap.mmap(self._file.fileno(), 0)
         self._free = deque(range(_SLOTS))  # whose methods are atomic
-        _mine.add(self.path)
         new.rename(self.path)
 
     def watch_exits(self) -> None:
-        """Record whether this process ends by itself. Once a process: it changes its handlers of fatal signals."""
+        """Record whether this process ends by itself. Once per process: it changes the handlers of fatal signals."""
         self._fault = self.path.with_suffix(".fault").open("w")
         faulthandler.enable(self._fault, all_threads=False)
         me, exit_now = os.getpid(), os._exit
@@ -142,14 +135,15 @@ class UnderWay:
         self._map[_ALONE] = is_alone
 
 
-_mine: set[Path] = set()
-"""Files of this process: to close one that was opened again would release its lock."""
+def _sweep(folder: Path, own: Path | None = None) -> Iterator[Death]:
+    """The deaths on the node since the last sweep; each is reported to one caller.
 
-
-def _sweep(folder: Path) -> Iterator[Death]:
-    """What the node's processes died of since somebody looked last; each death is given to one caller."""
+    Args:
+        folder: of the node's records.
+        own: the record of this process, which must not be opened again: closing it would release the lock.
+    """
     for path in folder.glob("*.running"):
-        if path in _mine:
+        if path == own:
             continue
         try:
             file = path.open("r+b")
@@ -159,9 +153,9 @@ def _sweep(folder: Path) -> Iterator[Death]:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                continue  # its process is alive, or somebody else looks at it
+                continue  # its process is alive, or another process reads it
             if os.fstat(file.fileno()).st_nlink == 0:
-                continue  # somebody else has looked at it
+                continue  # another process has read it
             content = file.read()
             fault = path.with_suffix(".fault")
             said = fault.read_text(errors="replace") if fault.exists() else ""
@@ -178,22 +172,18 @@ def _sweep(folder: Path) -> Iterator[Death]:
 
 
 class Crashes:
-    """Which images are suspects, and which are refused.
+    """Which images are suspects, and which are quarantined.
 
     Args:
         folder: of the node's records; it need not exist.
-        prefix: of the keys in the store; one for each application.
-        kv: the cluster's store.
-
-    Attributes:
+        store: the deaths that are known in the cluster, by process. Its methods may block.
         under_way: the record of this process; ``None``: it has none.
     """
 
-    def __init__(self, folder: Path, prefix: str, kv: KeyValues, under_way: UnderWay | None = None) -> None:
+    def __init__(self, folder: Path, store: MutableMapping[str, bytes], under_way: UnderWay | None = None) -> None:
         self.under_way = under_way
         self._folder = folder
-        self._prefix = prefix
-        self._kv = kv
+        self._store = store
         self._found: list[Death] = []
         self._deaths: dict[str, Death] = {}
         self._by_image: Mapping[str, list[Death]] = {}
@@ -203,7 +193,7 @@ class Crashes:
         self._failed = False
 
     def start(self) -> None:
-        """Look now, and from now on every second in a daemon thread."""
+        """Refresh now, and from now on every second in a daemon thread."""
         self._look()
         threading.Thread(target=self._poll, name="crashes", daemon=True).start()
 
@@ -222,27 +212,22 @@ class Crashes:
             self._failed = True
 
     def refresh(self) -> None:
-        """Look what died on this node, tell others, and read what they tell. Blocks for milliseconds."""
+        """Find deaths on this node, store them, and read those of other nodes. Blocks for milliseconds."""
         asked = time.monotonic()
         with self._refreshing:
             if self._refreshed_at > asked:
-                return  # somebody else did meanwhile
+                return  # another thread did meanwhile
             self._refreshed_at = time.monotonic()
-            self._found += _sweep(self._folder)
-            while self._found:  # the store may not answer now; what was found is not found again
-                self._kv.kv_put(self._prefix + self._found[0].process, json.dumps(asdict(self._found[0])).encode())
+            self._found += _sweep(self._folder, None if self.under_way is None else self.under_way.path)
+            while self._found:  # the store may not answer now, and a death is found only once
+                self._store[self._found[0].process] = _DEATH.dump_json(self._found[0])
                 del self._found[0]
-            deaths = {}
-            for key in self._kv.kv_keys(self._prefix):
-                process = key.removeprefix(self._prefix)
-                found = self._deaths.get(process) or self._read(key)
-                if found is not None:
-                    deaths[process] = found
-            latest = sorted(deaths.values(), key=lambda death: death.at)
+            deaths = [self._deaths.get(process) or self._read(process) for process in list(self._store)]
+            latest = sorted((death for death in deaths if death is not None), key=lambda death: death.at)
             kept = [death for death in latest[-_MOST_DEATHS:] if death.at > time.time() - _REFUSED_S]
             for death in latest:
                 if death not in kept:
-                    self._kv.kv_delete(self._prefix + death.process)
+                    self._store.pop(death.process, None)
             by_image = defaultdict(list)
             for death in kept:
                 for image in set(death.images):
@@ -250,18 +235,15 @@ class Crashes:
             self._deaths, self._by_image = {death.process: death for death in kept}, dict(by_image)
             self._acquitted = {key: at for key, at in self._acquitted.items() if at > time.time() - _REFUSED_S}
 
-    def _read(self, key: str) -> Death | None:
-        value = self._kv.kv_get(key)
-        if value is None:
-            return None
-        fields = json.loads(value)
-        return Death(**{**fields, "images": tuple(fields["images"])})
+    def _read(self, process: str) -> Death | None:
+        value = self._store.get(process)
+        return None if value is None else _DEATH.validate_json(value)
 
     def is_suspect(self, host: str, image: str) -> bool:
         """Whether an image (SHA-256, hex) must be run alone by the host's steps.
 
         Raises:
-            Quarantined: it is refused.
+            Quarantined: the image is quarantined.
         """
         deaths = self._by_image.get(image)
         if not deaths:
@@ -279,19 +261,19 @@ class Crashes:
         return any(d.host == host and d.at > self._acquitted.get((host, image), 0.0) for d in deaths)
 
     def acquit(self, host: str, image: str) -> None:
-        """The image has been run alone, and the process is alive."""
+        """The image has been run alone, and the process survived."""
         self._acquitted[host, image] = time.time()
 
     def acquitted_since(self, host: str, image: str, since: float) -> bool:
-        """Whether that was after this time, in seconds since the epoch: the same image may have come many times."""
+        """Whether the image was acquitted after this time, in seconds since the epoch."""
         return self._acquitted.get((host, image), 0.0) >= since
 
     async def after(self, process: str | None, host: str, image: str) -> bool:
-        """Whether a call must be run alone after the process that had it has died: its image was being worked on, or
-        that is not known.
+        """Whether a call must be run alone after its process has died: its image was being worked on, or that is not
+        known.
 
         Raises:
-            Quarantined: it is refused.
+            Quarantined: the image is quarantined.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(_SWEPT_WITHIN_S):
@@ -313,31 +295,29 @@ class Turns:
     def __init__(self, alone: Callable[[bool], None] = lambda _: None) -> None:
         self._alone = alone
         self._inside = 0
-        self._one = asyncio.Lock()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._door = asyncio.Lock()  # held by the call that is alone; others pass through
         self._empty = asyncio.Event()
 
     @asynccontextmanager
     async def __call__(self, alone: bool, still: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it until the block ends; ``still``: asked when the turn to be alone has come."""
-        if alone:
-            async with self._one:
-                if still():
-                    self._open.clear()
-                    try:
-                        while self._inside:
-                            self._empty.clear()
-                            await self._empty.wait()
-                        self._alone(True)
-                        yield
-                    finally:
-                        self._alone(False)
-                        self._open.set()
-                    return
-        while not self._open.is_set():
-            await self._open.wait()
-        self._inside += 1
+        """Wait for a turn, and hold it until the block ends.
+
+        Args:
+            alone: let no other call in.
+            still: whether it must still be alone; asked when its turn has come.
+        """
+        async with self._door:
+            if alone and still():
+                while self._inside:
+                    self._empty.clear()
+                    await self._empty.wait()
+                self._alone(True)
+                try:
+                    yield
+                finally:
+                    self._alone(False)
+                return
+            self._inside += 1
         try:
             yield
         finally:
@@ -350,12 +330,12 @@ def crashes_of_this_replica(host: str) -> Crashes:
     import ray
     from ray import serve
 
-    from serve_app import ray_internals
+    from serve_app.ray_internals import ClusterStore, session_dir
 
     name = quote(serve.get_replica_context().app_name, safe="")
-    folder = ray_internals.session_dir() / "visiongraph" / name
+    folder = session_dir() / "visiongraph" / name
     under_way = UnderWay(folder, str(ray.get_runtime_context().get_actor_id()), host)
     under_way.watch_exits()
-    crashes = Crashes(folder, f"deaths/{name}/", ray_internals, under_way)
+    crashes = Crashes(folder, ClusterStore(f"deaths/{name}/"), under_way)
     crashes.start()
     return crashes

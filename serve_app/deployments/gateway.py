@@ -1,5 +1,5 @@
-"""The ingress deployment: the HTTP application and the engine. It looks at pixels only for the steps that share its
-process, and then in threads of theirs."""
+"""The ingress deployment: the HTTP application and the engine. It decodes images only for the steps that share its
+process, and then in their threads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Gateway:
 
     Args:
         structure: the pipeline without its tunables.
-        config: the rules of the entry.
+        config: authentication, limits, and what is fetched.
         handles: a handle to each step's deployment, by the name of the step that has it.
         intake: where jobs go; without it there are none.
         workers: not called.
@@ -62,9 +62,8 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         desk, reuse = self._jobs()
-        return make_app(
-            lambda: self._engine, self._config, desk=desk, reuse=reuse, set_request_id=False
-        )  # Serve sets it
+        # Serve sets the request id
+        return make_app(lambda: self._engine, self._config, desk=desk, reuse=reuse, set_request_id=False)
 
     def _jobs(self) -> tuple[JobDesk | None, Reuse | None]:
         if self._intake is None:
@@ -76,10 +75,10 @@ class Gateway:
         return desk, Reuse(store) if self._intake.reuse_results else None
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
-        """Take new tunables; requests under way keep the engine that they began with.
+        """Apply tunables; requests in progress keep the engine that they began with.
 
-        Serve calls it before the replica is ready too. In a rolling update the gateway before this one goes on until
-        then: with the steps of this one's own version, or requests would wait, or be answered by two versions.
+        Serve also calls it before the replica is ready. In a rolling update the old gateway serves until then. This one
+        waits for the steps of its own version, or requests would wait, or be answered by two versions.
         """
         plan = self._plan_with(tunables)
         async with self._rollout.loading():

@@ -1,4 +1,4 @@
-"""Steps that are loaded in this process: their threads, their batches, and how they are called."""
+"""Steps that are loaded in this process: their threads, their batches, their calls."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from serve_app.refusals import Quarantined
 
 __all__ = ["StepHost"]
 
-# The least time that work may take before it counts as stuck, however soon its callers give up: some runtimes compile
-# a model for each new shape of a batch.
+# Work never counts as stuck before this time, however short the timeout: some runtimes compile a model for each new
+# shape of a batch.
 _LEAST_STUCK_S = 20.0
 
-# A thread that feeds a GPU gives up Python's interpreter at each of its calls, and where another thread runs Python it
-# gets it back only after this time, 5 ms by default: 300 calls took 287 ms then, and 12 with this (benchmarks/gpu).
+# A thread that feeds a GPU releases Python's interpreter lock in each of its calls. While another thread runs Python,
+# it gets the lock back only after this time, 5 ms by default: 300 calls took 287 ms then, and 12 with this
+# (benchmarks/gpu).
 _GPU_SWITCH_INTERVAL_S = 0.0005
 
 _Outcome = list[object] | StepError
@@ -38,17 +39,17 @@ _T = TypeVar("_T")
 class StepHost:
     """The steps of one process.
 
-    Decoding, cropping and the models run in other threads than the event loop, which is free to accept and answer. Each
-    model is only ever called by one thread, one batch at a time. Several steps in a process of one core take turns in
-    one thread: in threads of their own they would push each other out of the core's cache.
+    Decoding, cropping and the models run in threads, and the event loop is free to accept and answer calls. Each model
+    is called by one thread, one batch at a time. Several steps in a process of one core share one thread: in threads of
+    their own they would evict each other from the core's cache.
 
     Nothing is loaded before the first :meth:`reconfigure`.
 
     Args:
         plan: the pipeline.
         host: whose process this is: the step that has the deployment, or ``INGRESS``.
-        deadline_s: of a request. One batch of a model without ``timeout_ms`` that takes longer is stuck.
-        crashes: which images are run alone, and which not at all; without it every image is run.
+        deadline_s: of a request. A batch of a model without ``timeout_ms`` that takes longer is stuck.
+        crashes: which images are run alone, and which are quarantined; without it every image is run.
     """
 
     def __init__(self, plan: Plan, host: str, deadline_s: float = 30.0, crashes: Crashes | None = None) -> None:
@@ -64,13 +65,13 @@ class StepHost:
         return step in self._names
 
     async def reconfigure(self, plan: Plan) -> None:
-        """Take new tunables. The first ones load the models and warm them up; later ones come between two batches.
+        """Apply tunables: load the models and warm them up at the first call, later between two batches.
 
         Raises:
             SetupError: a model could not be loaded; the message names the step.
         """
         if not self._steps:
-            # In a thread: the event loop has to answer meanwhile whether this replica is alive.
+            # In a thread: the event loop has to answer health checks meanwhile.
             self._steps = await asyncio.to_thread(self._load, plan)
             return
         for step in self._steps.values():
@@ -87,25 +88,23 @@ class StepHost:
         return {step.name: _HostedStep(plan, step.name, one, self._work) for step in together}
 
     def describe(self) -> dict[str, StepInfo]:
-        """What the steps say of themselves, by name."""
+        """The configuration of each step, by name."""
         return {name: step.info for name, step in self._steps.items()}
 
     async def call(self, step: str, request: StepRequest, *, alone: bool = False) -> StepAnswer:
-        """Answer one call, and those of the steps that are answered along with it; ``alone``: no other call is under
-        way meanwhile."""
-        if self._crashes is not None:
-            try:
-                alone = self._crashes.is_suspect(self._host, request.sha256) or alone
-            except Quarantined as error:
-                return StepAnswer(self._steps[step].info, error=StepError(type(error).__name__, str(error), error))
+        """Answer one call, and those of the steps that are answered along with it; ``alone``: while no other call is in
+        progress."""
         crashes, image, came = self._crashes, request.sha256, time.time()
-
-        def is_needed() -> bool:
-            return crashes is None or not crashes.acquitted_since(self._host, image, came)
-
-        async with self._turns(alone, is_needed):
+        if crashes is None:
+            return await self._call(step, request)
+        try:
+            alone = crashes.is_suspect(self._host, image) or alone
+        except Quarantined as error:
+            return StepAnswer(self._steps[step].info, error=StepError(type(error).__name__, str(error), error))
+        # the same image may have come several times, and once is enough
+        async with self._turns(alone, lambda: not crashes.acquitted_since(self._host, image, came)):
             answer = await self._call(step, request)
-            if alone and answer.error is None and crashes is not None:
+            if alone and answer.error is None:
                 crashes.acquit(self._host, image)
         return answer
 
@@ -126,15 +125,13 @@ class StepHost:
 
     async def _carry(self, step: str, request: StepRequest) -> Carried:
         started = time.perf_counter()
-        answer, _ = await self._steps[step].call(
-            request
-        )  # it looks at crops: nothing hangs on it that could come along
+        answer, _ = await self._steps[step].call(request)  # it looks at crops: no other step is answered along with it
         targets = tuple(target.index for target in request.targets or ())
         return Carried(targets, answer, round(1000 * (time.perf_counter() - started), 1))
 
 
 class _Work:
-    """What the threads of this process are working on, and since when.
+    """The work of the threads of this process, and since when they are at it.
 
     Args:
         under_way: where the images are recorded.
@@ -148,7 +145,7 @@ class _Work:
         self._since: dict[int, tuple[str, float]] = {}
 
     def allow(self, step: PlannedStep) -> None:
-        """Take the step's time limit: who calls it waits no longer, so what takes longer will not come back."""
+        """Set the step's time limit: no caller waits longer, so work that takes longer counts as stuck."""
         self._limits[step.name] = max(_LEAST_STUCK_S, step.timeout_s or self._deadline_s)
 
     def run(self, step: str, calls: Sequence[StepRequest], work: Callable[..., _T], *args: Any) -> _T:
@@ -163,7 +160,7 @@ class _Work:
             del self._since[threading.get_ident()]
 
     def progress(self) -> None:
-        """This thread's work goes on: it does not hang."""
+        """This thread's work makes progress: it does not hang."""
         if (doing := self._since.get(threading.get_ident())) is not None:
             self._since[threading.get_ident()] = doing[0], time.monotonic()
 
@@ -185,7 +182,14 @@ class _Work:
 
 
 class _HostedStep:
-    """One loaded step; ``thread``: the one that it shares with others; ``work``: of this process."""
+    """One loaded step.
+
+    Args:
+        plan: the pipeline.
+        name: the step's.
+        thread: the one that it shares with other steps, if any.
+        work: of this process.
+    """
 
     def __init__(self, plan: Plan, name: str, thread: ThreadPoolExecutor | None, work: _Work) -> None:
         self._name = name
@@ -199,8 +203,8 @@ class _HostedStep:
         self._model_thread.submit(self._runner.warm_up).result()
         options = plan[name].serve
         self._admission = Admission(options.max_batch_size, options.batch_wait_ms / 1000)
-        # Decorated here, not in the class: the decorator keeps one queue for all instances. And no wait of its own: the
-        # group that the gate lets through is the batch.
+        # Decorated here, not in the class: the decorator keeps one queue for all instances. And without a wait of its
+        # own: the group that is admitted is the batch.
         self._batched = serve.batch(max_batch_size=options.max_batch_size, batch_wait_timeout_s=0.0)(self._infer)
         work.allow(plan[name])
 
@@ -220,10 +224,10 @@ class _HostedStep:
         self._batched.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
 
     async def call(self, request: StepRequest) -> tuple[StepAnswer, Mapping[str, StepRequest]]:
-        """The answer, and the calls of the steps that are to be answered along with it."""
+        """The answer, and the calls of the steps to be answered along with it."""
         if request.crops is None:
             prepared = await self._in_thread(self._pixel_threads, [request], self._runner.prepare, request)
-        else:  # nothing to decode or to cut: a thread would cost more
+        else:  # nothing to decode or to cut: switching threads would cost more
             prepared = self._runner.prepare(request)
         if isinstance(prepared, StepAnswer):
             return prepared, {}
@@ -247,7 +251,7 @@ class _HostedStep:
 
 
 def _cap_gpu_memory(share: float) -> None:
-    """Hold this process to its share of the GPU's memory, which Ray's fractional GPUs do not: they only count."""
+    """Limit this process to its share of the GPU's memory: Ray's fractional GPUs are only bookkeeping."""
     if share >= 1:
         return
     import torch

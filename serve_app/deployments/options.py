@@ -13,69 +13,72 @@ __all__ = [
     "GATEWAY",
     "OPEN_GATEWAY",
     "WORKER",
+    "deployment_options",
     "gateway_options",
     "step_options",
     "worker_options",
 ]
 
-
 GATEWAY = "gateway"
 """Name of the ingress deployment; no step can have it."""
-
 
 WORKER = "worker"
 """Name of the deployment that consumes the queue; no step can have it."""
 
-
-_SURGE_PERCENT = 100
-"""During a rolling update each new replica starts before an old one stops, so that a step with one replica has no
-gap."""
-
-
 OPEN_GATEWAY = read_gateway_config({"auth": "none"})
-"""Lets everybody in."""
-
+"""Without authentication."""
 
 _UNBOUNDED = -1
-"""Serve's own word for a queue without a bound."""
-
+"""Serve's value for a queue without a bound."""
 
 _SERVES_LIMIT = 10_000
 """Requests at one gateway replica, and at a proxy before one has them. Serve counts them before their bodies have
 arrived, so this limit is high, and the gateway itself counts those that it works on and those that wait
 (``GatewayConfig.max_ongoing_requests``, ``max_queued_requests``)."""
 
-
 _STOP_EXTRA_S = 20.0
-"""A worker that stops waits for a receive, writes what has ended and disconnects."""
+"""A worker that stops waits for a receive, writes finished results and disconnects."""
 
-
-_HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
-"""After three failed checks Serve replaces a replica: one whose model hangs within 15 s of its time limit, one whose
-event loop is blocked, so that it does not answer, within 35 s."""
-
+_EVERY_DEPLOYMENT = {
+    # During a rolling update each new replica starts before an old one stops, so that a step with one replica has no
+    # gap.
+    "max_surge_percent": 100,
+    # After three failed checks Serve replaces a replica: one whose model hangs within 15 s of its time limit, one whose
+    # event loop is blocked, so that it does not answer, within 35 s.
+    "health_check_period_s": 5,
+    "health_check_timeout_s": 10,
+}
 
 _RETRY_AFTER_S = 1
-"""What the answer to a request says for which there is no room: the load of a moment is gone by then."""
+"""For a request that finds the queue full: a peak of this length is over by then."""
+
+
+def deployment_options(
+    plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None = None
+) -> dict[str, dict[str, Any]]:
+    """The Serve options of all deployments by name, without ``user_config``: steps, gateway, and workers if there is an
+    ``intake``."""
+    options = {name: step_options(plan, name) for name in plan.hosts}
+    options[GATEWAY] = gateway_options(plan, gateway)
+    if intake is not None:
+        options[WORKER] = worker_options(plan, intake)
+    return options
 
 
 def step_options(plan: Plan, name: str) -> dict[str, Any]:
-    """The Serve options of a step's deployment, with the steps that share its process; but its name and
-    ``user_config``."""
+    """Of a step's deployment, with the steps that share its process."""
     options = plan[name].serve
     return {
         "ray_actor_options": _reserved(plan.hosted_by(name)),
         "max_ongoing_requests": options.ongoing_requests,
         "max_queued_requests": options.max_queued_requests or _UNBOUNDED,
-        "max_surge_percent": _SURGE_PERCENT,
-        **_HEALTH,
+        **_EVERY_DEPLOYMENT,
         **step_replicas(options.num_replicas, options.autoscaling, options.max_batch_size),
     }
 
 
 def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
-    """The Serve options of the gateway's deployment, with the steps that share its process; but its name and
-    ``user_config``."""
+    """Of the gateway's deployment, with the steps that share its process."""
     steps = plan.hosted_by(INGRESS)
     target = max((step.serve.max_batch_size for step in steps), default=config.max_ongoing_requests // 2)
     return {
@@ -83,19 +86,16 @@ def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
         "max_ongoing_requests": _SERVES_LIMIT,
         "max_queued_requests": _SERVES_LIMIT,
         "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
-        "max_surge_percent": _SURGE_PERCENT,
-        **_HEALTH,
+        **_EVERY_DEPLOYMENT,
         **entry_replicas(config.num_replicas, config.autoscaling, target),
     }
 
 
 def worker_options(plan: Plan, config: IntakeConfig) -> dict[str, Any]:
-    """The Serve options of the workers' deployment, with the steps that share the process of the entry; but its name
-    and ``user_config``."""
+    """Of the workers' deployment, with the steps that share the process of the entry."""
     return {
         "ray_actor_options": _reserved(plan.hosted_by(INGRESS), config.num_cpus),
-        "max_surge_percent": _SURGE_PERCENT,
-        **_HEALTH,
+        **_EVERY_DEPLOYMENT,
         "graceful_shutdown_timeout_s": config.stop_s + _STOP_EXTRA_S,
         "graceful_shutdown_wait_loop_s": 0.1,  # it has no requests to wait for
         **worker_replicas(config.num_replicas, config.autoscaling, config.queue),

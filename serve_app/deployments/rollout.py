@@ -1,8 +1,8 @@
 """A new version of a pipeline replaces the old one as a whole, or not at all.
 
 Serve rolls each deployment by itself: where one step of a new version cannot load its model, the others would take over
-and answer the old gateway. So a replica is not ready before every process of its version has loaded its models, in any
-replica. How far they are stands in the cluster's key-value store, under the application and the version.
+and answer the old gateway. So a replica is not ready before every deployment of its version has a replica that has
+loaded its models. Their progress is kept in the cluster's key-value store, under the application and the version.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from ray import serve
 from classifiers import SetupError
 from graph import Plan
 from graph.pipeline_file import INGRESS, AutoscalingConfig
-from serve_app.ray_internals import kv_delete, kv_get, kv_keys, kv_put
+from serve_app.ray_internals import ClusterStore
 
 __all__ = ["Rollout", "awaited_hosts"]
 
 _POLL_S = 0.2
 _SAY_EVERY_S = 10.0
-# Serve starts a replica that failed again at once: a step that has not begun to load for so long has failed for good.
+# Serve restarts a replica that failed at once: a step that has not begun to load again after this time has failed.
 _FAILED_FOR_S = 30.0
 _LONGEST_S = 600.0
+_COMPLETE = "complete"
 
 _log = logging.getLogger(__name__)
 
 
 def awaited_hosts(plan: Plan, gateway: AutoscalingConfig | None) -> list[str]:
-    """Whose processes a new version waits for: those that are not allowed to have no replica.
+    """The hosts that a new version waits for: those that must have a replica.
 
     Args:
         plan: of the version.
@@ -46,25 +47,25 @@ def awaited_hosts(plan: Plan, gateway: AutoscalingConfig | None) -> list[str]:
 
 
 class Rollout:
-    """What one process has to do with the rollout of its version.
+    """The part of one process in the rollout of its version.
 
-    A version that was complete once is not waited for again: a replica that is started anew, or added, is ready as soon
-    as it has loaded its own models.
+    A version that was complete once is not waited for again: a replica that is restarted or added later is ready as
+    soon as it has loaded its own models.
 
     Args:
-        structure: the pipeline without its tunables, which the version is told by, along with the code of its classes.
+        structure: the pipeline without its tunables, which identifies the version, along with the code of its classes.
         plan: the same, planned.
         host: whose process this is: the step that has the deployment, or ``INGRESS``.
         awaited: see :func:`awaited_hosts`.
     """
 
     def __init__(self, structure: Mapping[str, Any], plan: Plan, host: str, awaited: Sequence[str]) -> None:
-        self._application = f"rollout/{serve.get_replica_context().app_name}/"
+        self._store = ClusterStore(f"rollout/{serve.get_replica_context().app_name}/")
         identity = json.dumps([structure, plan.structure_digest], sort_keys=True)
         self._version = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._awaited = awaited
         self._host = host
-        self._is_over = kv_get(f"{self._application}complete") == self._version.encode()
+        self._is_over = self._store.get(_COMPLETE) == self._version.encode()
         if not self._is_over:
             self._note("loading")
 
@@ -98,47 +99,41 @@ class Rollout:
         await asyncio.to_thread(self._complete)
 
     def _not_loaded(self, hosts: Sequence[str], waited_s: float) -> list[str]:
-        """Those of ``hosts`` that are not loaded yet.
+        """Those of ``hosts`` that have not loaded yet.
 
         Raises:
             SetupError: one of them failed, or is not done after the longest time.
         """
         missing, is_late = [], waited_s > _LONGEST_S
         for host in hosts:
-            noted = kv_get(self._key(host))
-            if noted is None:
-                if is_late:
-                    _log.warning(
-                        "%s of this version has no replica after %.0f s, as if the cluster had no room for it; this "
-                        "process takes over without it",
-                        host,
-                        waited_s,
-                    )
-                else:
-                    missing.append(host)
-                continue
-            state = json.loads(noted)
+            noted = self._store.get(f"{self._version}/{host}")
+            state: dict[str, Any] = {"state": "not started"} if noted is None else json.loads(noted)
             if state["state"] == "loaded":
                 continue
             has_failed = state["state"] == "failed" and min(waited_s, time.time() - state["at"]) > _FAILED_FOR_S
-            if has_failed or is_late:
+            if has_failed or (is_late and noted is not None):
                 raise SetupError(
-                    f"this version does not take over, for {host} of it is not loaded: "
-                    f"{state['error'] or 'it did not end'}; the version before it goes on"
+                    f"this version does not take over, because its {host} could not be loaded: "
+                    f"{state['error'] or 'it did not finish'}; the previous version stays in service"
                 )
-            missing.append(host)
+            if is_late:
+                _log.warning(
+                    "%s of this version has no replica after %.0f s, as if the cluster had no room for it; this "
+                    "process takes over without it",
+                    host,
+                    waited_s,
+                )
+            else:
+                missing.append(host)
         return missing
 
     def _complete(self) -> None:
-        """Remember that this version was complete, and forget those before it."""
-        kv_put(f"{self._application}complete", self._version.encode())
-        for key in kv_keys(self._application):
-            if not key.startswith((self._key(""), f"{self._application}complete")):
-                kv_delete(key)
+        """Record that this version was complete, and delete the records of earlier ones."""
+        self._store[_COMPLETE] = self._version.encode()
+        for key in list(self._store):
+            if key != _COMPLETE and not key.startswith(f"{self._version}/"):
+                del self._store[key]
 
     def _note(self, state: str, error: str = "") -> None:
         noted = {"state": state, "error": error, "at": time.time()}
-        kv_put(self._key(self._host), json.dumps(noted).encode())
-
-    def _key(self, host: str) -> str:
-        return f"{self._application}{self._version}/{host}"
+        self._store[f"{self._version}/{self._host}"] = json.dumps(noted).encode()

@@ -20,14 +20,14 @@ __all__ = ["StepDeployment"]
 
 
 class StepDeployment:
-    """Loads a step's model, and those of the steps that share its process, and answers their calls.
+    """Loads the model of a step, and those of the steps that share its process, and answers their calls.
 
     The models are loaded and warmed up in the first ``reconfigure``, which Serve calls before the replica is ready.
 
     Args:
         structure: the pipeline without its tunables, see :func:`graph.config.structure`.
         step: which of its steps has this deployment.
-        awaited: whose processes a new version waits for, see :func:`serve_app.deployments.rollout.awaited_hosts`.
+        awaited: the hosts that a new version waits for, see :func:`serve_app.deployments.rollout.awaited_hosts`.
         deadline_s: of a request.
     """
 
@@ -40,21 +40,26 @@ class StepDeployment:
         self._rollout = Rollout(structure, plan, step, awaited)
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
-        """Take new tunables; between two batches, and without loading the model again."""
+        """Apply tunables; later ones between two batches, and without loading the model again."""
         plan = Plan.from_config(merge(self._structure, tunables))
         async with self._rollout.loading():
             await self._host.reconfigure(plan)
 
     async def describe(self) -> dict[str, StepInfo]:
-        """What the steps say of themselves, by name."""
+        """The configuration of each step, by name."""
         return self._host.describe()
 
     async def __call__(self, step: str, request: StepRequest, load: CallerLoad, alone: bool) -> StepAnswer:
-        """Answer one call of one of the steps; ``load`` is what its caller has under way here. ``alone``: while no
-        other call is under way.
+        """Answer one call of one of the steps.
+
+        Args:
+            step: its name.
+            request: the call.
+            load: the crops that its caller has in progress here.
+            alone: run it while no other call is in progress.
 
         Raises:
-            RayServeException: the step is not in this deployment: the caller knows another version of the pipeline.
+            RayServeException: the step is not in this deployment: the caller has another version of the pipeline.
         """
         if step not in self._host:
             raise RayServeException(f"step '{step}' is not in this deployment")

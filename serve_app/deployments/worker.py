@@ -27,11 +27,11 @@ __all__ = ["Worker", "in_flight"]
 
 
 class Worker:
-    """Consumes the queue and walks each image through the plan.
+    """Consumes the queue and runs each image through the plan.
 
     Args:
         structure: the pipeline without its tunables.
-        config: the queue, the results, how much at a time.
+        config: the queue, the results, limits.
         clients: what the gateway fetches for its keys.
         handles: a handle to each step's deployment, by the name of the step that has it.
         deadline_s: of a request to the gateway.
@@ -61,7 +61,7 @@ class Worker:
         )
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
-        """Take new tunables; images under way keep the engine that they began with. The first ones start it."""
+        """Apply tunables; images in progress keep the engine that they began with. Starts the consumer the first time."""
         plan = self._plan_with(tunables)
         await self._host.reconfigure(plan)
         if self._consumer is None:
@@ -121,8 +121,8 @@ class Worker:
 
 
 def in_flight(plan: Plan, config: IntakeConfig) -> int:
-    """Images that one worker has in hand: what its share of the first steps takes, twice, so that the next ones are
-    fetched meanwhile."""
+    """Images that one worker processes at a time: the capacity of its share of the first steps, twice, so that the next
+    images are fetched meanwhile."""
     if config.in_flight is not None:
         return config.in_flight
     taken = 0

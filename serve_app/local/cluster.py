@@ -93,75 +93,70 @@ class LocalCluster:
 @contextmanager
 def local_cluster(
     *,
-    host: str = "127.0.0.1",
     http_port: int = 8000,
     dashboard_port: int | None = 8265,
     min_cpus: int = 1,
     num_gpus: int | None = None,
-    haproxy: bool = True,
-    quiet: bool = True,
     keep_logs: bool = False,
 ) -> Iterator[LocalCluster]:
     """Start Ray and Serve on this machine; when the block ends, stop them and everything that they started.
 
-    Another cluster, on this machine or where ``RAY_ADDRESS`` points, is left alone. What the environment sets already
-    goes before the fast configuration. Enter the block before Ray is imported: only then are its ports on loopback.
+    Another cluster, on this machine or where ``RAY_ADDRESS`` points, is left alone. Variables that are set in the
+    environment take precedence over the fast configuration. Enter the block before Ray is imported: only then are its
+    ports on loopback. Ray's progress and the replicas' output go to the log files only.
 
-    In the block the first SIGINT, SIGTERM or SIGHUP raises ``KeyboardInterrupt``. At its end, requests that are under
-    way have some seconds to finish; another signal ends that wait.
+    In the block the first SIGINT, SIGTERM or SIGHUP raises ``KeyboardInterrupt``. At its end, requests in progress have
+    some seconds to finish; another signal ends that wait.
 
     Args:
-        host: address that the HTTP endpoint binds. With ``"0.0.0.0"`` other machines reach it, and the replicas' own
-            HTTP ports (30000 and up) too: put TLS and authentication in front.
-        http_port: port of the HTTP endpoint.
+        http_port: port of the HTTP endpoint, on loopback.
         dashboard_port: port of the dashboard, on loopback; ``None``: no dashboard, and no ``serve deploy``.
-        min_cpus: CPUs that Ray hands out, at least: logical ones, so that more replicas start than there are cores.
+        min_cpus: the least number of CPUs that Ray hands out: logical ones, so that more replicas start than there are
+            cores.
         num_gpus: GPUs that Ray hands out; ``None``: those that it finds.
-        haproxy: HAProxy in front; where it cannot run, Ray's Python proxy and a warning.
-        quiet: Ray's progress and the replicas' output go to the log files only.
         keep_logs: leave the files of the cluster, its logs among them, where they are.
 
     Raises:
         SetupError: a port is taken, Ray runs in this process already, or Serve does not start.
     """
-    require_port(host, http_port, "--port")
+    require_port("127.0.0.1", http_port, "--port")
     if dashboard_port is not None:
         require_port("127.0.0.1", dashboard_port, "--dashboard-port")
     if "RAY_ADDRESS" in os.environ:
         logger.warning(
             "RAY_ADDRESS is not used: this starts a cluster of its own. To deploy to yours: visiongraph render PIPELINE"
         )
-    binary = find_haproxy() if haproxy else None
-    if haproxy and binary is None:
+    binary = find_haproxy()
+    if binary is None:
         logger.warning("HAProxy does not run here: Ray's Python proxy takes the requests, about a tenth as many")
     mark = uuid.uuid4().hex
     with ExitStack() as stack:
         folder = _make_folder()
         if not keep_logs:
             stack.push(lambda _, error, __: _remove(folder, error))
+        token_file = _token_file(folder)
+        defaults = {**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **haproxy_environment(binary, folder)}
+        if token_file is not None:
+            defaults["RAY_AUTH_TOKEN_PATH"] = str(token_file)
         # Ray's session and the temporary files of all processes, those that are killed too, are removed with it.
-        fixed = {MARK: mark, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
-        proxy = haproxy_environment(binary, folder)
-        stack.enter_context(
-            _environment({**_LOCAL_ENVIRONMENT, **FAST_ENVIRONMENT, **_token_environment(folder), **proxy}, fixed)
-        )
+        stack.enter_context(_environment(defaults, {MARK: mark, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}))
         signals = StopRequests()
         stack.enter_context(signals.hurried())
         stack.callback(stop, mark, signals.hurry)
-        with signals.held():  # a ray.init() that is broken off half-way may crash this process later
-            log_dir = _start_ray(dashboard_port, max(_cpu_count(), min_cpus), num_gpus, quiet)
+        with signals.held():  # a ray.init() that is interrupted may crash this process later
+            log_dir = _start_ray(dashboard_port, max(_cpu_count(), min_cpus), num_gpus)
         stack.enter_context(signals.raised())
-        _start_serve(host, http_port, log_dir, quiet)
+        _start_serve(http_port, log_dir)
         yield LocalCluster(
-            http_url=f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http_port}",  # noqa: S104 - compared, not bound
+            http_url=f"http://127.0.0.1:{http_port}",
             dashboard_url=None if dashboard_port is None else f"http://127.0.0.1:{dashboard_port}",
-            token_file=_token_file(),
+            token_file=token_file,
             haproxy=binary is not None,
             log_dir=log_dir,
         )
 
 
-def _start_ray(dashboard_port: int | None, num_cpus: int, num_gpus: int | None, quiet: bool) -> Path:
+def _start_ray(dashboard_port: int | None, num_cpus: int, num_gpus: int | None) -> Path:
     import ray
 
     if ray.is_initialized():
@@ -174,19 +169,18 @@ def _start_ray(dashboard_port: int | None, num_cpus: int, num_gpus: int | None, 
         include_dashboard=dashboard_port is not None,
         dashboard_host="127.0.0.1",
         dashboard_port=dashboard_port,
-        log_to_driver=not quiet,
-        logging_level=logging.ERROR if quiet else logging.INFO,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     return session_dir() / "logs"
 
 
-def _start_serve(host: str, port: int, log_dir: Path, quiet: bool) -> None:
+def _start_serve(port: int, log_dir: Path) -> None:
     from ray import serve
 
-    if quiet:
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        serve.start(http_options={"host": host, "port": port}, logging_config=dict(LOGGING))
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=dict(LOGGING))
     except Exception as error:
         logs = str(log_dir / "serve")
         raise SetupError(f"Ray Serve does not start: {error}; its logs are in {logs}", logs=logs) from error
@@ -217,23 +211,19 @@ def _environment(defaults: Mapping[str, str], fixed: Mapping[str, str]) -> Itera
         os.environ.update(before)
 
 
-def _token_environment(folder: Path) -> dict[str, str]:
-    """A token for this cluster, where the user has none.
+def _token_file(folder: Path) -> Path | None:
+    """Where the token of this cluster is: the user's, or a new one; ``None`` where the environment needs no file.
 
-    Not in the home folder, where Ray would keep it: there it would make every later cluster of this user ask for it.
+    The new one is not in the home folder, where Ray would keep it and make every later cluster of this user ask for it.
     """
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or _HOME_TOKEN.expanduser().exists():
-        return {}
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or "RAY_AUTH_TOKEN" in os.environ:
+        return None
+    users = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", _HOME_TOKEN)).expanduser()
+    if "RAY_AUTH_TOKEN_PATH" in os.environ or users.exists():
+        return users
     path = folder / "ray-token"
     path.write_text(uuid.uuid4().hex + uuid.uuid4().hex)  # only this user may enter the folder
-    return {"RAY_AUTH_TOKEN_PATH": str(path)}
-
-
-def _token_file() -> Path | None:
-    """Where the token is that Ray uses in this environment."""
-    if os.environ["RAY_AUTH_MODE"] != "token" or "RAY_AUTH_TOKEN" in os.environ:
-        return None
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", str(_HOME_TOKEN))).expanduser()
+    return path
 
 
 def _cpu_count() -> int:

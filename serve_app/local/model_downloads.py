@@ -1,21 +1,21 @@
 """Which models a pipeline needs, and getting those that are not on this machine.
 
-What :mod:`classifiers.weights.catalogue` knows comes out of a wheel of the Python package index. Everything else is
-fetched by the classifier itself, when it is made, from where its own library fetches models.
+Models in :mod:`classifiers.weights.catalogue` come out of wheels of the Python package index. All others are downloaded
+by the classifier itself, when it is made, from where its own library gets models.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from huggingface_hub import try_to_load_from_cache
 from rich.console import Console
 
-from classifiers.weights import CATALOGUE, KnownModel, LocalPath, Wheel, cache_folder, find_model
+from classifiers.weights import CATALOGUE, LocalPath, cache_folder, find_model
 from graph.pipeline_file import constructor_of
 from graph.plan import Plan, PlannedStep
 from serve_app.local.wheels import FetchFailed, fault, fetch
@@ -23,8 +23,6 @@ from serve_app.local.wheels import FetchFailed, fault, fetch
 __all__ = ["FetchFailed", "ModelStatus", "download", "required_models"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-State = Literal["there", "missing", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,11 @@ class ModelStatus:
         steps: the steps that use it.
         source: where it comes from, for a person.
         licence: ``None``: not known here.
-        size_bytes: on this machine, or to be fetched; ``None``: not known before it is fetched.
-        state: ``"damaged"``: it was fetched, and is not what it was; ``note`` says why.
+        size_bytes: on this machine, or of the download; ``None``: not known before it is downloaded.
+        state: ``"damaged"``: it was downloaded, and has changed since; ``note`` says how.
         path: where it is; ``None`` if it is missing, or in the cache of its own library.
         note: what a person should know; may be empty.
+        user: a step that uses it; its classifier downloads what its own library can download.
     """
 
     ref: str
@@ -47,11 +46,10 @@ class ModelStatus:
     source: str
     licence: str | None
     size_bytes: int | None
-    state: State
+    state: Literal["there", "missing", "damaged"]
     path: Path | None
     note: str
-    make: Callable[[], object] = field(repr=False, compare=False)
-    """Makes the classifier that uses it, which fetches what its own library can fetch."""
+    user: PlannedStep = field(repr=False, compare=False)
 
 
 def required_models(plan: Plan) -> list[ModelStatus]:
@@ -71,23 +69,31 @@ def download(models: Iterable[ModelStatus], console: Console | None = None) -> N
         console: where the progress bar goes; stderr by default.
 
     Raises:
-        FetchFailed: a model cannot be had; those before it are there.
-        SetupError: a model that a classifier fetches itself cannot be had.
+        FetchFailed: a model cannot be downloaded; those before it are there.
+        SetupError: a model that a classifier downloads itself is not available.
     """
     console = console or Console(stderr=True)
     for model in models:
         known = CATALOGUE.get(model.ref)
         if model.state == "there":
             continue
-        if known is not None and known.wheel is not None:
-            _fetch(model, known.wheel, console)
-        elif known is not None:
+        if known is None:
+            with console.status(f"{model.ref}: fetching from {model.source}"):
+                model.user.cls(**model.user.params)
+            continue
+        if known.wheel is None:
             raise FetchFailed(
                 f"model {model.ref!r} ships with visiongraph and is {model.state}; install visiongraph again"
             )
-        else:
-            with console.status(f"{model.ref}: fetching from {model.source}"):
-                model.make()
+        models_folder = cache_folder() / "models"
+        place = models_folder / model.ref
+        if model.path is not None and model.path != place.resolve():
+            raise FetchFailed(f"{model.path} is damaged, and is found before the one that would be fetched; delete it")
+        otherwise = (
+            f"or copy the model from a machine that has it (its {models_folder}) into the folder named by "
+            "VISIONGRAPH_MODELS"
+        )
+        fetch(known.wheel, place, console, otherwise=otherwise)
 
 
 def _refs(step: PlannedStep) -> Iterator[str]:
@@ -103,49 +109,36 @@ def _names_model(annotation: Any) -> bool:
 
 
 def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
-    names = tuple(step.name for step in steps)
-    user = steps[0]
-
-    def make() -> object:
-        return user.cls(**user.params)
-
     path, known = find_model(ref), CATALOGUE.get(ref)
-    if known is not None:
-        return _known_status(ref, names, known, path, make)
-    if path is not None:
-        return ModelStatus(ref, names, "this machine", None, _size(path), "there", path, "", make)
+    found = ModelStatus(
+        ref=ref,
+        steps=tuple(step.name for step in steps),
+        source="this machine" if known is None else known.origin,
+        licence=None if known is None else known.licence,
+        size_bytes=None if path is None else _size(path),
+        state="missing" if path is None else "there",
+        path=path,
+        note="" if known is None else known.note,
+        user=steps[0],
+    )
+    if known is not None and known.wheel is not None:
+        if path is None:
+            return replace(found, size_bytes=known.wheel.size_bytes)
+        wrong = fault(path, known.wheel)
+        return found if wrong is None else replace(found, state="damaged", note=wrong)
+    if known is not None or path is not None:
+        return found
     if ref.endswith(".pt") and Path(ref).name == ref:
-        return ModelStatus(ref, names, "ultralytics' releases", "AGPL-3.0", None, "missing", None, "", make)
+        return replace(found, source="ultralytics' releases", licence="AGPL-3.0")
     if _HUB_ID.fullmatch(ref):
-        cached = try_to_load_from_cache(ref, "config.json", revision=user.params.get("revision"))
-        state: State = "there" if isinstance(cached, str) else "missing"
+        is_cached = isinstance(
+            try_to_load_from_cache(ref, "config.json", revision=steps[0].params.get("revision")), str
+        )
         note = "for its licence see its page at the hub"
-        return ModelStatus(ref, names, "Hugging Face hub", None, None, state, None, note, make)
-    return ModelStatus(ref, names, "this machine", None, None, "missing", None, "put it where it is said to be", make)
-
-
-def _known_status(
-    ref: str, names: tuple[str, ...], known: KnownModel, path: Path | None, make: Callable[[], object]
-) -> ModelStatus:
-    if path is None:
-        size = known.wheel.size_bytes if known.wheel else None
-        return ModelStatus(ref, names, known.origin, known.licence, size, "missing", None, known.note, make)
-    wrong = None if known.wheel is None else fault(path, known.wheel)
-    state: State = "damaged" if wrong else "there"
-    return ModelStatus(ref, names, known.origin, known.licence, _size(path), state, path, wrong or known.note, make)
+        return replace(found, source="Hugging Face hub", state="there" if is_cached else "missing", note=note)
+    return replace(found, note="put it where the pipeline file says it is")
 
 
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _fetch(model: ModelStatus, wheel: Wheel, console: Console) -> None:
-    models = cache_folder() / "models"
-    place = models / model.ref
-    if model.path is not None and model.path != place.resolve():
-        raise FetchFailed(f"{model.path} is damaged, and is found before the one that would be fetched; delete it")
-    otherwise = (
-        f"or copy the model from a machine that has it (its {models}) into the folder named by VISIONGRAPH_MODELS"
-    )
-    fetch(wheel, place, console, otherwise=otherwise)

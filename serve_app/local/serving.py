@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from classifiers import SetupError, VisionError
 from classifiers.weights import CATALOGUE
-from graph import Plan, PlannedStep, load_plan
-from graph.pipeline_file import INGRESS
+from graph import Plan, load_plan
 from serve_app.config import GatewayConfig, IntakeConfig
-from serve_app.local.cluster import LOGGING, local_cluster
+from serve_app.deployments import deployment_options
+from serve_app.local.cluster import LOGGING, LocalCluster, local_cluster
 from serve_app.local.model_downloads import required_models
 from serve_app.ray_internals import application_states
 
-__all__ = ["LocalServer", "NotEnoughResources", "serving"]
+__all__ = ["NotEnoughResources", "serving"]
 
 _POLL_S = 0.2
+
+Options = Mapping[str, Mapping[str, Any]]
 
 
 class NotEnoughResources(VisionError):
     """This machine lacks something that the pipeline's steps reserve: nothing is wrong with the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalServer:
-    """Where a served pipeline answers.
-
-    Attributes:
-        http_url: base of the routes, for example ``http://127.0.0.1:8000``.
-        dashboard_url: the Ray dashboard; ``None``: there is none.
-        token_file: has the token that the dashboard asks for; ``None``: it asks for none, or the environment has it.
-    """
-
-    http_url: str
-    dashboard_url: str | None
-    token_file: Path | None
 
 
 @contextmanager
@@ -52,139 +38,116 @@ def serving(
     gateway: GatewayConfig | None = None,
     intake: IntakeConfig | None = None,
     report: Callable[[str], None] = lambda _: None,
-) -> Iterator[LocalServer]:
+) -> Iterator[LocalCluster]:
     """Start Ray and Serve, deploy the pipeline, and stop everything when the block ends.
 
     Args:
         pipeline: the file.
         port: of the HTTP endpoint, on loopback.
         dashboard_port: of the Ray dashboard, on loopback; ``None``: none, which starts sooner.
-        gateway: authentication and limits; without it everybody on this machine is allowed.
+        gateway: authentication and limits; without it every client on this machine is allowed.
         intake: where jobs come from, and their results go; without it there are none.
         report: called with the name of each phase when it begins.
 
     Raises:
-        PipelineError: the file has mistakes.
+        PipelineError: the file has errors.
         SetupError: a model cannot be loaded, or a port is taken.
         NotEnoughResources: this machine lacks something that the steps reserve.
     """
-    report("looking at the pipeline and its models")
+    report("checking the pipeline and its models")
     plan = load_plan(pipeline)
-    # auth is off in so many words: the endpoint is bound to loopback
+    # explicitly no authentication: the endpoint is bound to loopback
     gateway = (gateway or GatewayConfig.model_validate({"auth": "none"})).bound_to("127.0.0.1")
-    _need_models(plan, pipeline)  # before anything is started
+    _require_models(plan, pipeline)  # before anything is started
+    options = deployment_options(plan, gateway, intake)
+    # None: as many as Ray finds; none where no step wants one, so that a pipeline for the CPU starts anywhere
+    gpus = None if any(step.serve.num_gpus for step in plan) else 0
     report("starting Ray and Serve on this machine")
     with local_cluster(
-        http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(plan, gateway, intake), num_gpus=_gpus(plan)
-    ) as ray:
-        _require_resources(plan, gateway, intake)
+        http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(options), num_gpus=gpus
+    ) as cluster:
+        _require_resources(options)
         report("loading the models")
         _deploy(pipeline, plan.name, gateway, intake)
-        yield LocalServer(ray.http_url, ray.dashboard_url, ray.token_file)
+        yield cluster
 
 
-def _need_models(plan: Plan, pipeline: str) -> None:
-    """Those that a classifier does not fetch by itself."""
+def _require_models(plan: Plan, pipeline: str) -> None:
+    """
+    Raises:
+        SetupError: a model is missing that its classifier does not fetch by itself.
+    """
     missing = [m for m in required_models(plan) if m.state != "there" and m.ref in CATALOGUE]
     if missing:
         found = "\n".join(f"model '{m.ref}' for {', '.join(m.steps)} is {m.state}" for m in missing)
         raise SetupError(f"{found}\nget it with: visiongraph models {pipeline} --download")
 
 
-def _cpus(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> int:
-    """Logical CPUs for every replica that the pipeline may have, twice: an update starts new ones beside the old."""
-    entry = gateway.shares * (gateway.num_cpus + _reserved(plan, INGRESS))
-    steps = sum(_most_replicas(plan[name]) * _reserved(plan, name) for name in plan.hosts)
-    workers = 0.0 if intake is None else intake.most_replicas * (intake.num_cpus + _reserved(plan, INGRESS))
-    return math.ceil(2 * (1 + entry + steps + workers))
+def _cpus(options: Options) -> int:
+    """Logical CPUs for every replica that there may be, twice: an update starts new ones beside the old."""
+    wanted = 0.0
+    for each in options.values():
+        wanted += _replicas(each, "max_replicas") * each["ray_actor_options"]["num_cpus"]
+    return math.ceil(2 * (1 + wanted))
 
 
-def _reserved(plan: Plan, host: str) -> float:
-    return sum(step.serve.num_cpus for step in plan.hosted_by(host))
+def _replicas(options: Mapping[str, Any], bound: str) -> int:
+    """The number of replicas of a deployment, or a bound of it."""
+    return int(options.get("num_replicas") or options["autoscaling_config"].get(bound, 1))
 
 
-def _most_replicas(step: PlannedStep) -> int:
-    scaling = step.serve.autoscaling
-    return scaling.max_replicas if scaling is not None else step.serve.num_replicas or 1
-
-
-def _gpus(plan: Plan) -> int | None:
-    """As many as Ray finds; none where no step wants one, so that a pipeline for the CPU starts anywhere."""
-    return None if any(step.serve.num_gpus for step in plan) else 0
-
-
-def _require_resources(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> None:
+def _require_resources(options: Options) -> None:
     """
     Raises:
         NotEnoughResources: not every deployment has room for its least number of replicas; Serve would wait forever.
     """
     import ray
 
-    from serve_app.deployments.options import GATEWAY, WORKER, gateway_options, step_options, worker_options
-
-    options = {name: step_options(plan, name) for name in plan.hosts}
-    options[GATEWAY] = gateway_options(plan, gateway)
-    if intake is not None:
-        options[WORKER] = worker_options(plan, intake)
-    wanted: dict[str, dict[str, list[float]]] = {}
-    for name, option in options.items():
-        for resource, amount in _amounts(option["ray_actor_options"]).items():
-            wanted.setdefault(resource, {})[name] = [amount] * _least_replicas(option)
+    wanted: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
+    for name, each in options.items():
+        reserved = each["ray_actor_options"]
+        # no CPUs: Ray hands out as many as are needed. And one replica even of a deployment that is scaled to zero.
+        named = {"GPU": reserved["num_gpus"], "memory": reserved.get("memory", 0), **reserved.get("resources", {})}
+        for resource, amount in named.items():
+            if amount:
+                wanted[resource][name] = [amount] * max(1, _replicas(each, "min_replicas"))
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    lacking = [
-        f"{_quantity(resource, sum(map(sum, by_name.values())))} for {_for_whom(resource, by_name)}; "
-        f"this machine has {_quantity(resource, has.get(resource, 0))}"
-        for resource, by_name in wanted.items()
-        if not _fits(resource, [each for amounts in by_name.values() for each in amounts], has.get(resource, 0))
-    ]
+    lacking = []
+    for resource, by_name in wanted.items():
+        amounts, available = [amount for each in by_name.values() for amount in each], has.get(resource, 0)
+        if not _fits(resource, amounts, available):
+            lacking.append(
+                f"the pipeline needs {_quantity(resource, sum(amounts))} for {_by_deployment(resource, by_name)}; "
+                f"this machine has {_quantity(resource, available)}"
+            )
     if lacking:
-        found = "\n".join(f"the pipeline needs {lack}" for lack in lacking)
-        raise NotEnoughResources(
-            f"{found}\nchange what the steps reserve in their serve: blocks, or use a machine that has it"
-        )
+        fix = "change what the steps reserve in their serve: blocks, or use a machine that has it"
+        raise NotEnoughResources("\n".join([*lacking, fix]))
 
 
-def _amounts(reserved: Mapping[str, Any]) -> dict[str, float]:
-    """What a replica reserves, by Ray's names; without CPUs, of which as many are handed out as are needed."""
-    named = {"GPU": reserved["num_gpus"], "memory": reserved.get("memory", 0), **reserved.get("resources", {})}
-    return {resource: amount for resource, amount in named.items() if amount}
-
-
-def _least_replicas(options: Mapping[str, Any]) -> int:
-    # one of those that may go away comes back with the first request
-    least: int = options.get("num_replicas") or options["autoscaling_config"].get("min_replicas", 1)
-    return max(1, least)
-
-
-def _fits(resource: str, amounts: list[float], available: float) -> bool:
+def _fits(resource: str, amounts: Sequence[float], available: float) -> bool:
     if resource != "GPU":
         return sum(amounts) <= available
-    # a share of a GPU cannot be of two
-    gpus = [1.0] * int(available)
-    for amount in sorted(amounts, reverse=True):
-        if amount > 1:
-            if amount > gpus.count(1.0):
-                return False
-            gpus = sorted(gpus)[: len(gpus) - math.ceil(amount)]
-            continue
-        index = next((i for i, left in enumerate(gpus) if left >= amount - 1e-6), None)
+    # a share of a GPU is a share of one GPU
+    shares = [share for amount in amounts for share in ([1.0] * math.ceil(amount) if amount > 1 else [amount])]
+    free = [1.0] * int(available)
+    for share in sorted(shares, reverse=True):
+        index = next((i for i, left in enumerate(free) if left >= share - 1e-6), None)
         if index is None:
             return False
-        gpus[index] -= amount
+        free[index] -= share
     return True
 
 
-def _for_whom(resource: str, by_name: Mapping[str, list[float]]) -> str:
+def _by_deployment(resource: str, amounts: Mapping[str, Sequence[float]]) -> str:
     return ", ".join(
-        f"{name} ({f'{len(amounts)} x ' if len(amounts) > 1 else ''}{_quantity(resource, amounts[0])})"
-        for name, amounts in by_name.items()
+        f"{name} ({f'{len(each)} x ' if len(each) > 1 else ''}{_quantity(resource, each[0])})"
+        for name, each in amounts.items()
     )
 
 
 def _quantity(resource: str, amount: float) -> str:
-    if resource == "memory":
-        return f"{int(amount / 2**20)} MiB of memory"
-    return f"{amount:g} {resource}"
+    return f"{int(amount / 2**20)} MiB of memory" if resource == "memory" else f"{amount:g} {resource}"
 
 
 def _deploy(pipeline: str, name: str, gateway: GatewayConfig, intake: IntakeConfig | None) -> None:
@@ -195,15 +158,11 @@ def _deploy(pipeline: str, name: str, gateway: GatewayConfig, intake: IntakeConf
     args = AppArgs(pipeline=pipeline, gateway=gateway, intake=intake)
     target = serve.RunTarget(build(args), name, logging_config=dict(LOGGING))
     serve.run_many([target], wait_for_applications_running=False)
-    while True:
-        state = application_states().get(name)
-        if state == "RUNNING":
-            return
+    while (state := application_states().get(name)) != "RUNNING":
         if state == "DEPLOY_FAILED":
-            raise SetupError(_why(serve.status().applications[name]))
+            application = serve.status().applications[name]
+            failed = [
+                f"{key}: {d.message}" for key, d in application.deployments.items() if d.status == "DEPLOY_FAILED"
+            ]
+            raise SetupError("\n".join(["the pipeline cannot be served:", *(failed or [application.message])]))
         time.sleep(_POLL_S)
-
-
-def _why(application: Any) -> str:
-    messages = [f"{name}: {d.message}" for name, d in application.deployments.items() if d.status == "DEPLOY_FAILED"]
-    return "\n".join(["the pipeline cannot be served:", *(messages or [application.message])])

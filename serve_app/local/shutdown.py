@@ -6,12 +6,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import psutil
 
-from serve_app.ray_internals import application_states, controller
+from serve_app.ray_internals import application_states
 
 __all__ = ["MARK", "stop"]
 
@@ -21,7 +21,6 @@ MARK = "VISIONGRAPH_CLUSTER"
 """Set in the environment while Ray starts: its processes inherit it and are known by it, even without their parent."""
 
 _APPLICATIONS_S = 10.0
-_CONTROLLER_S = 5.0
 _RAY_S = 10.0
 _DEAD_RAY_S = 2.0
 _KILLED_S = 5.0
@@ -31,14 +30,14 @@ _POLL_S = 0.1
 def stop(mark: str, hurry: threading.Event) -> None:
     """Stop Serve and Ray in this process, and every process that has this ``MARK``.
 
-    Requests that are under way may finish, for some seconds or until there is a hurry. Where Ray has died, or dies
-    meanwhile, nothing waits for it.
+    Requests in progress may finish, for some seconds or until ``hurry`` is set. Where Ray has died, or dies meanwhile,
+    nothing waits for it.
     """
     import ray
 
     processes = _processes(mark)
-    if ray.is_initialized() and _is_alive(processes):
-        _call(lambda: _stop_serve(hurry), _APPLICATIONS_S + _CONTROLLER_S + _RAY_S, lambda: _is_alive(processes))
+    if ray.is_initialized():
+        _call(lambda: _delete_applications(hurry), _APPLICATIONS_S + _RAY_S, lambda: _is_alive(processes))
     processes |= _processes(mark)
     alive = _is_alive(processes)
     if not alive:
@@ -64,35 +63,20 @@ def _kill(processes: Collection[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=_KILLED_S)
 
 
-def _stop_serve(hurry: threading.Event) -> None:
-    import ray
+def _delete_applications(hurry: threading.Event) -> None:
+    """Let requests in progress finish; HAProxy still carries them."""
     from ray import serve
+    from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
-    def controller_is_gone() -> bool:
-        try:
-            controller()
-        except ValueError:
-            return True
-        return False
-
     try:
-        # The applications first: HAProxy still carries the requests that are under way.
         for name in application_states():
             serve.delete(name, _blocking=False)
-        _wait(lambda: not application_states(), _APPLICATIONS_S, hurry)
-        # As serve.shutdown() does, but that waits in a call to the controller, and when it goes Ray prints a failure.
-        controller().graceful_shutdown.remote(wait=False)
-        _wait(controller_is_gone, _CONTROLLER_S, hurry)
-    except (ray.exceptions.RayError, RayServeException, ValueError) as error:
+        end = time.monotonic() + _APPLICATIONS_S
+        while application_states() and time.monotonic() < end and not hurry.wait(_POLL_S):
+            pass
+    except (RayError, RayServeException) as error:
         logger.debug("Serve did not start, or has died: %s", error)
-
-
-def _wait(done: Callable[[], bool], timeout_s: float, hurry: threading.Event) -> None:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end and not done():
-        if hurry.wait(_POLL_S):
-            return
 
 
 def _processes(mark: str) -> set[psutil.Process]:
@@ -101,12 +85,11 @@ def _processes(mark: str) -> set[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.add(process)
-                found.update(process.children(recursive=True))
+                found.update([process, *process.children(recursive=True)])
     return found
 
 
-def _is_alive(processes: Iterable[psutil.Process]) -> bool:
+def _is_alive(processes: Collection[psutil.Process]) -> bool:
     """Whether Ray's two servers run."""
     running = set()
     for process in processes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 __all__ = ["StopRequests"]
 
@@ -19,85 +20,72 @@ class StopRequests:
     Python lets only the main thread have handlers; in another one all of this does nothing.
 
     Attributes:
-        hurry: set once there was a signal that did more than ask to stop.
+        hurry: set by every signal after the first one.
     """
 
     def __init__(self) -> None:
         self.hurry = threading.Event()
-        self._asked = False
+        self._received = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """The block runs to its end before the first signal raises ``KeyboardInterrupt``; a second one raises at once.
 
-        Processes that start in the block do not see the terminal's SIGINT and SIGHUP: it sends them to all processes
-        behind it, and those are to go when they are told to.
+        Processes that start in the block do not see the terminal's SIGINT and SIGHUP, which it sends to all processes
+        of its session: these processes are stopped in order instead.
         """
-        with _handler(self._note), _terminal_ignored_by_children():
+        with self._handled(raises_at=2), _terminal_ignored_by_children():
             yield
-        if self._asked:
+        if self._received:
             raise KeyboardInterrupt
 
-    @contextmanager
-    def raised(self) -> Iterator[None]:
-        """The first signal raises ``KeyboardInterrupt``; another one hurries what follows, wherever that is."""
-        with _handler(self._raise_once):
-            yield
+    def raised(self) -> AbstractContextManager[None]:
+        """The first signal raises ``KeyboardInterrupt``; each further one sets ``hurry``."""
+        return self._handled(raises_at=1)
 
-    @contextmanager
-    def hurried(self) -> Iterator[None]:
+    def hurried(self) -> AbstractContextManager[None]:
         """A signal sets ``hurry`` and nothing else."""
-        with _handler(self._hurry):
-            yield
+        return self._handled(raises_at=0)
 
-    def _note(self, *_: object) -> None:
-        if self._asked:
-            self.hurry.set()
-            raise KeyboardInterrupt
-        self._asked = True
+    @contextmanager
+    def _handled(self, raises_at: int) -> Iterator[None]:
+        def handle(*_: object) -> None:
+            if self._received or not raises_at:
+                self.hurry.set()
+            if raises_at:
+                self._received += 1
+                if self._received == raises_at:
+                    raise KeyboardInterrupt
 
-    def _raise_once(self, *_: object) -> None:
-        if self._asked:
-            self.hurry.set()
-            return
-        self._asked = True
-        raise KeyboardInterrupt
-
-    def _hurry(self, *_: object) -> None:
-        self.hurry.set()
-
-
-@contextmanager
-def _handler(handler: Callable[..., None]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # One that is ignored stays so: nohup ignores SIGHUP, a script's background jobs SIGINT.
-    before = {number: current for number in _STOPPING if (current := signal.getsignal(number)) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        before = {number: signal.getsignal(number) for number in _STOPPING if in_main_thread}
         for number, previous in before.items():
-            # None is a handler that Python did not set, and cannot set again
-            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+            if previous != signal.SIG_IGN:  # nohup ignores SIGHUP, a script's background jobs SIGINT
+                signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, previous in before.items():
+                # None is a handler that Python did not set, and cannot set again
+                signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
 _ignoring = threading.Event()
-_registered = threading.Event()
 
 
 @contextmanager
 def _terminal_ignored_by_children() -> Iterator[None]:
-    if not _registered.is_set():  # it cannot be taken back, so once
-        _registered.set()
-        os.register_at_fork(after_in_child=_ignore_terminal)
+    _register_at_fork()
     _ignoring.set()
     try:
         yield
     finally:
         _ignoring.clear()
+
+
+@functools.cache  # it cannot be undone, so once
+def _register_at_fork() -> None:
+    os.register_at_fork(after_in_child=_ignore_terminal)
 
 
 def _ignore_terminal() -> None:

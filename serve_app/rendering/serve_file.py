@@ -10,8 +10,8 @@ import yaml
 
 from graph import load_plan
 from graph.pipeline_file import structure, tunables
-from serve_app.app import GatewayConfig, IntakeConfig
-from serve_app.deployments import GATEWAY, OPEN_GATEWAY, WORKER, gateway_options, step_options, worker_options
+from serve_app.config import GatewayConfig, IntakeConfig
+from serve_app.deployments import OPEN_GATEWAY, deployment_options
 from serve_app.local import LOGGING
 
 __all__ = ["render"]
@@ -77,12 +77,12 @@ def render(
         "pipeline": structure(plan.config),
         "gateway": {**gateway.model_dump(mode="json", exclude_defaults=True), "timeout_ms": gateway.timeout_ms},
     }
-    application["deployments"] = [
-        {"name": name, "user_config": changeable, **step_options(plan, name)} for name in plan.hosts
-    ] + [{"name": GATEWAY, "user_config": changeable, **gateway_options(plan, gateway)}]
     if intake is not None:
         application["args"]["intake"] = intake.model_dump(mode="json", exclude_defaults=True)
-        application["deployments"].append({"name": WORKER, "user_config": changeable, **worker_options(plan, intake)})
+    application["deployments"] = [
+        {"name": name, "user_config": changeable, **options}
+        for name, options in deployment_options(plan, gateway, intake).items()
+    ]
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": host, "port": port},

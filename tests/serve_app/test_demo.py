@@ -18,7 +18,7 @@ from classifiers import SetupError
 from serve_app.cli import demo
 from serve_app.cli.demo import Found, run_demo, show
 from serve_app.cli.phases import phases
-from serve_app.local.serving import LocalServer
+from serve_app.local.cluster import LocalCluster
 from serve_app.local.wheels import FetchFailed
 
 PIPELINE: dict[str, Any] = {
@@ -49,9 +49,9 @@ def serving(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def serving(
         pipeline: str, *, port: int, dashboard_port: None, report: Callable[[str], None]
-    ) -> Iterator[LocalServer]:
+    ) -> Iterator[LocalCluster]:
         report("starting")
-        yield LocalServer(served.rstrip("/"), None, None)
+        yield LocalCluster(served.rstrip("/"), None, None, haproxy=False, log_dir=Path())
 
     monkeypatch.setattr(demo, "serving", serving)
 

@@ -89,7 +89,7 @@ def test_from_submission_to_the_last_dead_letter(visiongraph: Run, brokers: dict
 
     first = letters[0]
     code, _, err = visiongraph("dlq", "retry", url, first["id"][:10])
-    assert (code, "1 dead letter put back" in err) == (0, True)
+    assert (code, "1 dead letter requeued" in err) == (0, True)
     assert [body["id"] for body in asyncio.run(bodies(url))] == first["jobs"]
 
     code, _, err = visiongraph("dlq", "purge", url, "--yes")
@@ -109,7 +109,7 @@ def test_more_letters_than_rabbitmq_sends_ahead(visiongraph: Run, brokers: dict[
 
     asyncio.run(fill())
     assert len(lines(visiongraph("dlq", "list", url, "--format", "json")[1])) == 250
-    assert "250 dead letters put back" in visiongraph("dlq", "retry", url)[2]
+    assert "250 dead letters requeued" in visiongraph("dlq", "retry", url)[2]
 
 
 class TestSubmit:

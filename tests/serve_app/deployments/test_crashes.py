@@ -16,46 +16,27 @@ import pytest
 from serve_app.deployments.crashes import Crashes, Death, Turns, UnderWay
 from serve_app.refusals import Quarantined
 
-PREFIX = "deaths/app/"
-
 
 def sha(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-class Store:
-    """The cluster's key-value store, as a dictionary."""
+Store = dict[str, bytes]
+"""In place of the cluster's key-value store."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
 
-    def kv_put(self, key: str, value: bytes) -> None:
-        self.values[key] = value
-
-    def kv_get(self, key: str) -> bytes | None:
-        return self.values.get(key)
-
-    def kv_keys(self, prefix: str) -> list[str]:
-        return [key for key in self.values if key.startswith(prefix)]
-
-    def kv_delete(self, key: str) -> None:
-        self.values.pop(key, None)
-
-    def put(self, death: Death) -> None:
-        self.values[PREFIX + death.process] = json.dumps(asdict(death)).encode()
-
-    def deaths(self) -> list[Death]:
-        return [Death(**json.loads(value)) for value in self.values.values()]
+def _deaths(store: Store) -> list[Death]:
+    return [Death(**json.loads(value)) for value in store.values()]
 
 
 @pytest.fixture
 def store() -> Store:
-    return Store()
+    return {}
 
 
 @pytest.fixture
 def crashes(tmp_path: Path, store: Store) -> Crashes:
-    return Crashes(tmp_path, PREFIX, store)
+    return Crashes(tmp_path, store)
 
 
 _ENDS = {
@@ -90,7 +71,7 @@ def _die(folder: Path, end: str, images: list[str], name: str = "p1", alone: boo
 def test_what_a_process_died_of(tmp_path: Path, crashes: Crashes, store: Store, end: str) -> None:
     _die(tmp_path, end, [sha("one"), sha("two")])
     crashes.refresh()
-    [death] = store.deaths()
+    [death] = _deaths(store)
     assert (death.process, death.host) == ("p1", "detect")
     assert sorted(death.images) == sorted([sha("one"), sha("two")])
     assert death.is_crash == (end != "killed")
@@ -104,13 +85,13 @@ def test_what_a_process_died_of(tmp_path: Path, crashes: Crashes, store: Store, 
 def test_a_process_that_ends_with_nothing_to_do_is_no_death(tmp_path: Path, crashes: Crashes, store: Store) -> None:
     _die(tmp_path, "killed", [])
     crashes.refresh()
-    assert not store.values
+    assert not store
     assert not list(tmp_path.iterdir())
 
 
 def test_a_process_that_lives_is_left_alone(tmp_path: Path, store: Store) -> None:
     under_way = UnderWay(tmp_path, "me", "detect")
-    crashes = Crashes(tmp_path, PREFIX, store, under_way)
+    crashes = Crashes(tmp_path, store, under_way)
     with under_way([sha("one")]):
         crashes.refresh()
         look = f"""
@@ -119,7 +100,7 @@ def test_a_process_that_lives_is_left_alone(tmp_path: Path, store: Store) -> Non
             assert not list(_sweep(Path({str(tmp_path)!r})))
             """
         subprocess.run([sys.executable, "-c", textwrap.dedent(look)], check=True)
-    assert not store.values
+    assert not store
     assert under_way.path.exists()
 
 
@@ -139,7 +120,8 @@ def _told(store: Store, crashes: Crashes, *deaths: Death) -> None:
     import time
 
     for number, death in enumerate(deaths):
-        store.put(replace(death, process=f"p{number}", at=time.time()))
+        found = replace(death, process=f"p{number}", at=time.time())
+        store[found.process] = json.dumps(asdict(found)).encode()
     crashes.refresh()
 
 
@@ -189,25 +171,31 @@ def test_it_is_forgotten_after_ten_minutes(store: Store, crashes: Crashes, monke
     monkeypatch.setattr(time, "time", lambda: now + 601)
     crashes.refresh()
     assert not crashes.is_suspect("detect", sha("one"))
-    assert not store.values
+    assert not store
 
 
-def test_a_death_that_could_not_be_told_is_told_later(tmp_path: Path, store: Store, crashes: Crashes) -> None:
-    def away(key: str, value: bytes) -> None:
-        raise ConnectionError
+def test_a_death_that_could_not_be_told_is_told_later(tmp_path: Path) -> None:
+    class Unavailable(dict[str, bytes]):
+        is_away = True
 
+        def __setitem__(self, key: str, value: bytes) -> None:
+            if self.is_away:
+                raise ConnectionError
+            super().__setitem__(key, value)
+
+    store = Unavailable()
+    crashes = Crashes(tmp_path, store)
     _die(tmp_path, "exit", [sha("one")])
-    store.kv_put = away  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
         crashes.refresh()
-    del store.kv_put
+    store.is_away = False
     crashes.refresh()
     assert crashes.is_suspect("detect", sha("one"))
 
 
 def test_the_store_does_not_grow(store: Store, crashes: Crashes) -> None:
     _told(store, crashes, *[DEATH] * 300)
-    assert len(store.values) == 256
+    assert len(store) == 256
 
 
 async def test_a_call_that_lost_its_process(tmp_path: Path, store: Store, crashes: Crashes) -> None:

@@ -231,7 +231,7 @@ async def test_a_call_of_many_batches_goes_on(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_what_a_process_works_on_is_recorded(tmp_path: Path) -> None:
     under_way = UnderWay(tmp_path, "me", "sleeps")
-    steps = await host(SLEEPS, of="sleeps", crashes=Crashes(tmp_path, "", _NoStore(), under_way))
+    steps = await host(SLEEPS, of="sleeps", crashes=Crashes(tmp_path, {}, under_way))
     call = replace(request(), sha256="ab" * 32)
     record = under_way.path
     before = record.read_bytes()
@@ -246,7 +246,7 @@ async def test_what_a_process_works_on_is_recorded(tmp_path: Path) -> None:
 
 
 async def test_a_suspect_is_run_alone_and_acquitted(tmp_path: Path) -> None:
-    suspects = _Suspects(tmp_path, "", _NoStore())
+    suspects = _Suspects(tmp_path, {})
     steps = await host(SLEEPS, of="sleeps", crashes=suspects)
     calls = [replace(request(), sha256=sha) for sha in ("suspect", "other", "other", "refused")]
     answers = await asyncio.gather(*(steps.call("sleeps", call) for call in calls))
@@ -259,19 +259,13 @@ async def test_a_suspect_is_run_alone_and_acquitted(tmp_path: Path) -> None:
 
 
 async def test_one_that_came_many_times_is_run_alone_once(tmp_path: Path) -> None:
-    suspects = _Suspects(tmp_path, "", _NoStore())
+    suspects = _Suspects(tmp_path, {})
     steps = await host(SLEEPS, of="sleeps", crashes=suspects)
     began = time.monotonic()
     calls = [replace(request(), sha256="suspect") for _ in range(8)]
     answers = await asyncio.gather(*(steps.call("sleeps", call, alone=True) for call in calls))
     assert [answer.result for answer in answers].count({"batch": 1}) >= 1
     assert time.monotonic() - began < 5 * 0.4
-
-
-class _NoStore:
-    """A cluster without a store: nothing is asked of it here."""
-
-    kv_put = kv_get = kv_keys = kv_delete = None  # type: ignore[assignment]
 
 
 class _Suspects(Crashes):

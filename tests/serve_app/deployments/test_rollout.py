@@ -26,10 +26,7 @@ IDLE = {"name": "idle", "class": "toys.Size", "serve": {"autoscaling": {"min_rep
 def store(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The cluster's key-value store, and short times."""
     kept: dict[str, bytes] = {}
-    monkeypatch.setattr(rollout, "kv_put", kept.__setitem__)
-    monkeypatch.setattr(rollout, "kv_get", kept.get)
-    monkeypatch.setattr(rollout, "kv_keys", lambda prefix: [key for key in kept if key.startswith(prefix)])
-    monkeypatch.setattr(rollout, "kv_delete", lambda key: kept.pop(key, None))
+    monkeypatch.setattr(rollout, "ClusterStore", lambda prefix: kept)
     monkeypatch.setattr(rollout.serve, "get_replica_context", lambda: SimpleNamespace(app_name="app"))
     monkeypatch.setattr(rollout, "_POLL_S", 0.01)
     monkeypatch.setattr(rollout, "_FAILED_FOR_S", 0.1)
@@ -83,7 +80,7 @@ async def test_a_version_with_a_step_that_cannot_be_loaded_does_not_take_over(st
     broken = process("second")
     with pytest.raises(ModelNotFound):
         await load(broken, ModelNotFound("no such model"))
-    with pytest.raises(SetupError, match="second of it is not loaded: ModelNotFound: no such model; the version bef"):
+    with pytest.raises(SetupError, match="its second could not be loaded: ModelNotFound: no such model; the previous"):
         await load(process("first"))
     await load(version(FIRST)("first"))  # the one before it is still complete
 
@@ -102,7 +99,7 @@ async def test_one_that_is_tried_again_is_waited_for() -> None:
 async def test_one_that_never_ends_is_given_up() -> None:
     process = version(FIRST, SECOND)
     process("second")  # it dies while it loads
-    with pytest.raises(SetupError, match="second of it is not loaded: it did not end"):
+    with pytest.raises(SetupError, match="its second could not be loaded: it did not finish"):
         await asyncio.gather(load(process("first")), load(process("ingress")))
 
 
