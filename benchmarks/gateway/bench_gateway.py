@@ -24,7 +24,6 @@ from typing import Any
 from unittest import mock
 
 import uvloop
-from fastapi.routing import APIRoute
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / "plugins"), str(Path(__file__).parents[2])]
 
@@ -93,7 +92,7 @@ async def _work(_request: Any, work: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def _no_deadline(_request: Any, _limit_ms: int) -> AsyncIterator[None]:
+async def _no_deadline(_limit_s: float, since: float) -> AsyncIterator[None]:
     yield
 
 
@@ -103,7 +102,7 @@ def only_the_slice(name: str) -> Iterator[None]:
     if name != "slice":
         yield
         return
-    with mock.patch.multiple("serve_app.http.application", unless_gone=_work, deadline=_no_deadline):
+    with mock.patch.multiple("serve_app.http.image_routes", unless_gone=_work, deadline=_no_deadline):
         yield
 
 
@@ -122,7 +121,7 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> None:
     def application(**block: Any) -> Any:
         return make_app(lambda: engine, config(**block))
 
-    with mock.patch("serve_app.http.application.guarded_route", return_value=APIRoute):
+    with mock.patch("serve_app.http.application.access", return_value=[]):
         plain = application(access_log=False)
     applications = {
         "slice": plain,

@@ -1,5 +1,6 @@
 """The walk of one image through the plan, and what the engine and a step say to each other."""
 
+from graph.engine.deadline import deadline
 from graph.engine.engine import Engine, StepBackend
 from graph.engine.explanation import Decision, StepExplanation, explain
 from graph.engine.frame import Frame
@@ -22,6 +23,7 @@ __all__ = [
     "StepRequest",
     "Target",
     "checked_metadata",
+    "deadline",
     "explain",
     "parse_metadata",
     "picks",

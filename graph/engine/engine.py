@@ -13,10 +13,11 @@ from typing import Any, Literal, Protocol
 
 from classifiers import InputError
 from graph.conditions import Budget, RuleError
+from graph.engine.deadline import deadline
 from graph.engine.frame import Frame
 from graph.engine.messages import Carried, CropSpec, StepAnswer, StepInfo, StepRequest, Target, loaded_digest
 from graph.engine.selection import detections_for, picks
-from graph.failures import DeadlineExceeded, Overloaded, StepFailed, StepUnavailable
+from graph.failures import Overloaded, StepFailed, StepUnavailable
 from graph.plan import Plan, PlannedStep
 
 __all__ = ["Engine", "StepBackend"]
@@ -118,18 +119,8 @@ class Engine:
             Overloaded: a step has no room or cannot be reached, or failed while the pipeline is being changed.
         """
         walk = _Walk(self.plan, self._backend, frame, dict(metadata or {}), request_id or uuid.uuid4().hex)
-        try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                return await walk.run()
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            limit_ms = round((timeout_s or 0) * 1000)
-            raise DeadlineExceeded(
-                f"the deadline of {limit_ms} ms passed before every step had answered; "
-                "allow more time or send a smaller image",
-                timeout_ms=limit_ms,
-            ) from None
+        async with deadline(timeout_s):
+            return await walk.run()
 
 
 class _Walk:
@@ -216,15 +207,15 @@ class _Walk:
             return _ended(carried.answer, carried.duration_ms)
         request = self._request(step, context, inputs, targets)
         try:
-            async with asyncio.timeout(step.timeout_s) as deadline:
+            async with asyncio.timeout(step.timeout_s) as limit:
                 answer = await self._backend.call(step.name, request)
                 if answer.wants_frame:
                     answer = await self._backend.call(step.name, replace(request, crops=None, frame=self._frame))
         except TimeoutError as error:
-            if not deadline.expired():
+            if not limit.expired():
                 return _failed(started, error)
-            limit = f"no answer within {round((step.timeout_s or 0) * 1000)} ms"
-            return _Outcome("timed_out", _since(started), error={"type": "StepTimeout", "detail": limit})
+            detail = f"no answer within {round((step.timeout_s or 0) * 1000)} ms"
+            return _Outcome("timed_out", _since(started), error={"type": "StepTimeout", "detail": detail})
         except (InputError, Overloaded):
             raise
         except Exception as error:  # noqa: BLE001 - the step's failure, whatever it is

@@ -1,9 +1,9 @@
-"""What each key has left: its rate with burst, its images of the day, its requests under way.
+"""What each key has left: its rate with burst, its images of the day, its concurrent requests.
 
-The counting is throttled-py's: the rate is its GCRA (ITU-T I.371), which lets through neither twice the burst at a
-border nor less than the rate, and tells what is left in the same go; the images are its fixed window, from midnight to
-midnight UTC. It knows nothing of requests under way, and no kept library does that refuses at once instead of waiting,
-so these are counted here: a set of names a key. :mod:`.redis_budgets` counts the same for many replicas.
+throttled-py does the counting: the rate is its GCRA (ITU-T I.371), which allows neither twice the burst at the border
+of two windows nor less than the rate; the images are its fixed window, from midnight to midnight UTC. Concurrent
+requests are counted here, a set of names for each key: neither throttled-py nor another maintained library refuses them
+at once instead of waiting. :mod:`.redis_budgets` counts the same for many replicas.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
+from functools import cache
 from typing import Literal, Protocol
 
 from throttled.asyncio import MemoryStore, RateLimiterType, Throttled, per_day, per_duration
@@ -22,10 +23,10 @@ __all__ = ["CONCURRENT_RETRY_S", "DAY_S", "Budgets", "LocalBudgets", "Refusal", 
 
 DAY_S = 86_400
 
-# When one of the requests under way ends, nobody knows.
+# It is not known when one of the concurrent requests will end.
 CONCURRENT_RETRY_S = 1.0
 
-# Keys of which this process remembers something, the last used first: with `auth: none` each client address is one.
+# Keys that this process keeps counts of, the last used ones: with `auth: none` each client address is one.
 _MAX_KEYS = 100_000
 
 # throttled-py takes a rate as a whole number in whole seconds.
@@ -36,14 +37,14 @@ Refusal = Literal["rate", "day", "concurrent"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a request may pass, and what its key has left.
+    """Whether a request is allowed, and what its key has left.
 
     Attributes:
-        refused: which of the limits said no; ``None``: the request may pass.
-        remaining: requests that may come at once after this one; ``None`` where the rate is not limited.
-        reset_s: seconds until the burst is there again in full.
+        refused: the limit that was exceeded; ``None``: the request is allowed.
+        remaining: requests that may follow at once; ``None`` where the rate is not limited.
+        reset_s: seconds until the whole burst is available again.
         images_left: of the day; ``None`` where they are not limited, or were not asked for.
-        retry_after_s: seconds after which the same request may pass; 0 where it did.
+        retry_after_s: seconds after which the same request may be allowed; 0 where it was.
     """
 
     refused: Refusal | None
@@ -54,17 +55,17 @@ class Verdict:
 
 
 class Budgets(Protocol):
-    """Decides, and counts what has passed."""
+    """Decides about requests, and counts those that it allows."""
 
     async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:
-        """Let a request pass or not. What is refused for one limit takes nothing of those after it.
+        """Allow a request or refuse it. One that a limit refuses takes nothing of the limits after it.
 
         Args:
             key: whose budget.
             limits: the budget, asked in this order: rate, requests under way, images.
-            images: that the request wants to run.
-            lease: names the request until it is given back.
-            lease_s: after that time it counts as ended in any case.
+            images: that the request will run.
+            lease: names the request until it has ended.
+            lease_s: after this time it counts as ended in any case.
         """
 
     async def give_back(self, key: str, lease: str) -> None:
@@ -75,15 +76,19 @@ class LocalBudgets:
     """Counts in this process. Use it from one event loop.
 
     Args:
-        max_keys: of so many something is remembered, the last used first.
+        max_keys: whose counts are kept, the last used ones.
     """
 
     def __init__(self, max_keys: int = _MAX_KEYS) -> None:
-        self._store = MemoryStore(options={"MAX_SIZE": max_keys})
-        self._limiters: dict[tuple[str, float, int], Throttled] = {}
+        store = MemoryStore(options={"MAX_SIZE": max_keys})
+        rate, day = RateLimiterType.GCRA.value, RateLimiterType.FIXED_WINDOW.value
+        self._rate = cache(
+            lambda per_second, burst: Throttled(using=rate, quota=_quota(per_second, burst), store=store)
+        )
+        self._day = cache(lambda images: Throttled(using=day, quota=per_day(images), store=store))
         self._under_way: dict[str, set[str]] = {}
 
-    async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:  # noqa: ARG002 - no lease is left behind
+    async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:  # noqa: ARG002 - leases end with this process
         """See :class:`Budgets`."""
         remaining, reset_s, left = None, 0.0, None
         if limits.requests_per_second is not None:
@@ -102,35 +107,22 @@ class LocalBudgets:
         return Verdict(None, remaining, reset_s, left, 0.0)
 
     async def give_back(self, key: str, lease: str) -> None:
-        """See :class:`Budgets`; of a request that was counted elsewhere nothing happens."""
+        """See :class:`Budgets`; a request that was counted elsewhere has no effect."""
         under_way = self._under_way.get(key, set())
         under_way.discard(lease)
         if not under_way:
             self._under_way.pop(key, None)
 
-    async def _images(self, key: str, per_day: int, images: int) -> tuple[int, float]:
-        """Take images: how many are left, and 0 or the seconds until there are new ones."""
-        day = self._day(per_day)
+    async def _images(self, key: str, quota: int, images: int) -> tuple[int, float]:
+        """Take images. Returns how many are left, and 0 or the seconds until the quota resets."""
+        day = self._day(quota)
         if images > 1:
-            # The window counts what it refuses too, and many that do not fit must not take those that are left.
+            # The window counts refused images too: a request for more than are left must not take those.
             there = await day.peek(key)
             if there.remaining < images:
                 return there.remaining, there.reset_after
         answer = await day.limit(key, images)
         return answer.state.remaining, answer.state.reset_after if answer.limited else 0.0
-
-    def _rate(self, per_second: float, burst: int) -> Throttled:
-        limiter = self._limiters.get(("rate", per_second, burst))
-        return limiter or self._new("rate", per_second, burst, RateLimiterType.GCRA, _quota(per_second, burst))
-
-    def _day(self, images: int) -> Throttled:
-        limiter = self._limiters.get(("day", images, 0))
-        return limiter or self._new("day", images, 0, RateLimiterType.FIXED_WINDOW, per_day(images))
-
-    def _new(self, kind: str, amount: float, burst: int, algorithm: RateLimiterType, quota: Quota) -> Throttled:
-        limiter = Throttled(using=algorithm.value, quota=quota, store=self._store)
-        self._limiters[kind, amount, burst] = limiter
-        return limiter
 
 
 def _quota(per_second: float, burst: int) -> Quota:

@@ -1,4 +1,4 @@
-"""One budget a key for all replicas, counted in Redis; a local share of it while Redis is unavailable."""
+"""One budget per key for all replicas, counted in Redis; a local share of it while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ __all__ = ["RedisBudgets"]
 
 _log = logging.getLogger(__name__)
 
-# After a failure the local share counts for so long before Redis is asked again.
-_AWAY_S = 1.0
+# After a failure the local share applies for this long before Redis is asked again.
+_RETRY_AFTER_S = 1.0
 
-# All that a request asks, in one command. The rate is throttled-py's own script, as a function.
-# KEYS: of the rate, of the requests under way (sorted set, by the end of their lease in us), of the images of the day.
-# ARGV: seconds a request and burst, or 0; requests that may be under way, or -1; lease; its length in us; images of the
-# day, or -1; images; seconds after which the day's count may go.
-# By Redis's own clock: those of the replicas may differ.
+# All checks of a request in one command, by Redis's own clock. The rate is throttled-py's own script, as a function.
+# KEYS: of the rate, of the concurrent requests (sorted set, by the end of their lease in us), of the images of the day.
+# ARGV: seconds per request and burst, or 0; limit of concurrent requests, or -1; lease; its length in us; images per
+# day, or -1; images; seconds after which the day's count expires.
 _TAKE = (
     f"local function rate(KEYS, ARGV) {RedisLimitAtomicActionSpec.SCRIPTS} end"
     """
@@ -60,15 +59,16 @@ _TAKE = (
 )
 
 
-class _CommonBudgets:
-    """Counts in Redis, as long as it is there.
+class RedisBudgets:
+    """Counts in Redis. Use it from one event loop; it connects with the first request.
 
     Args:
         url: ``redis://`` or ``rediss://``.
         prefix: begins the names of all entries.
+        shares: how many replicas there may be; each has that part of a budget while Redis is unavailable.
     """
 
-    def __init__(self, url: str, prefix: str) -> None:
+    def __init__(self, url: str, prefix: str, shares: int) -> None:
         self._redis = PipeliningRedis.from_url(
             url,
             decode_responses=True,
@@ -78,17 +78,42 @@ class _CommonBudgets:
         )
         self._take = self._redis.register_script(_TAKE)
         self._prefix = prefix
+        self._shares = shares
+        self._local = LocalBudgets()
+        self._is_down = False
+        self._ask_at = float("-inf")
 
     async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:
-        """See :class:`serve_app.access.budgets.Budgets`.
+        """See :class:`serve_app.access.budgets.Budgets`."""
+        if time.monotonic() >= self._ask_at:
+            if self._is_down:  # this request asks for all: the others do not wait with it
+                self._ask_at = time.monotonic() + _RETRY_AFTER_S
+            try:
+                verdict = await self._ask(key, limits, images, lease, lease_s)
+            except (RedisError, OSError) as error:  # the timeout too
+                self._has_failed(error)
+            else:
+                if self._is_down:
+                    self._is_down = False
+                    self._ask_at = float("-inf")
+                    _log.warning("Redis is available again: all replicas share each budget")
+                return verdict
+        return await self._local.take(key, limits.share(self._shares), images, lease, lease_s)
 
-        Raises:
-            RedisError, OSError: Redis is unavailable.
-        """
+    async def give_back(self, key: str, lease: str) -> None:
+        """See :class:`serve_app.access.budgets.Budgets`. While Redis is unavailable the lease expires by itself."""
+        await self._local.give_back(key, lease)
+        if not self._is_down:
+            try:
+                await self._redis.zrem(self._concurrent(key), lease)
+            except (RedisError, OSError) as error:
+                self._has_failed(error)
+
+    async def _ask(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:
         day, of_day_s = divmod(time.time(), DAY_S)
         rate, concurrent, per_day = limits.requests_per_second, limits.concurrent, limits.images_per_day
         refused, remaining, reset_s, retry_s, left = await self._take(
-            [f"{self._prefix}:rate:{key}", self._under_way(key), f"{self._prefix}:day:{day:.0f}:{key}"],
+            [f"{self._prefix}:rate:{key}", self._concurrent(key), f"{self._prefix}:day:{day:.0f}:{key}"],
             [
                 *((1 / rate, limits.burst_size) if rate is not None else (0, 0)),
                 *(concurrent if concurrent is not None else -1, lease, round(lease_s * 1e6)),
@@ -104,68 +129,16 @@ class _CommonBudgets:
             retry_after_s=retry_after_s[refused],
         )
 
-    async def give_back(self, key: str, lease: str) -> None:
-        """See :class:`serve_app.access.budgets.Budgets`.
-
-        Raises:
-            RedisError, OSError: Redis is unavailable.
-        """
-        await self._redis.zrem(self._under_way(key), lease)
-
-    def _under_way(self, key: str) -> str:
+    def _concurrent(self, key: str) -> str:
         return f"{self._prefix}:under-way:{key}"
 
-
-class RedisBudgets:
-    """Counts in Redis. Use it from one event loop; it connects with the first request.
-
-    Args:
-        url: ``redis://`` or ``rediss://``.
-        prefix: begins the names of all entries.
-        shares: how many replicas there may be; each has that part of a budget while Redis is unavailable.
-    """
-
-    def __init__(self, url: str, prefix: str, shares: int) -> None:
-        self._common = _CommonBudgets(url, prefix)
-        self._shares = shares
-        self._local = LocalBudgets()
-        self._away = False
-        self._ask_at = float("-inf")
-
-    async def take(self, key: str, limits: Limits, images: int, lease: str, lease_s: float) -> Verdict:
-        """See :class:`serve_app.access.budgets.Budgets`."""
-        if time.monotonic() >= self._ask_at:
-            if self._away:  # this request asks for all: the others do not wait with it
-                self._ask_at = time.monotonic() + _AWAY_S
-            try:
-                verdict = await self._common.take(key, limits, images, lease, lease_s)
-                self._is_back()
-                return verdict
-            except (RedisError, OSError) as error:  # the timeout too
-                self._is_away(error)
-        return await self._local.take(key, limits.share(self._shares), images, lease, lease_s)
-
-    async def give_back(self, key: str, lease: str) -> None:
-        """See :class:`serve_app.access.budgets.Budgets`. Where Redis is unavailable the lease expires by itself."""
-        await self._local.give_back(key, lease)
-        if self._away:
-            return
-        try:
-            await self._common.give_back(key, lease)
-        except (RedisError, OSError) as error:
-            self._is_away(error)
-
-    def _is_away(self, error: Exception) -> None:
-        self._ask_at = time.monotonic() + _AWAY_S
-        if not self._away:
-            self._away = True
+    def _has_failed(self, error: Exception) -> None:
+        self._ask_at = time.monotonic() + _RETRY_AFTER_S
+        if not self._is_down:
+            self._is_down = True
             what = str(error) or type(error).__name__
             _log.error(
-                "Redis is away (%s): this replica counts 1/%d of each budget until it is back", what, self._shares
+                "Redis is unavailable (%s): this replica counts 1/%d of each budget until it is available again",
+                what,
+                self._shares,
             )
-
-    def _is_back(self) -> None:
-        if self._away:
-            self._away = False
-            self._ask_at = float("-inf")
-            _log.warning("Redis is back: budgets are counted together again")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import json
 import logging
 import re
 import time
@@ -27,10 +25,10 @@ _log = logging.getLogger(__name__)
 _FETCH_TIMEOUT_S = 3.0
 _MAX_JWKS_BYTES = 1 << 20
 
-# Tokens that name made-up keys must not make us ask the provider each time.
+# Tokens with invented key ids must not cause a request to the provider each time.
 _ASK_AGAIN_S = 10.0
 
-# A provider that is away must not lock everybody out at once, nor may keys that it has taken back be good for ever.
+# Keys that were read stay valid for so long when the provider is unavailable: not forever, since it may revoke them.
 _BLIND_S = 3600.0
 
 _TENANT = re.compile(r"[\x21-\x7e]{1,128}")
@@ -51,7 +49,7 @@ class Tokens:
     def __init__(self, config: JwtConfig) -> None:
         self._config = config
         self._url = config.jwks if "://" in config.jwks else None
-        self._keys: list[dict[str, Any]] = []
+        self._keys: list[tuple[object, str, jwt.PyJWK]] = []  # its kid, and an algorithm that it is for
         self._read_at = self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
         if self._url is None:
@@ -61,11 +59,11 @@ class Tokens:
                 raise SetupError(f"the keys of {config.issuer} in {config.jwks} cannot be read: {error}") from error
 
     async def check(self, credential: str) -> Principal:
-        """Tell whose token it is.
+        """Identify the client by its token.
 
         Raises:
-            Unauthorized: it is not good; the message says why only where that helps an honest client.
-            NotReady: the provider's keys cannot be had.
+            Unauthorized: it is invalid; the message says why only where that helps an honest client.
+            NotReady: the provider's keys are unavailable.
         """
         config = self._config
         try:
@@ -99,12 +97,12 @@ class Tokens:
             raise Unauthorized(f"{_BAD}: its {self._config.tenant_claim} is no name")
         said = claims.get(self._config.scopes_claim, [])
         words = said.split() if isinstance(said, str) else said if isinstance(said, list) else []
-        # A key's tenant cannot begin so: whoever is called like a tenant at the provider does not become that tenant.
+        # No tenant of a key has this prefix: a user of the provider cannot become the tenant of a key by its name.
         name = f"{JWT_TENANTS}{tenant}"
         return Principal(name, name, frozenset(scope for scope in KEY_SCOPES if scope in words))
 
     async def _key(self, kid: object, algorithm: str) -> jwt.PyJWK:
-        """The key that a token was signed with: the one of that id, else the only one that it can have been."""
+        """The key that a token was signed with: the one with its id, or else the only possible one."""
         now = time.monotonic()
         fitting = self._fitting(kid, algorithm)
         if now - self._read_at > self._config.refresh_s or not fitting:
@@ -120,13 +118,12 @@ class Tokens:
 
     def _fitting(self, kid: object, algorithm: str) -> list[jwt.PyJWK]:
         """A key without ``kid`` may be any token's, and a token without it may be signed by any key."""
-        rows = [row for row in self._keys if kid is not None and row.get("kid") == kid] or [
-            row for row in self._keys if kid is None or row.get("kid") is None
-        ]
-        return [key for row in rows if (key := _usable(row, algorithm)) is not None]
+        named = [key for key in self._keys if kid is not None and key[0] == kid]
+        keys = named or [key for key in self._keys if kid is None or key[0] is None]
+        return [jwk for _, known, jwk in keys if known == algorithm]
 
     async def _ask(self, now: float) -> None:
-        """Read the keys again, if nobody has in the last seconds. One request asks, and the others wait for it."""
+        """Read the keys again, unless that was done in the last seconds. One request reads them; the others wait."""
         async with self._asking:
             if now < self._asked_at or time.monotonic() - self._asked_at < _ASK_AGAIN_S:
                 return
@@ -159,11 +156,15 @@ class Tokens:
         if not isinstance(document, dict):
             raise ValueError("it is no set of keys")  # noqa: TRY004 - as json.loads
         rows = document.get("keys")
-        found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-        if not any(_usable(row, algorithm) for row in found for algorithm in get_args(Algorithm)):
+        keys = [
+            (row.get("kid"), algorithm, jwk)
+            for row in (rows if isinstance(rows, list) else ())
+            for algorithm in get_args(Algorithm)
+            if isinstance(row, dict) and (jwk := _usable(row, algorithm)) is not None
+        ]
+        if not keys:
             raise ValueError("it has no key that signatures can be checked with")
-        _key_of.cache_clear()
-        self._keys = found
+        self._keys = keys
         self._read_at = time.monotonic()
 
 
@@ -178,12 +179,7 @@ def _usable(row: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
         or row.get("crv") not in _CURVES.get(algorithm, (row.get("crv"),))
     ):
         return None
-    return _key_of(json.dumps(row), algorithm)
-
-
-@functools.lru_cache(maxsize=256)
-def _key_of(row: str, algorithm: str) -> jwt.PyJWK | None:
     try:
-        return jwt.PyJWK(json.loads(row), algorithm)
-    except jwt.PyJWTError:  # a damaged key; the others may be good
+        return jwt.PyJWK(row, algorithm)
+    except jwt.PyJWTError:  # a damaged key; the others may be valid
         return None

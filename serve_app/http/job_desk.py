@@ -1,4 +1,4 @@
-"""Where clients hand in jobs and ask for them: all of a list are accepted, or none."""
+"""Jobs of clients: a list is put on the queue as a whole or not at all; and the state of each job."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import Field
+
+from serve_app.http.json_bodies import JsonBody
 from serve_app.http.problems import Malformed
 from serve_app.images import Sources
 from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
-from serve_app.refusals import JobsUnavailable
+from serve_app.refusals import Forbidden, JobsUnavailable
 from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
 
 __all__ = ["JobDesk", "JobItem"]
@@ -26,24 +28,19 @@ _RETRY_AFTER_S = 5
 _log = logging.getLogger(__name__)
 
 
-async def _for_free() -> None:
-    pass
+class JobItem(JsonBody):
+    """One image to run."""
 
-
-@dataclass(frozen=True, slots=True)
-class JobItem:
-    """One image that a client wants to have run."""
-
-    uri: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-    annotate: bool = False
+    uri: str = Field(min_length=1, max_length=2048, description="Where the image is: https://... or s3://...")
+    metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
+    annotate: bool | None = Field(False, description="Keep the picture with boxes and labels, too")
 
 
 class JobDesk:
-    """Puts jobs on a queue, and knows how they stand. Use it from one event loop.
+    """Puts jobs on a queue, and knows their state. Use it from one event loop.
 
     Args:
-        queue: not opened; it is when it is needed.
+        queue: not opened; it is opened when it is needed.
         store: where jobs and results are kept.
         sources: says what may be fetched.
     """
@@ -51,40 +48,41 @@ class JobDesk:
     def __init__(self, queue: Queue, store: ResultStore, sources: Sources) -> None:
         self._queue = queue
         self._store = store
-        self.sources = sources
+        self._sources = sources
 
     async def submit(
         self,
         items: Sequence[JobItem],
-        owner: str | None,
         policy: dict[str, Any] | None,
-        idempotency_key: str | None = None,
-        *,
-        pay: Callable[[], Awaitable[None]] = _for_free,
+        idempotency_key: str | None,
+        pay: Callable[[], Awaitable[None]],
     ) -> list[str]:
-        """Accept jobs: their markers are written, then their messages are on the queue.
+        """Accept jobs: their markers are written, then their messages are published.
 
         Args:
-            items: checked.
-            owner: who may see them; ``None``: everyone.
-            policy: what the worker may fetch for them, see :class:`serve_app.images.job_sources.Sources`.
-            idempotency_key: with the same key and owner come the same ids.
+            items: with metadata that was checked.
+            policy: what the worker may fetch for them, see :class:`serve_app.images.job_sources.Sources`. Their tenant
+                may see them; ``None``: everyone.
+            idempotency_key: with the same key and tenant come the same ids.
             pay: takes the jobs from their owner's quota; not called for jobs that were sent before.
 
         Returns:
             The jobs' ids, in the order of ``items``.
 
         Raises:
+            Forbidden: the image of one may not be fetched.
             Malformed: the key was used for other jobs.
             JobsUnavailable: the queue or the store is unavailable; nothing was accepted.
         """
+        await asyncio.to_thread(self._check, items, policy)
+        owner = None if policy is None else policy["tenant"]
         request = None if idempotency_key is None else await asyncio.to_thread(_digest_of_items, items)
         markers = [
             JobMarker(
                 _job_id(owner, idempotency_key, index),
                 item.uri,
-                item.metadata,
-                item.annotate,
+                item.metadata or {},
+                bool(item.annotate),
                 owner,
                 policy,
                 request=request,
@@ -106,15 +104,22 @@ class JobDesk:
                     if fresh:
                         await self._queue.publish(await asyncio.to_thread(lambda: [_body(marker) for marker in fresh]))
             except BaseException:
-                # With a key the client comes again for the same jobs, and another request of it may have had them
+                # With a key the client sends the same jobs again, and another request with it may have had them
                 # accepted meanwhile: those stay.
                 if idempotency_key is None:
                     await asyncio.shield(self._withdraw(markers))
                 raise
         return [marker.id for marker in markers]
 
+    def _check(self, items: Sequence[JobItem], policy: dict[str, Any] | None) -> None:
+        for index, item in enumerate(items):
+            try:
+                self._sources.check(item.uri, policy)
+            except Forbidden as error:
+                raise Forbidden(f"[{index}].uri: {error}", index=index) from error
+
     async def status(self, job_id: str) -> JobStatus | None:
-        """How a job stands; ``None``: it is not known.
+        """The state of a job; ``None``: it is not known.
 
         Raises:
             JobsUnavailable: the store is unavailable.
@@ -137,12 +142,12 @@ class JobDesk:
             await self._store.put_job(marker)
             return True
         await self._store.create_job(marker)
-        # A message too many does no harm, the worker finds the job's end; one too few would.
+        # An extra message does no harm, since the worker finds the job's outcome; a missing one would.
         status = await self._store.status(marker.id)
         return status is None or status.status == "queued"
 
     async def _withdraw(self, markers: Sequence[JobMarker]) -> None:
-        with suppress(StoreUnavailable, BadResultsUri):  # then nobody knows their ids
+        with suppress(StoreUnavailable, BadResultsUri):  # nobody knows their ids
             await asyncio.gather(*(self._store.withdraw(marker) for marker in markers))
 
     @asynccontextmanager
@@ -158,8 +163,10 @@ class JobDesk:
 
 
 def _job_id(owner: str | None, key: str | None, index: int) -> str:
-    identity = uuid.uuid4().hex if key is None else _digest([owner, key, index])[:32]
-    return f"{JOB_PREFIX}{identity}"
+    if key is None:
+        return f"{JOB_PREFIX}{uuid.uuid4().hex}"
+    identity = json.dumps([owner, key, index], sort_keys=True)
+    return f"{JOB_PREFIX}{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
 
 
 def _body(marker: JobMarker) -> bytes:
@@ -167,14 +174,10 @@ def _body(marker: JobMarker) -> bytes:
 
 
 def _digest_of_items(items: Sequence[JobItem]) -> str:
-    """As of the whole list, one by one: other threads run in between."""
+    """Of their JSON, item by item: other threads run in between."""
     digest = hashlib.sha256(b"[")
     for index, item in enumerate(items):
-        text = json.dumps([item.uri, item.metadata, item.annotate], sort_keys=True)
+        text = json.dumps([item.uri, item.metadata or {}, bool(item.annotate)], sort_keys=True)
         digest.update(f"{', ' if index else ''}{text}".encode())
     digest.update(b"]")
     return digest.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from classifiers import TooManyBytes, VisionError
 from graph import Overloaded
 from serve_app.access import Clients, budget_key
-from serve_app.http.arrivals import Arrivals, Slots
+from serve_app.http.arrivals import Arrival, Arrivals, Slots
 from serve_app.http.problems import problem_response
 from serve_app.refusals import UnsupportedBody
 
@@ -178,7 +178,7 @@ class BodyLimit:
         state = scope["state"]
         facts = state["facts"]
         facts["bytes"] = 0
-        arrival = self._arrivals.expect(budget_key(state["client"]))
+        arrival = Arrival(self._arrivals, budget_key(state["client"]))
         has_slot = False
 
         async def counted() -> Message:
@@ -214,7 +214,7 @@ class BodyLimit:
         finally:
             arrival.end()
             if has_slot:
-                self._slots.give_back()
+                self._slots.release()
             self._room.give_back(facts["bytes"])
 
     def _too_many(self) -> TooManyBytes:

@@ -1,4 +1,4 @@
-"""The shapes of the answers, for the OpenAPI document and for clients. The engine makes them; nothing is converted."""
+"""The shapes of responses, for the OpenAPI document and for clients. Nothing is converted to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Edge", "Health", "PipelineView", "Result", "StepView"]
+__all__ = ["AcceptedJobs", "Health", "JobView", "PipelineView", "Result"]
 
 
 class _Closed(BaseModel):
@@ -30,7 +30,7 @@ class ResultPipeline(_Closed):
 
 
 class ErrorView(_Closed):
-    """Why a step has no result."""
+    """Why a step or a job has no result."""
 
     type: str
     detail: str
@@ -55,6 +55,28 @@ class Result(_Closed):
     context: dict[str, dict[str, Any]] = Field(description="The result of each step that is ok, by its name")
     steps: list[ResultStep]
     metadata: dict[str, Any]
+
+
+class AcceptedJob(_Closed):
+    """A job that will be run."""
+
+    id: str
+    status_url: str = Field(description="Where to ask for its state")
+
+
+class AcceptedJobs(_Closed):
+    """The jobs, in the order in which they were sent."""
+
+    jobs: list[AcceptedJob]
+
+
+class JobView(_Closed):
+    """The state of a job."""
+
+    id: str
+    status: Literal["queued", "running", "succeeded", "failed"]
+    result: Result | None = Field(description="Of a job that succeeded")
+    error: ErrorView | None = Field(description="Of a job that failed")
 
 
 class StepView(_Closed):

@@ -1,23 +1,29 @@
-"""The age of the oldest waiting message, where the broker does not tell it and looking would count as a delivery."""
+"""The age of the oldest waiting message, where the broker does not report it and looking would count as a delivery."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from serve_app.queues.protocol import Message
 
 __all__ = ["OldestEstimate"]
 
 
 class OldestEstimate:
-    """Bounds the age by what passes: queues are nearly first-in first-out; what waits is younger than what came."""
+    """An upper bound: queues are nearly first-in first-out, so what waits is younger than what was received."""
 
     def __init__(self) -> None:
         self._floor: float | None = None  # nothing that waits was published before this
         self._first_seen: float | None = None
 
-    def received(self, published: float) -> None:
-        """A message was received that had been published then."""
-        self._floor = max(self._floor or 0.0, published)
+    def received(self, messages: Iterable[Message]) -> None:
+        """Take note of messages that were received."""
+        for message in messages:
+            if message.published is not None:
+                self._floor = max(self._floor or 0.0, message.published)
 
     def age_s(self, waiting: int | None, now: float) -> float | None:
-        """The age in seconds now that ``waiting`` wait: rather too high than too low once some were received."""
+        """The age in seconds, when ``waiting`` messages wait: too high rather than too low once some were received."""
         if waiting is None:
             return None
         if waiting == 0:

@@ -16,22 +16,23 @@ from serve_app.queues.protocol import Message, Queue
 
 __all__ = ["DeadLetter", "Held", "hold", "purge", "retry"]
 
+_NAMES = ("id", "jobs", "type", "reason", "attempts", "time")
 _QUIET_S = 1.0
 _BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that will not be tried again by itself.
+    """A message that is not retried automatically.
 
     Attributes:
-        id: derived from the jobs or the body: what a crash doubles has one id.
+        id: derived from the jobs or the body, so that a letter that a crash duplicates has one id.
         body: the original message, byte for byte.
         jobs: ids of the jobs in it that failed; empty where the body could not be understood.
         type: the error's class.
         reason: what went wrong, for a person.
-        attempts: how often a worker tried; deliveries of the message where the broker moved it.
-        time: when it was given up, ISO 8601 in UTC.
+        attempts: of the workers; deliveries of the message where the broker moved it.
+        time: of the dead letter, ISO 8601 in UTC.
     """
 
     id: str
@@ -44,46 +45,31 @@ class DeadLetter:
 
     @classmethod
     def of(cls, message: Message, jobs: tuple[str, ...], kind: str, reason: str, attempts: int = 1) -> DeadLetter:
-        """The letter of a message that is given up now."""
+        """The letter of a message that has just failed for good."""
         identity = hashlib.sha256("\n".join(jobs).encode() if jobs else message.body).hexdigest()[:32]
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         return cls(identity, message.body, jobs, kind, reason, attempts, now)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; a body that is not UTF-8 stands as ``body_base64``."""
+        """JSON values; a body that is not UTF-8 is in ``body_base64``."""
         try:
             body = {"body": self.body.decode()}
         except UnicodeDecodeError:
             body = {"body_base64": base64.b64encode(self.body).decode()}
-        return {
-            "id": self.id,
-            "jobs": list(self.jobs),
-            "type": self.type,
-            "reason": self.reason,
-            "attempts": self.attempts,
-            "time": self.time,
-            **body,
-        }
+        named = {name: getattr(self, name) for name in _NAMES}
+        return {**named, "jobs": list(self.jobs), **body}
 
     def encode(self) -> bytes:
-        """As it lies in the queue of dead letters."""
+        """The form in the queue of dead letters."""
         return json.dumps(self.as_dict()).encode()
 
     @classmethod
     def decode(cls, message: Message) -> DeadLetter:
-        """Read a letter back. What the broker itself moved there (its delivery limit) has no envelope and gets one."""
+        """Read a letter. A message that the broker itself moved there (its delivery limit) gets an envelope."""
         try:
             value = json.loads(message.body)
             body = base64.b64decode(value["body_base64"]) if "body_base64" in value else value["body"].encode()
-            return cls(
-                value["id"],
-                body,
-                tuple(value["jobs"]),
-                value["type"],
-                value["reason"],
-                value["attempts"],
-                value["time"],
-            )
+            return cls(body=body, **{name: value[name] for name in _NAMES} | {"jobs": tuple(value["jobs"])})
         except (ValueError, LookupError, TypeError, AttributeError):
             sent = datetime.fromtimestamp(message.published or time.time(), UTC).isoformat(timespec="milliseconds")
             identity = hashlib.sha256(message.body).hexdigest()[:32]
@@ -93,7 +79,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A letter, and the messages that it lies in: more than one where a crash doubled it."""
+    """A letter and its messages: more than one where a crash duplicated it."""
 
     letter: DeadLetter
     messages: tuple[Message, ...]
@@ -101,9 +87,9 @@ class Held:
 
 @asynccontextmanager
 async def hold(dead: Queue, limit: int = 10_000, quiet_s: float = _QUIET_S) -> AsyncIterator[list[Held]]:
-    """Lease what is in an opened queue of dead letters, each letter once, oldest first; the rest goes back at the end.
+    """Lease the letters in an opened queue of dead letters, each once, oldest first; release them at the end.
 
-    The queue has been read to its end when nothing came for ``quiet_s``.
+    The queue has been read to its end when nothing arrived for ``quiet_s``.
     """
     taken: list[Message] = []
     try:

@@ -32,8 +32,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 def queue_from_url(url: str) -> Queue:
     """Make the queue that a URL names; nothing is connected before ``open``.
 
-    ``${NAME}`` in it stands for an environment variable of the process that opens the queue, so that no password need
-    stand in configurations and logs.
+    ``${NAME}`` in it is replaced by an environment variable of the process that opens the queue, so that configurations
+    and logs need not hold a password.
 
     Raises:
         BadQueueUrl: the URL is not one of the known forms, or names a variable that is not set.
@@ -49,7 +49,7 @@ def queue_from_url(url: str) -> Queue:
         raise MissingExtra(
             f"{parts.scheme}:// needs the package '{error.name}'; install it with: pip install 'visiongraph[{extra}]'"
         ) from error
-    make: Callable[[QueueUrl], Queue] = getattr(loaded, class_name).from_url
+    make: Callable[[QueueUrl], Queue] = getattr(loaded, class_name)
     return make(parts)
 
 

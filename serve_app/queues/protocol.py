@@ -1,15 +1,31 @@
-"""What a queue is here: messages are leased, not taken, and end by ``ack``, ``nack`` or ``dead_letter``."""
+"""What a queue is: its messages are leased, and settled by ``ack``, ``nack`` or ``dead_letter``."""
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from classifiers import SetupError, VisionError
 
-__all__ = ["BadQueueUrl", "Message", "MissingExtra", "Queue", "QueueStats", "QueueUnavailable"]
+if TYPE_CHECKING:
+    from serve_app.queues.urls import QueueUrl
+
+__all__ = [
+    "BadQueueUrl",
+    "Message",
+    "MissingExtra",
+    "Queue",
+    "QueueStats",
+    "QueueUnavailable",
+    "chunks",
+    "is_cancelled",
+]
+
+T = TypeVar("T")
 
 
 class BadQueueUrl(SetupError):
@@ -44,11 +60,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """How a queue stands.
+    """How many messages a queue holds.
 
     Attributes:
         waiting: messages that a worker could get now; ``None``: the broker does not tell.
-        in_flight: messages that are leased or put off; ``None``: the broker does not tell.
+        in_flight: messages that are leased or delayed; ``None``: the broker does not tell.
         oldest_age_s: seconds since the oldest waiting message was published, 0 with none waiting; ``None``: not known.
     """
 
@@ -64,23 +80,26 @@ class Queue(ABC):
     acknowledged or its lease extended. All methods but ``close`` raise :class:`QueueUnavailable` when the broker cannot
     be reached or ``close`` was called meanwhile, and connect again when they are called again.
 
-    What is done with a message whose lease has ended, or whose connection was lost, has no effect and is no error: the
-    broker delivers it again.
+    Settling a message whose lease has expired, or whose connection was lost, has no effect and is no error: the broker
+    delivers it again.
+
+    Args:
+        url: says where the queue is, and its options.
+        name: what it is called at the broker.
     """
 
-    scheme: ClassVar[str]
-    """The URL's."""
+    kind: ClassVar[str]
+    """What the broker calls a queue, for messages."""
 
     stats_are_late: ClassVar[bool] = False
-    """Whether ``stats`` tells how the queue stood minutes ago."""
+    """Whether ``stats`` is some minutes old."""
 
     lease_s: float = 60.0
     """How long a message that was received stays invisible to others."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What it is called at the broker."""
+    def __init__(self, url: QueueUrl, name: str) -> None:
+        self._url = url
+        self.name = name
 
     @abstractmethod
     async def open(self) -> None:
@@ -123,11 +142,17 @@ class Queue(ABC):
 
     @abstractmethod
     async def stats(self) -> QueueStats:
-        """How the queue stands now; with most brokers an estimate. Leases nothing and counts as no delivery."""
+        """How many messages the queue holds now, mostly an estimate. Leases none, and counts as no delivery."""
 
-    @abstractmethod
+    @property
+    def dead_name(self) -> str:
+        """What the queue of its dead letters is called at the broker."""
+        return f"{self.name}-dead"
+
     def dead(self) -> Queue:
         """The queue of its dead letters, not opened."""
+        make: Callable[[QueueUrl, str], Queue] = type(self)
+        return make(self._url, self.dead_name)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -135,3 +160,38 @@ class Queue(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def unavailable(self, why: object) -> QueueUnavailable:
+        """The error to raise; ``why``: the client's error."""
+        return QueueUnavailable(f"the {self.kind} '{self.name}' cannot be used: {str(why) or type(why).__name__}")
+
+    @contextmanager
+    def translating(self, errors: tuple[type[Exception], ...], is_lost: Callable[[], bool]) -> Iterator[None]:
+        """Raise :class:`QueueUnavailable` for a client's errors.
+
+        Clients end the calls of a connection that is closed with errors of all kinds, ``CancelledError`` among them. To
+        their callers that is a lost connection.
+
+        Args:
+            errors: what the client raises when the broker does not answer.
+            is_lost: whether the connection that the block uses was closed.
+        """
+        try:
+            yield
+        except errors as error:
+            raise self.unavailable(error) from error
+        except (asyncio.CancelledError, Exception) as error:
+            if is_cancelled() or not is_lost():
+                raise
+            raise self.unavailable("the connection was closed") from error
+
+
+def is_cancelled() -> bool:
+    """Whether the current task was asked to cancel, and not only a call that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Pieces of at most ``size``, in order."""
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -21,74 +21,47 @@ from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage, SubscriberAsyn
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 
-from serve_app.queues.cancelling import is_cancelled
-from serve_app.queues.chunks import chunks
-from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
+from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, chunks
 from serve_app.queues.urls import FORMS, QueueUrl
 
 __all__ = ["PubsubQueue"]
 
 _MAX_PUBLISH = 500  # messages a request may hold 1,000 of and 10 MB
 _MAX_ACK_IDS = 500
-_TIMEOUT_S = 30.0
 _PULL_TIMEOUT_S = 60.0
 _MIN_WAIT_S = 0.2  # a pull has to travel
 _MIN_LEASE_S, _MAX_LEASE_S = 10, 600
 _DELIVERY_LIMIT = 100  # the largest that Pub/Sub takes
 _METRICS_WINDOW_S = 600  # Cloud Monitoring's values are a few minutes old
-_NO_RETRY = AsyncRetry(predicate=lambda _: False)  # the worker has its own, and one that is bounded
+_NO_RETRY = AsyncRetry(predicate=lambda _: False)  # the worker retries by itself, for a limited time
+_CALL: dict[str, Any] = {"timeout": 30.0, "retry": _NO_RETRY}
+_ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, grpc.RpcError)
 
 
 class PubsubQueue(Queue):
-    """A pull subscription, and the topic and subscription ``NAME-dead`` for its dead letters.
+    """``pubsub://PROJECT/SUBSCRIPTION``: a pull subscription. ``NAME-dead`` is for its dead letters.
 
-    How many messages wait is known to Cloud Monitoring only, and minutes late; with an emulator it is not known.
+    ``?create=true`` creates missing topics and subscriptions. ``endpoint`` is host:port of a server without TLS in
+    place of Google's; default: ``PUBSUB_EMULATOR_HOST``. ``lease_s`` is the acknowledgement deadline of each delivery.
 
-    Args:
-        project: the project's id.
-        subscription: the subscription's id. Made, with a topic of the same name, where ``create`` is set.
-        endpoint: host:port of a server without TLS in place of Google's; default: ``PUBSUB_EMULATOR_HOST``.
-        lease_s: the acknowledgement deadline that each delivery gets, 10 to 600.
+    Only Cloud Monitoring knows how many messages wait, and with a delay of minutes; with an emulator it is not known.
     """
 
-    scheme: ClassVar[str] = "pubsub"
+    kind: ClassVar[str] = "Pub/Sub subscription"
     stats_are_late: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        project: str,
-        subscription: str,
-        endpoint: str | None = None,
-        *,
-        create: bool = False,
-        lease_s: float = 60.0,
-    ) -> None:
-        self._project = project
-        self._subscription = subscription
-        self._endpoint = endpoint or os.environ.get("PUBSUB_EMULATOR_HOST")
-        self._create = create
-        self.lease_s = lease_s
+    def __init__(self, url: QueueUrl, name: str | None = None) -> None:
+        url.only("endpoint", "create", "lease_s")
+        if not url.host or not url.path or "/" in url.path:
+            raise BadQueueUrl(f"{url.base} does not name a subscription; it looks like {FORMS['pubsub']}")
+        super().__init__(url, name or url.path)
+        self._create = url.flag("create")
+        self.lease_s = url.number("lease_s", 60.0, 1, _MAX_LEASE_S)
         self._clients: _Clients | None = None
         self._topic: str | None = None
         self._pulling: asyncio.Task[list[Any]] | None = None
         self._pulled: list[Any] = []
         self._waiting_for_pull = 0
-
-    @classmethod
-    def from_url(cls, url: QueueUrl) -> PubsubQueue:
-        """``pubsub://PROJECT/SUBSCRIPTION``; ``?create=true`` makes topic and subscription when they are not there."""
-        url.only("endpoint", "create", "lease_s")
-        if not url.host or not url.path or "/" in url.path:
-            raise BadQueueUrl(f"{url.base} does not name a subscription; it looks like {FORMS['pubsub']}")
-        create = url.options.get("create", "false")
-        if create not in ("true", "false"):
-            raise BadQueueUrl(f"the queue URL says create={create}; it is true or false")
-        lease_s = url.seconds("lease_s", 60.0, 1, _MAX_LEASE_S)
-        return cls(url.host, url.path, url.options.get("endpoint"), create=create == "true", lease_s=lease_s)
-
-    @property
-    def name(self) -> str:
-        return self._subscription
 
     async def open(self) -> None:
         async with self._using() as clients:
@@ -131,7 +104,7 @@ class PubsubQueue(Queue):
         return [_message(raw) for raw in received]
 
     async def _pull(self, clients: _Clients, limit: int) -> list[Any]:
-        request = {"subscription": self._path(self._subscription), "max_messages": limit}
+        request = {"subscription": self._path(self.name), "max_messages": limit}
         try:
             answer = await clients.subscriber.pull(request, timeout=_PULL_TIMEOUT_S, retry=_NO_RETRY)
         except DeadlineExceeded:
@@ -142,8 +115,8 @@ class PubsubQueue(Queue):
         async with self._using() as clients:
             for chunk in chunks(messages, _MAX_ACK_IDS):
                 ids = [message.receipt for message in chunk]
-                request = {"subscription": self._path(self._subscription), "ack_ids": ids}
-                await clients.subscriber.acknowledge(request, timeout=_TIMEOUT_S, retry=_NO_RETRY)
+                request = {"subscription": self._path(self.name), "ack_ids": ids}
+                await clients.subscriber.acknowledge(request, **_CALL)
 
     async def nack(self, message: Message, delay_s: float = 0.0) -> None:
         async with self._using() as clients:
@@ -159,7 +132,7 @@ class PubsubQueue(Queue):
 
     async def dead_letter(self, message: Message, letter: bytes) -> None:
         async with self._using() as clients:
-            await self._publish(clients, self._topic_path(self._dead_name), [letter])
+            await self._publish(clients, self._topic_path(self.dead_name), [letter])
         await self.ack([message])
 
     async def stats(self) -> QueueStats:
@@ -170,47 +143,38 @@ class PubsubQueue(Queue):
         # what is leased counts as undelivered; the two cannot be told apart
         return QueueStats(None if undelivered is None else round(undelivered), None, age)
 
-    def dead(self) -> PubsubQueue:
-        return PubsubQueue(self._project, self._dead_name, self._endpoint, create=self._create, lease_s=self.lease_s)
-
-    @property
-    def _dead_name(self) -> str:
-        return f"{self._subscription}-dead"
-
     def _path(self, subscription: str) -> str:
-        return f"projects/{self._project}/subscriptions/{subscription}"
+        return f"projects/{self._url.host}/subscriptions/{subscription}"
 
     def _topic_path(self, topic: str) -> str:
-        return f"projects/{self._project}/topics/{topic}"
+        return f"projects/{self._url.host}/topics/{topic}"
 
     async def _publish(self, clients: _Clients, topic: str, bodies: Sequence[bytes]) -> None:
         for chunk in chunks(bodies, _MAX_PUBLISH):
             messages = [PubsubMessage(data=body) for body in chunk]
-            await clients.publisher.publish({"topic": topic, "messages": messages}, timeout=_TIMEOUT_S, retry=_NO_RETRY)
+            await clients.publisher.publish({"topic": topic, "messages": messages}, **_CALL)
 
     async def _set_deadline(self, clients: _Clients, ids: Sequence[str], seconds: int) -> None:
         for chunk in chunks(ids, _MAX_ACK_IDS):
             request = {
-                "subscription": self._path(self._subscription),
+                "subscription": self._path(self.name),
                 "ack_ids": list(chunk),
                 "ack_deadline_seconds": seconds,
             }
-            await clients.subscriber.modify_ack_deadline(request, timeout=_TIMEOUT_S, retry=_NO_RETRY)
+            await clients.subscriber.modify_ack_deadline(request, **_CALL)
 
     async def _find_topic(self, clients: _Clients) -> str:
         if self._topic is None:
-            if self._create and not self._subscription.endswith("-dead"):
-                await self._make(clients, self._dead_name, None)
-                await self._make(clients, self._subscription, self._topic_path(self._dead_name))
-            path = self._path(self._subscription)
+            if self._create and not self.name.endswith("-dead"):
+                await self._make(clients, self.dead_name, None)
+                await self._make(clients, self.name, self._topic_path(self.dead_name))
+            path = self._path(self.name)
             try:
-                found = await clients.subscriber.get_subscription(
-                    {"subscription": path}, timeout=_TIMEOUT_S, retry=_NO_RETRY
-                )
+                found = await clients.subscriber.get_subscription({"subscription": path}, **_CALL)
             except NotFound as error:
                 raise BadQueueUrl(
                     f"there is no Pub/Sub subscription {path}; create it and, for dead letters, "
-                    f"a topic and subscription '{self._dead_name}', or add create=true to the queue URL"
+                    f"a topic and subscription '{self.dead_name}', or add create=true to the queue URL"
                 ) from error
             self._topic = found.topic
         return self._topic
@@ -221,22 +185,22 @@ class PubsubQueue(Queue):
         if dead_topic is not None:  # this is also what makes Pub/Sub count deliveries
             request["dead_letter_policy"] = {"dead_letter_topic": dead_topic, "max_delivery_attempts": _DELIVERY_LIMIT}
         with suppress(AlreadyExists):
-            await clients.publisher.create_topic({"name": topic}, timeout=_TIMEOUT_S, retry=_NO_RETRY)
+            await clients.publisher.create_topic({"name": topic}, **_CALL)
         with suppress(AlreadyExists):
-            await clients.subscriber.create_subscription(request, timeout=_TIMEOUT_S, retry=_NO_RETRY)
+            await clients.subscriber.create_subscription(request, **_CALL)
 
     async def _metric(self, clients: _Clients, name: str) -> float | None:
         """The newest value of one of the subscription's metrics; ``None`` where there is none, as with an emulator."""
         now = round(time.time())
         request = ListTimeSeriesRequest(
-            name=f"projects/{self._project}",
+            name=f"projects/{self._url.host}",
             filter=f'metric.type = "pubsub.googleapis.com/subscription/{name}" '
-            f'AND resource.labels.subscription_id = "{self._subscription}"',
+            f'AND resource.labels.subscription_id = "{self.name}"',
             interval=TimeInterval(start_time={"seconds": now - _METRICS_WINDOW_S}, end_time={"seconds": now}),
             view=ListTimeSeriesRequest.TimeSeriesView.FULL,
         )
         try:
-            pages = await clients.metrics.list_time_series(request, timeout=_TIMEOUT_S, retry=_NO_RETRY)
+            pages = await clients.metrics.list_time_series(request, **_CALL)
         except GoogleAPICallError as error:
             if error.grpc_status_code is grpc.StatusCode.UNIMPLEMENTED:
                 return None
@@ -247,19 +211,11 @@ class PubsubQueue(Queue):
     @asynccontextmanager
     async def _using(self) -> AsyncIterator[_Clients]:
         clients = self._clients
-        try:
+        with self.translating(_ERRORS, lambda: self._clients is not clients):
             if clients is None:
-                clients = self._clients = _Clients(self._endpoint)
+                endpoint = self._url.options.get("endpoint") or os.environ.get("PUBSUB_EMULATOR_HOST")
+                clients = self._clients = _Clients(endpoint)
             yield clients
-        except (GoogleAPICallError, RetryError, GoogleAuthError, grpc.RpcError) as error:
-            raise self._unavailable(error) from error
-        except (asyncio.CancelledError, Exception) as error:
-            if is_cancelled() or self._clients is clients:
-                raise
-            raise self._unavailable("the connection was closed") from error
-
-    def _unavailable(self, why: object) -> QueueUnavailable:
-        return QueueUnavailable(f"the Pub/Sub subscription '{self._subscription}' cannot be used: {why}")
 
 
 def _message(raw: Any) -> Message:

@@ -1,6 +1,6 @@
-"""RabbitMQ: a durable quorum queue, publisher confirms, and quorum queues with a TTL for what is put off.
+"""RabbitMQ: a durable quorum queue, publisher confirms, and quorum queues with a TTL for messages that are delayed.
 
-Needs RabbitMQ 3.10 or later. The broker's own delivery limit is set far above the workers': it is only the net below.
+Needs RabbitMQ 3.10 or later. The broker's own delivery limit is a safety net, set far above the workers'.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,14 +19,13 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aio_pika.exceptions import AMQPError
 
 from serve_app.queues.age import OldestEstimate
-from serve_app.queues.cancelling import is_cancelled
-from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
+from serve_app.queues.protocol import Message, Queue, QueueStats, QueueUnavailable, is_cancelled
 from serve_app.queues.urls import QueueUrl
 
 __all__ = ["RabbitQueue"]
 
 _DELIVERY_LIMIT = 1000
-_NEVER = 2**31 - 1  # dead letters are delivered whenever somebody looks at them, and must not end by that
+_NO_LIMIT = 2**31 - 1  # each look at the dead letters is a delivery
 _DELAYS_MS = (100, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000)
 """A delay is rounded up to one of these: each has a queue of its own, since messages expire only at a queue's head."""
 _TIMEOUT_S = 30.0
@@ -49,7 +48,8 @@ class _Session:
 
     connection: AbstractConnection
     channel: AbstractChannel
-    arrived: asyncio.Queue[AbstractIncomingMessage] | None = None
+    arrived: asyncio.Queue[AbstractIncomingMessage | None] | None = None
+    """Deliveries, and ``None`` when the channel was closed."""
     delays: set[int] = field(default_factory=set)
 
 
@@ -64,39 +64,22 @@ class _Receipt(NamedTuple):
 
 
 class RabbitQueue(Queue):
-    """A quorum queue.
+    """``amqp://user:pass@host/vhost?queue=NAME``: a quorum queue.
 
-    Args:
-        url: of the broker and vhost.
-        queue: the queue's name.
-        prefetch: messages that the broker sends ahead; more than the worker holds at once.
+    With ``&prefetch=N`` the broker sends so many messages ahead: more than the worker processes at a time.
     """
 
-    scheme: ClassVar[str] = "amqp"
-    lease_s: float = (
-        600.0  # a delivery stays ours while the channel is open; the broker's consumer_timeout is 30 minutes
-    )
+    kind: ClassVar[str] = "RabbitMQ queue"
+    # A delivery is leased while the channel is open; the broker's consumer_timeout is 30 minutes.
+    lease_s: float = 600.0
 
-    def __init__(self, url: str, queue: str, prefetch: int = 200) -> None:
-        self._url = url
-        self._queue = queue
-        self._prefetch = prefetch
+    def __init__(self, url: QueueUrl, name: str | None = None) -> None:
+        url.only("queue", "prefetch")
+        super().__init__(url, name or url.need("queue"))
+        self._prefetch = int(url.number("prefetch", 200, 1, 65_535))
         self._session: _Session | None = None
         self._connecting = asyncio.Lock()
         self._oldest = OldestEstimate()
-
-    @classmethod
-    def from_url(cls, url: QueueUrl) -> RabbitQueue:
-        """``amqp://user:pass@host/vhost?queue=NAME``."""
-        url.only("queue", "prefetch")
-        prefetch = url.options.get("prefetch", "200")
-        if not prefetch.isdigit() or not 1 <= int(prefetch) <= 65_535:
-            raise BadQueueUrl(f"the queue URL says prefetch={prefetch}; it must be a whole number from 1 to 65535")
-        return cls(url.base, url.need("queue"), int(prefetch))
-
-    @property
-    def name(self) -> str:
-        return self._queue
 
     async def open(self) -> None:
         async with self._using():
@@ -110,39 +93,30 @@ class RabbitQueue(Queue):
     async def publish(self, bodies: Sequence[bytes]) -> None:
         async with self._using() as session:
             headers = {"x-published": _now_ms()}
-            await self._send(session, self._queue, [(body, headers) for body in bodies])
+            await self._send(session, self.name, [(body, headers) for body in bodies])
 
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
         async with self._using() as session:
-            if session.arrived is None:
-                arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-                queue = await session.channel.get_queue(self._queue, ensure=False)
-                await queue.consume(arrived.put)
-                session.arrived = arrived
-            deliveries = await self._take(session.arrived, session.channel, limit, wait_s)
-        messages = [_message(session, delivery) for delivery in deliveries]
-        for message in messages:
-            if message.published is not None:
-                self._oldest.received(message.published)
+            arrived = session.arrived or await self._consume(session)
+            deliveries = []
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    deliveries.append(await arrived.get())
+            while len(deliveries) < limit and not arrived.empty():
+                deliveries.append(arrived.get_nowait())
+            if None in deliveries:
+                raise ConnectionError("the channel was closed")
+        messages = [_message(session, delivery) for delivery in deliveries if delivery is not None]
+        self._oldest.received(messages)
         return messages
 
-    async def _take(
-        self, arrived: asyncio.Queue[AbstractIncomingMessage], channel: AbstractChannel, limit: int, wait_s: float
-    ) -> list[AbstractIncomingMessage]:
-        try:
-            async with asyncio.timeout(wait_s):
-                # In slices: a connection that is lost while nothing arrives must not look like an empty queue.
-                while arrived.empty():
-                    if channel.is_closed:
-                        raise ConnectionError("the channel was closed")
-                    try:
-                        first = await asyncio.wait_for(arrived.get(), 0.2)
-                    except TimeoutError:
-                        continue
-                    return [first, *_drain(arrived, limit - 1)]
-        except TimeoutError:
-            return []
-        return _drain(arrived, limit)
+    async def _consume(self, session: _Session) -> asyncio.Queue[AbstractIncomingMessage | None]:
+        arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        session.channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
+        queue = await session.channel.get_queue(self.name, ensure=False)
+        await queue.consume(arrived.put)
+        session.arrived = arrived
+        return arrived
 
     async def ack(self, messages: Sequence[Message]) -> None:
         async with self._using() as session:
@@ -169,26 +143,23 @@ class RabbitQueue(Queue):
     async def dead_letter(self, message: Message, letter: bytes) -> None:
         async with self._using() as session:
             if message.receipt.is_valid(session):
-                await self._send(session, self._dead_name, [(letter, {"x-published": _now_ms()})])
+                await self._send(session, self.dead_name, [(letter, {"x-published": _now_ms()})])
                 await message.receipt.delivery.ack()
 
     async def stats(self) -> QueueStats:
         async with self._using() as session:
-            declared = await session.channel.declare_queue(self._queue, passive=True)
+            declared = await session.channel.declare_queue(self.name, passive=True)
             waiting = declared.declaration_result.message_count or 0
         return QueueStats(waiting, None, self._oldest.age_s(waiting, time.time()))
 
-    def dead(self) -> RabbitQueue:
-        return RabbitQueue(self._url, self._dead_name, self._prefetch)
-
     @property
-    def _dead_name(self) -> str:
-        return f"{self._queue}.dead"
+    def dead_name(self) -> str:
+        return f"{self.name}.dead"
 
     async def _delay_queue(self, session: _Session, ms: int) -> str:
-        name = f"{self._queue}.delay.{ms}"
+        name = f"{self.name}.delay.{ms}"
         if ms not in session.delays:
-            arguments = _quorum({"x-message-ttl": ms, **_dead_letters_to(self._queue)})
+            arguments = _quorum({"x-message-ttl": ms, **_dead_letters_to(self.name)})
             await session.channel.declare_queue(name, durable=True, arguments=arguments)
             session.delays.add(ms)
         return name
@@ -206,24 +177,19 @@ class RabbitQueue(Queue):
 
     @asynccontextmanager
     async def _using(self) -> AsyncIterator[_Session]:
-        """The open session; the client's errors as this project's, after which the next call connects anew."""
+        """The open session. After an error the next call connects again."""
         session: _Session | None = None
-        try:
-            session = await self._connected()
-            yield session
-        except _ERRORS as error:
-            await self._give_up(session)
-            raise self._unavailable(error) from error
-        except (asyncio.CancelledError, Exception) as error:
-            # the client ends calls on a connection that is closed under them with all sorts of errors
-            if is_cancelled() or not (session and (self._session is not session or session.channel.is_closed)):
-                raise
-            await self._give_up(session)
-            raise self._unavailable("the connection was closed") from error
 
-    def _unavailable(self, why: object) -> QueueUnavailable:
-        words = str(why) or type(why).__name__
-        return QueueUnavailable(f"the RabbitMQ queue '{self._queue}' cannot be used: {words}")
+        def is_lost() -> bool:
+            return session is not None and (self._session is not session or session.channel.is_closed)
+
+        try:
+            with self.translating(_ERRORS, is_lost):
+                session = await self._connected()
+                yield session
+        except QueueUnavailable:
+            await self._give_up(session)
+            raise
 
     async def _give_up(self, session: _Session | None) -> None:
         """Close a session that failed. Another call may have opened a new one meanwhile, which stays."""
@@ -237,8 +203,8 @@ class RabbitQueue(Queue):
             if self._session is not None and self._session.channel.is_closed:
                 await self._give_up(self._session)
             if self._session is None:
-                # Not the client's own reconnecting: a lease is a channel's, so losing one must be seen here.
-                connection = await aio_pika.connect(self._url, timeout=_TIMEOUT_S)
+                # not the client's own reconnecting: leases end with their channel, so its loss must be noticed here
+                connection = await aio_pika.connect(self._url.base, timeout=_TIMEOUT_S)
                 try:
                     channel = await connection.channel(on_return_raises=True)
                     await self._declare(channel)
@@ -250,11 +216,11 @@ class RabbitQueue(Queue):
 
     async def _declare(self, channel: AbstractChannel) -> None:
         await channel.set_qos(self._prefetch)
-        limits: dict[str, Any] = {"x-delivery-limit": _NEVER}
-        if not self._queue.endswith(".dead"):
-            await channel.declare_queue(self._dead_name, durable=True, arguments=_quorum(limits))
-            limits = {"x-delivery-limit": _DELIVERY_LIMIT, **_dead_letters_to(self._dead_name)}
-        await channel.declare_queue(self._queue, durable=True, arguments=_quorum(limits))
+        limits: dict[str, Any] = {"x-delivery-limit": _NO_LIMIT}
+        if not self.name.endswith(".dead"):
+            await channel.declare_queue(self.dead_name, durable=True, arguments=_quorum(limits))
+            limits = {"x-delivery-limit": _DELIVERY_LIMIT, **_dead_letters_to(self.dead_name)}
+        await channel.declare_queue(self.name, durable=True, arguments=_quorum(limits))
 
 
 async def _close(connection: AbstractConnection) -> None:
@@ -264,7 +230,7 @@ async def _close(connection: AbstractConnection) -> None:
     except (asyncio.CancelledError, Exception) as error:
         if is_cancelled():
             raise
-        _log.debug("a connection to RabbitMQ did not close in good order: %r", error)  # it may have been lost
+        _log.debug("a connection to RabbitMQ did not close cleanly: %r", error)  # it may have been lost
 
 
 def _quorum(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -278,10 +244,6 @@ def _dead_letters_to(queue: str) -> dict[str, Any]:
         "x-dead-letter-routing-key": queue,
         "x-dead-letter-strategy": "at-least-once",
     }
-
-
-def _drain(arrived: asyncio.Queue[AbstractIncomingMessage], limit: int) -> list[AbstractIncomingMessage]:
-    return [arrived.get_nowait() for _ in range(min(limit, arrived.qsize()))]
 
 
 def _message(session: _Session, delivery: AbstractIncomingMessage) -> Message:

@@ -1,4 +1,4 @@
-"""The embedded queue: one SQLite file, for one machine. Nothing to install, any number of processes."""
+"""The embedded queue: an SQLite file on one machine, for any number of processes. Nothing to install."""
 
 from __future__ import annotations
 
@@ -67,35 +67,26 @@ class _File:
 
 
 class SqliteQueue(Queue):
-    """A queue in a table.
+    """``sqlite:///relative.db`` or ``sqlite:////absolute.db``: a table in a file that is created when it is missing.
 
-    Args:
-        path: the file; made when it is not there.
-        name: which of the queues in the file.
-        lease_s: see :class:`serve_app.queues.Queue`.
+    Several queues share a file with ``?queue=NAME``.
     """
 
-    scheme: ClassVar[str] = "sqlite"
+    kind: ClassVar[str] = "SQLite queue"
 
-    def __init__(self, path: Path, name: str = "jobs", lease_s: float = 60.0) -> None:
-        self._path = path
-        self._name = name
-        self.lease_s = lease_s
-        self._file: _File | None = None
-
-    @classmethod
-    def from_url(cls, url: QueueUrl) -> SqliteQueue:
-        """``sqlite:///relative.db`` or ``sqlite:////absolute.db``, with ``?queue=NAME`` for several in one file."""
+    def __init__(self, url: QueueUrl, name: str | None = None) -> None:
         url.only("queue", "lease_s")
         if url.host or not url.path:
             raise BadQueueUrl(
                 f"{url.base} names no file; it looks like {FORMS['sqlite']}, with four slashes for an absolute path"
             )
-        return cls(Path(url.path), url.options.get("queue", "jobs"), url.seconds("lease_s", 60.0, 0.1, 43_200))
+        super().__init__(url, name or url.options.get("queue", "jobs"))
+        self.lease_s = url.number("lease_s", 60.0, 0.1, 43_200)
+        self._file: _File | None = None
 
     @property
-    def name(self) -> str:
-        return self._name
+    def dead_name(self) -> str:
+        return f"{self.name}.dead"
 
     async def open(self) -> None:
         await self._run(lambda _: None)
@@ -108,7 +99,7 @@ class SqliteQueue(Queue):
 
     async def publish(self, bodies: Sequence[bytes]) -> None:
         now = time.time()
-        rows = [(self._name, body, now, now) for body in bodies]
+        rows = [(self.name, body, now, now) for body in bodies]
         await self._run(
             lambda db: db.executemany(
                 "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)", rows
@@ -129,7 +120,7 @@ class SqliteQueue(Queue):
             "UPDATE messages SET visible = ?, attempts = attempts + 1, receipt = ? WHERE seq IN "
             "(SELECT seq FROM messages WHERE queue = ? AND visible <= ? ORDER BY seq LIMIT ?) "
             "RETURNING seq, body, attempts, published",
-            (now + self.lease_s, receipt, self._name, now, limit),
+            (now + self.lease_s, receipt, self.name, now, limit),
         ).fetchall()
         return [Message(body, count, published, (seq, receipt)) for seq, body, count, published in sorted(rows)]
 
@@ -153,7 +144,7 @@ class SqliteQueue(Queue):
         )
 
     async def dead_letter(self, message: Message, letter: bytes) -> None:
-        now, dead = time.time(), self._dead_name
+        now, dead = time.time(), self.dead_name
 
         def move(db: sqlite3.Connection) -> None:
             if db.execute("DELETE FROM messages WHERE seq = ? AND receipt = ?", message.receipt).rowcount:
@@ -170,30 +161,23 @@ class SqliteQueue(Queue):
             lambda db: db.execute(
                 "SELECT count(*), total(visible <= ?), min(CASE WHEN visible <= ? THEN published END) "
                 "FROM messages WHERE queue = ?",
-                (now, now, self._name),
+                (now, now, self.name),
             ).fetchone()
         )
         return QueueStats(int(waiting), total - int(waiting), 0.0 if oldest is None else max(0.0, now - oldest))
 
-    def dead(self) -> SqliteQueue:
-        return SqliteQueue(self._path, self._dead_name, self.lease_s)
-
-    @property
-    def _dead_name(self) -> str:
-        return f"{self._name}.dead"
-
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do work in one transaction, in the thread that owns the connection."""
         if self._file is None:
-            self._file = _File(self._path)
+            self._file = _File(Path(self._url.path))
         return await asyncio.get_running_loop().run_in_executor(self._file.thread, self._file.transact, work)
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:
     """Switch the file to write-ahead logging.
 
-    Where two open a new file at the same moment one of them is refused at once: for this change SQLite does not wait
-    as long as the connection says (https://sqlite.org/c3ref/busy_handler.html).
+    When two processes open a new file at the same time, SQLite refuses one of them at once: for this change it ignores
+    the connection's timeout (https://sqlite.org/c3ref/busy_handler.html).
     """
     until = time.monotonic() + _BUSY_TIMEOUT_S
     while True:

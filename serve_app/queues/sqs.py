@@ -14,9 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.queues.age import OldestEstimate
-from serve_app.queues.cancelling import is_cancelled
-from serve_app.queues.chunks import chunks
-from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
+from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable, chunks
 from serve_app.queues.urls import QueueUrl
 
 __all__ = ["SqsQueue"]
@@ -51,61 +49,28 @@ class _Session:
 
 
 class SqsQueue(Queue):
-    """An SQS standard queue, and ``NAME-dead`` for its dead letters.
+    """``sqs://NAME?region=…&endpoint_url=…``: a standard queue; ``&create=true`` creates missing queues.
 
-    Args:
-        name: the queue's name.
-        region: AWS region; ``None``: as the environment says.
-        endpoint_url: of another server than AWS's.
-        create: make the queues when they are not there.
-        lease_s: the visibility timeout of each delivery.
+    ``endpoint_url`` is for other servers than AWS's. ``lease_s`` is the visibility timeout of each delivery.
     """
 
-    scheme: ClassVar[str] = "sqs"
+    kind: ClassVar[str] = "SQS queue"
 
-    def __init__(
-        self,
-        name: str,
-        region: str | None = None,
-        endpoint_url: str | None = None,
-        *,
-        create: bool = False,
-        lease_s: float = 60.0,
-    ) -> None:
-        self._name = name
-        self._region = region
-        self._endpoint_url = endpoint_url
-        self._create = create
-        self.lease_s = lease_s
+    def __init__(self, url: QueueUrl, name: str | None = None) -> None:
+        url.only("region", "endpoint_url", "create", "lease_s")
+        if not url.host or url.host.endswith(".fifo"):
+            raise BadQueueUrl(f"{url.base} must name a standard queue: sqs://NAME?region=REGION")
+        super().__init__(url, name or url.host)
+        self._create = url.flag("create")
+        self.lease_s = url.number("lease_s", 60.0, 1, 43_000)
         self._session: _Session | None = None
         self._urls: dict[str, str] = {}
         self._oldest = OldestEstimate()
 
-    @classmethod
-    def from_url(cls, url: QueueUrl) -> SqsQueue:
-        """``sqs://NAME?region=…&endpoint_url=…``; ``&create=true`` makes the queues when they are not there."""
-        url.only("region", "endpoint_url", "create", "lease_s")
-        if not url.host or url.host.endswith(".fifo"):
-            raise BadQueueUrl(f"{url.base} must name a standard queue: sqs://NAME?region=REGION")
-        create = url.options.get("create", "false")
-        if create not in ("true", "false"):
-            raise BadQueueUrl(f"the queue URL says create={create}; it is true or false")
-        return cls(
-            url.host,
-            url.options.get("region"),
-            url.options.get("endpoint_url"),
-            create=create == "true",
-            lease_s=url.seconds("lease_s", 60.0, 1, 43_000),
-        )
-
-    @property
-    def name(self) -> str:
-        return self._name
-
     async def open(self) -> None:
-        await self._url(self._name)
-        if not self._name.endswith("-dead"):
-            await self._url(self._dead_name)
+        await self._url_of(self.name)
+        if not self.name.endswith("-dead"):
+            await self._url_of(self.dead_name)
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -113,7 +78,7 @@ class SqsQueue(Queue):
             session.close()
 
     async def publish(self, bodies: Sequence[bytes]) -> None:
-        await self._send(self._name, bodies)
+        await self._send(self.name, bodies)
 
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
         messages = await self._receive(min(limit, _BATCH), wait_s)
@@ -125,15 +90,13 @@ class SqsQueue(Queue):
             for more in await asyncio.gather(*calls, return_exceptions=True):
                 if isinstance(more, list):  # a call that failed must not cost what the others have leased
                     messages += more
-        for message in messages:
-            if message.published is not None:
-                self._oldest.received(message.published)
+        self._oldest.received(messages)
         return messages
 
     async def _receive(self, limit: int, wait_s: float) -> list[Message]:
         answer = await self._call(
             "receive_message",
-            QueueUrl=await self._url(self._name),
+            QueueUrl=await self._url_of(self.name),
             MaxNumberOfMessages=limit,
             WaitTimeSeconds=min(_MAX_WAIT_S, round(wait_s)),
             VisibilityTimeout=round(self.lease_s),
@@ -142,7 +105,7 @@ class SqsQueue(Queue):
         return [_message(raw) for raw in answer.get("Messages", [])]
 
     async def ack(self, messages: Sequence[Message]) -> None:
-        url = await self._url(self._name)
+        url = await self._url_of(self.name)
         for chunk in chunks(messages, _BATCH):
             entries = [{"Id": str(i), "ReceiptHandle": message.receipt} for i, message in enumerate(chunk)]
             await self._call("delete_message_batch", QueueUrl=url, Entries=entries)
@@ -154,7 +117,7 @@ class SqsQueue(Queue):
         await self._set_visibility(messages, self.lease_s)
 
     async def _set_visibility(self, messages: Sequence[Message], seconds: float) -> None:
-        url = await self._url(self._name)
+        url = await self._url_of(self.name)
         for chunk in chunks(messages, _BATCH):
             # One that was deleted, or whose lease ran out, is refused by itself: nothing to do about it.
             entries = [
@@ -164,7 +127,7 @@ class SqsQueue(Queue):
             await self._call("change_message_visibility_batch", QueueUrl=url, Entries=entries)
 
     async def dead_letter(self, message: Message, letter: bytes) -> None:
-        await self._send(self._dead_name, [letter])
+        await self._send(self.dead_name, [letter])
         await self.ack([message])
 
     async def stats(self) -> QueueStats:
@@ -173,19 +136,12 @@ class SqsQueue(Queue):
             "ApproximateNumberOfMessagesNotVisible",
             "ApproximateNumberOfMessagesDelayed",
         ]
-        answer = await self._call("get_queue_attributes", QueueUrl=await self._url(self._name), AttributeNames=names)
+        answer = await self._call("get_queue_attributes", QueueUrl=await self._url_of(self.name), AttributeNames=names)
         waiting, leased, delayed = (int(answer["Attributes"].get(name, 0)) for name in names)
         return QueueStats(waiting, leased + delayed, self._oldest.age_s(waiting, time.time()))
 
-    def dead(self) -> SqsQueue:
-        return SqsQueue(self._dead_name, self._region, self._endpoint_url, create=self._create, lease_s=self.lease_s)
-
-    @property
-    def _dead_name(self) -> str:
-        return f"{self._name}-dead"
-
     async def _send(self, name: str, bodies: Sequence[bytes]) -> None:
-        url = await self._url(name)
+        url = await self._url_of(name)
         small = all(len(body) * _BATCH <= _MAX_BATCH_BYTES for body in bodies)
         for chunk in chunks(bodies, _BATCH if small else 1):
             entries = [{"Id": str(i), "MessageBody": body.decode()} for i, body in enumerate(chunk)]
@@ -196,42 +152,40 @@ class SqsQueue(Queue):
                     f"SQS queue '{name}' refused {len(failed)} of {len(entries)} messages: {'; '.join(reasons)}"
                 )
 
-    async def _url(self, name: str) -> str:
+    async def _url_of(self, name: str) -> str:
         if name not in self._urls:
-            try:
-                answer = await self._call("get_queue_url", QueueName=name)
-            except _NoSuchQueue as error:
-                if not self._create:
-                    raise BadQueueUrl(
-                        f"there is no SQS queue '{name}'; create it (and '{self._dead_name}' for dead letters), "
-                        "or add create=true to the queue URL"
-                    ) from error
-                answer = await self._call(
-                    "create_queue", QueueName=name, Attributes={"MessageRetentionPeriod": "1209600"}
+            answer = await self._call("get_queue_url", QueueName=name)
+            if answer is None and self._create:
+                attributes = {"MessageRetentionPeriod": "1209600"}
+                answer = await self._call("create_queue", QueueName=name, Attributes=attributes)
+            if answer is None:
+                raise BadQueueUrl(
+                    f"there is no SQS queue '{name}'; create it (and '{self.dead_name}' for dead letters), "
+                    "or add create=true to the queue URL"
                 )
             self._urls[name] = answer["QueueUrl"]
         return self._urls[name]
 
     async def _call(self, operation: str, **arguments: Any) -> Any:
+        """The answer; ``None`` where ``get_queue_url`` finds no queue."""
         if self._session is None:
             self._session = _Session(self._connect)
         session = self._session
-        try:
-            return await asyncio.get_running_loop().run_in_executor(session.threads, session.call, operation, arguments)
-        except asyncio.CancelledError:
-            if is_cancelled():
-                raise
-            raise QueueUnavailable(f"the SQS queue '{self._name}' cannot be used: the connection was closed") from None
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in _MISSING:
+        with self.translating((ClientError, BotoCoreError), lambda: self._session is not session):
+            try:
+                return await asyncio.get_running_loop().run_in_executor(
+                    session.threads, session.call, operation, arguments
+                )
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _MISSING:
+                    raise
                 self._urls.clear()
-                if operation == "get_queue_url":
-                    raise _NoSuchQueue from error
-            raise QueueUnavailable(f"the SQS queue '{self._name}' cannot be used: {error}") from error
-        except BotoCoreError as error:
-            raise QueueUnavailable(f"the SQS queue '{self._name}' cannot be used: {error}") from error
+                if operation != "get_queue_url":
+                    raise
+                return None
 
     def _connect(self) -> Any:
+        options = self._url.options
         config = Config(
             max_pool_connections=_THREADS,
             connect_timeout=5,
@@ -239,12 +193,8 @@ class SqsQueue(Queue):
             retries={"mode": "standard", "max_attempts": 3},
         )
         return boto3.session.Session().client(
-            "sqs", region_name=self._region, endpoint_url=self._endpoint_url, config=config
+            "sqs", config=config, region_name=options.get("region"), endpoint_url=options.get("endpoint_url")
         )
-
-
-class _NoSuchQueue(Exception):
-    pass
 
 
 def _message(raw: dict[str, Any]) -> Message:

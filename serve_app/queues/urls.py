@@ -60,14 +60,14 @@ class QueueUrl:
         return cls(parts.scheme, base, host, unquote(parts.path[1:]), options)
 
     def need(self, option: str) -> str:
-        """The value of an option that must be there."""
+        """The value of a required option."""
         value = self.options.get(option, "")
         if not value:
             raise BadQueueUrl(f"the queue URL lacks '{option}='; it looks like {FORMS[self.scheme]}")
         return value
 
     def only(self, *known: str) -> None:
-        """Refuse options that mean nothing here, rather than drop them silently; and those without a value."""
+        """Refuse options that are not known, rather than ignore them, and those without a value."""
         for option, value in self.options.items():
             if option not in known:
                 raise BadQueueUrl(
@@ -89,25 +89,28 @@ class QueueUrl:
                     "in a password / is written as %2F, # as %23 and ? as %3F"
                 ) from None
 
-    def seconds(self, option: str, default: float, low: float, high: float) -> float:
-        """A number of seconds within limits."""
-        text = self.options.get(option)
-        if text is None:
-            return default
+    def flag(self, option: str) -> bool:
+        """Whether an option is ``true``; by default it is not."""
+        value = self.options.get(option, "false")
+        if value not in ("true", "false"):
+            raise BadQueueUrl(f"the queue URL says {option}={value}; it must be true or false")
+        return value == "true"
+
+    def number(self, option: str, default: float, low: float, high: float) -> float:
+        """A number within limits."""
+        text = self.options.get(option, str(default))
         try:
             value = float(text)
         except ValueError:
-            value = -1.0
+            value = low - 1
         if not low <= value <= high:
-            raise BadQueueUrl(
-                f"the queue URL says {option}={text}; it must be a number of seconds, {low:g} to {high:g}"
-            )
+            raise BadQueueUrl(f"the queue URL says {option}={text}; it must be a number from {low:g} to {high:g}")
         return value
 
 
 def with_prefetch(url: str, messages: int) -> str:
-    """The URL for a worker that holds so many messages: RabbitMQ sends them ahead, and without a bound that fits one
-    worker would have what others wait for. A URL that says it itself stays."""
+    """The URL for a consumer that holds at most ``messages``. RabbitMQ sends messages ahead; without a suitable limit
+    one worker would hold those that others could process. A URL with the option ``prefetch`` is returned unchanged."""
     parts = QueueUrl.parse(url)
     if parts.scheme not in ("amqp", "amqps") or "prefetch" in parts.options:
         return url

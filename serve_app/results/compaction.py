@@ -1,14 +1,14 @@
-"""From the journal to Parquet, so that no row is there twice and a crash at any point is made good by the next run.
+"""From the journal to Parquet: no row is written twice, and the next run recovers from a crash at any point.
 
-A run first writes down which journal objects it takes (the plan, on condition, so that two runs agree on one), then
-writes files whose names and contents follow from the plan alone, then says that it is done,
-then deletes the journal objects.
-Whoever finds a plan that is not done carries it out again: the same files are written over themselves.
+A run first writes down which journal objects it takes (the plan, by a conditional write, so that two runs agree on
+one), then writes files whose names and contents follow from the plan alone, then marks the plan as done, then deletes
+the journal objects. A run that finds a plan that is not done carries it out again: the files are overwritten by the
+same contents.
 
 Only the plan with the highest number is ever carried out, and it is never deleted, so numbers are not used twice.
 
-A file's name tells when the first and the last of its outcomes ended. An outcome that is journaled twice ended once, so
-only files whose time covers that of a new outcome are searched for its id: mostly the last one.
+The name of a file tells when the first and the last of its jobs finished. A job that is journaled twice finished once,
+so only files whose period covers a new outcome are searched for its id: mostly the last one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import logging
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -46,22 +45,13 @@ _log = logging.getLogger(__name__)
 _Row: TypeAlias = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Compacted:
+class Compacted(NamedTuple):
     """What one run did. ``rejected``: lines of the journal that are no results; they are kept under ``rejected/``."""
 
     rows: int = 0
     files: int = 0
     segments: int = 0
     rejected: int = 0
-
-    def __add__(self, other: Compacted) -> Compacted:
-        return Compacted(
-            self.rows + other.rows,
-            self.files + other.files,
-            self.segments + other.segments,
-            self.rejected + other.rejected,
-        )
 
 
 def compact(objects: Objects, max_segments: int = _MAX_SEGMENTS) -> Compacted:
@@ -73,20 +63,18 @@ def compact(objects: Objects, max_segments: int = _MAX_SEGMENTS) -> Compacted:
         StoreUnavailable: the store does not answer; run it again.
         VisionError: a file of the store is damaged; the message names it.
     """
-    total = Compacted()
     number = _last_plan(objects)
-    if number:
-        total += _carry_out(objects, number)
+    done = [_carry_out(objects, number)] if number else []
     while segments := list(itertools.islice(objects.keys("journal/"), max_segments)):
         objects.create(_plan_key(number + 1), _plan(segments))
-        # Not number + 1: where other runs have gone on meanwhile, the plan of that number is done and deleted, and what
-        # was created is one that nobody may carry out.
+        # Not number + 1: other runs may have gone on meanwhile. Then the plan of that number is done and deleted, and
+        # the one that was just created must not be carried out.
         number = _last_plan(objects)
-        total += _carry_out(objects, number)
+        done.append(_carry_out(objects, number))
         for key, old in _plans(objects):
             if old < number:
                 objects.delete(key)
-    return total
+    return Compacted(*map(sum, zip(*done, strict=True)))
 
 
 def _carry_out(objects: Objects, number: int) -> Compacted:

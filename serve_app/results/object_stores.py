@@ -1,4 +1,4 @@
-"""Where results lie: whole objects under keys, and what exactly-once needs: a write that fails where there is one."""
+"""Object stores for results: whole objects under keys, and the conditional writes that exactly-once needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BadResultsUri", "BucketObjects", "LocalObjects", "Objects", "StoreUnavailable", "objects_from_uri"]
 
+# the options of a URI, by scheme
 _OPTIONS = {"s3": ("region", "endpoint_url"), "gs": ("endpoint_url",)}
 
 
@@ -86,10 +87,7 @@ def objects_from_uri(uri: str) -> Objects:
             raise BadResultsUri(f"the results URI has '{unknown[0]}'; {parts.scheme}:// knows {' and '.join(known)}")
         if not parts.netloc:
             raise BadResultsUri(f"{uri} names no bucket; it looks like {parts.scheme}://bucket/prefix")
-        prefix, endpoint_url = parts.path.strip("/"), options.get("endpoint_url")
-        if parts.scheme == "gs":
-            return _gcs(parts.netloc, prefix, endpoint_url)
-        return _s3(parts.netloc, prefix, options.get("region"), endpoint_url)
+        return BucketObjects(parts.scheme, parts.netloc, parts.path.strip("/"), **options)
     if parts.scheme == "file":
         return LocalObjects(Path(unquote(parts.path)))
     if parts.scheme and "://" in uri:
@@ -111,44 +109,35 @@ class LocalObjects(Objects):
         """Folders whose own names in their parents are known to be on the disk."""
 
     def get(self, key: str) -> bytes | None:
-        try:
+        with self._errors(), suppress(FileNotFoundError):
             return self._path(key).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._unavailable(error) from error
+        return None
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        try:
+        with self._errors():
             self._aside(path, data).rename(path)
             _sync(path.parent)
-        except OSError as error:
-            raise self._unavailable(error) from error
 
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
-        try:
+        with self._errors():
             if path.exists():
-                _sync(path.parent)  # whoever has linked it may not have come to that yet
+                _sync(path.parent)  # its writer may not have synced it yet
                 return False
             aside = self._aside(path, data)
             try:
-                path.hardlink_to(aside)  # fails where the name is taken, unlike a rename
+                path.hardlink_to(aside)  # unlike a rename, fails when the name is taken
                 return True
             except FileExistsError:
                 return False
             finally:
                 aside.unlink()
                 _sync(path.parent)
-        except OSError as error:
-            raise self._unavailable(error) from error
 
     def delete(self, key: str) -> None:
-        try:
+        with self._errors():
             self._path(key).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unavailable(error) from error
 
     def keys(self, prefix: str) -> Iterator[str]:
         found = (path for path in (self._root / prefix).rglob("*") if path.is_file() and not path.name.startswith("."))
@@ -188,8 +177,14 @@ class LocalObjects(Objects):
             file.flush()
             os.fsync(file.fileno())
 
-    def _unavailable(self, error: OSError) -> StoreUnavailable:
-        return StoreUnavailable(f"the results folder {self._root} cannot be used: {error.strerror or error}")
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the results folder {self._root} cannot be used: {error.strerror or error}"
+            ) from error
 
 
 def _sync(folder: Path) -> None:
@@ -208,26 +203,25 @@ def _sync(folder: Path) -> None:
 
 
 class BucketObjects(Objects):
-    """Objects of a bucket under a prefix. The server must know conditional writes, as S3 and Google's do.
+    """Objects of a bucket under a prefix. The server must support conditional writes, as S3 and Google's do.
 
     Args:
-        address: for messages.
-        make: connects; called when it is needed first.
+        scheme: ``s3`` or ``gs``.
+        bucket: its name. The first call connects.
         prefix: begins every key.
-        arrow: the same for Arrow, the bucket's name included.
+        region: of S3; default: as the machine is configured.
+        endpoint_url: of another server, or of an emulator.
     """
 
     def __init__(
-        self,
-        address: str,
-        make: Callable[[], ObjectStore],
-        prefix: str,
-        arrow: Callable[[], tuple[FileSystem, str]],
+        self, scheme: str, bucket: str, prefix: str, region: str | None = None, endpoint_url: str | None = None
     ) -> None:
-        self._address = address
-        self._make = make
+        self._scheme = scheme
+        self._bucket = bucket
+        self._address = f"{scheme}://{bucket}"
         self._prefix = f"{prefix}/" if prefix else ""
-        self._arrow = arrow
+        self._region = region
+        self._endpoint_url = endpoint_url
 
     def get(self, key: str) -> bytes | None:
         with self._errors():
@@ -243,7 +237,7 @@ class BucketObjects(Objects):
             obstore.put(self._store, self._prefix + key, data, use_multipart=False)
 
     def create(self, key: str, data: bytes) -> bool:
-        # It is there, or two came at once and the other may have failed: once more tells.
+        # There is one, or two calls collided and the other one may have failed: then it is tried again.
         for _ in range(3):
             with self._errors():
                 try:
@@ -252,7 +246,7 @@ class BucketObjects(Objects):
                 except obstore.exceptions.AlreadyExistsError:
                     pass
             if (there := self.get(key)) is not None:
-                # our own write, where the client repeated a request whose answer was lost
+                # it is our own where the client repeated a request whose response was lost
                 return there == data
         raise StoreUnavailable(f"{self._address}: {key} can neither be written nor read")
 
@@ -271,12 +265,22 @@ class BucketObjects(Objects):
             yield from sorted(item["path"][len(self._prefix) :] for item in page)
 
     def filesystem(self) -> tuple[FileSystem, str]:
-        filesystem, bucket = self._arrow()
-        return filesystem, f"{bucket}/{self._prefix}".rstrip("/")
+        from pyarrow.fs import GcsFileSystem, S3FileSystem
+
+        options: dict[str, Any] = {}
+        if self._endpoint_url is not None:
+            parts = urlsplit(self._endpoint_url)
+            options = {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        root = f"{self._bucket}/{self._prefix}".rstrip("/")
+        if self._scheme == "s3":
+            return S3FileSystem(region=self._region, **options), root
+        return GcsFileSystem(anonymous=bool(options), **options), root
 
     @cached_property
     def _store(self) -> ObjectStore:
-        return self._make()
+        if self._scheme == "s3":
+            return s3_bucket(self._bucket, self._region, self._endpoint_url)
+        return gcs_bucket(self._bucket, self._endpoint_url)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -288,29 +292,3 @@ class BucketObjects(Objects):
                 raise BadResultsUri(f"there is no bucket for the results at {self._address}; create it") from error
             words = str(error).split("\n", 1)[0]
             raise StoreUnavailable(f"{self._address} cannot be used: {words}") from error
-
-
-def _s3(bucket: str, prefix: str, region: str | None, endpoint_url: str | None) -> BucketObjects:
-    def arrow() -> tuple[FileSystem, str]:
-        from pyarrow.fs import S3FileSystem
-
-        options: dict[str, Any] = {"region": region}
-        if endpoint_url is not None:
-            parts = urlsplit(endpoint_url)
-            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-        return S3FileSystem(**options), bucket
-
-    return BucketObjects(f"s3://{bucket}", lambda: s3_bucket(bucket, region, endpoint_url), prefix, arrow)
-
-
-def _gcs(bucket: str, prefix: str, endpoint_url: str | None) -> BucketObjects:
-    def arrow() -> tuple[FileSystem, str]:
-        from pyarrow.fs import GcsFileSystem
-
-        options: dict[str, Any] = {}
-        if endpoint_url is not None:
-            parts = urlsplit(endpoint_url)
-            options = {"endpoint_override": parts.netloc, "scheme": parts.scheme, "anonymous": True}
-        return GcsFileSystem(**options), bucket
-
-    return BucketObjects(f"gs://{bucket}", lambda: gcs_bucket(bucket, endpoint_url), prefix, arrow)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from classifiers import SetupError, VisionError
-from serve_app.queues.protocol import MissingExtra
+from serve_app.queues import MissingExtra
 from serve_app.results.object_stores import Objects
 from serve_app.results.table import SCHEMA
 

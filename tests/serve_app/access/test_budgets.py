@@ -150,7 +150,7 @@ class TestRedis:
             assert got.retry_after_s == pytest.approx(expected.retry_after_s, abs=1)
             seen.add(got.refused)
         assert seen == {None, "rate", "day", "concurrent"}
-        assert not budgets._away
+        assert not budgets._is_down
 
     async def test_a_request_whose_replica_died_ends_with_its_lease(self, budgets: RedisBudgets) -> None:
         limits = Limits(concurrent=1)
@@ -215,8 +215,8 @@ class TestRedis:
         # each gateway has half: 2 x (20/s x 2.5 s + a burst of 20)
         assert statuses["away"].count(200) <= 1.1 * (40 * 2.5 + 40)
         assert statuses["away"].count(200) >= 0.5 * 40 * 2.5
-        gone = [r for r in caplog.records if "Redis is away" in r.getMessage()]
-        back = [r for r in caplog.records if "Redis is back" in r.getMessage()]
+        gone = [r for r in caplog.records if "Redis is unavailable" in r.getMessage()]
+        back = [r for r in caplog.records if "Redis is available again" in r.getMessage()]
         assert len(gone) == len(back) == 2  # once for each gateway
 
 

@@ -269,7 +269,7 @@ class TestViews:
         async def never(self: object) -> None:
             await asyncio.Event().wait()
 
-        monkeypatch.setattr("serve_app.http.application._READY_TIMEOUT_S", 0.01)
+        monkeypatch.setattr("serve_app.http.pipeline_routes._READY_TIMEOUT_S", 0.01)
         monkeypatch.setattr(LocalBackend, "ready", never)
         response = await client.get("/readyz")
         problem(response, 503, "not-ready")

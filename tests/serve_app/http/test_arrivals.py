@@ -16,7 +16,6 @@ from serve_app.http import arrivals
 @pytest.fixture(autouse=True)
 def short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "_GRACE_S", 0.2)
-    monkeypatch.setattr(arrivals, "_LOOK_EVERY_S", 0.02)
 
 
 async def trickle(piece: bytes = b"x", pause_s: float = 0.02) -> AsyncIterator[bytes]:

@@ -10,9 +10,8 @@ from google.pubsub_v1 import PublisherAsyncClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from pubsub_server import pubsub_server
 
-from serve_app.queues import Message
+from serve_app.queues import Message, queue_from_url
 from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
-from serve_app.queues.pubsub import PubsubQueue
 
 
 def event(key: str = "in/a+b%C3%BC.jpg", name: str = "ObjectCreated:Put", **entry: Any) -> dict[str, Any]:
@@ -171,7 +170,7 @@ class TestGoogleCloudStorage:
     async def test_notifications_that_are_pulled_and_sent_again(self) -> None:
         notification = pushed()["message"]["attributes"]
         with pubsub_server() as server:
-            queue = PubsubQueue("p", "photos", f"127.0.0.1:{server.port}", create=True)
+            queue = queue_from_url(f"pubsub://p/photos?endpoint=127.0.0.1:{server.port}&create=true")
             async with queue, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
                 publisher = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=channel))
                 messages = [

@@ -1,0 +1,69 @@
+"""``POST /v1/images``: one image, one result."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from graph import Engine
+from graph.engine import deadline
+from serve_app.http.access_log import facts_of
+from serve_app.http.bodies import OPENAPI_BODY, Upload, read_upload
+from serve_app.http.disconnects import unless_gone
+from serve_app.http.problems import JsonAnswer, problems
+from serve_app.http.schemas import Result
+from serve_app.http.services import services
+from serve_app.images import read_frame
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/images",
+    summary="Run the pipeline on one image",
+    response_class=JSONResponse,
+    responses={
+        200: {
+            "model": Result,
+            "content": {"image/jpeg": {}},
+            "description": "The result, or the annotated picture",
+        },
+        **problems(400, 401, 403, 408, 413, 415, 422, 429, 502, 503),
+    },
+    openapi_extra={"requestBody": OPENAPI_BODY},
+)
+async def post_image(
+    request: Request,
+    annotate: Annotated[bool, Query(description="Return the picture with boxes and labels")] = False,
+    x_request_timeout_ms: Annotated[
+        int | None, Header(ge=1, description="Lowers the deadline; in milliseconds")
+    ] = None,
+) -> Response:
+    """The body is the image itself, a form, or JSON with the image or its address."""
+    limit_ms = services(request).config.timeout_ms
+    if x_request_timeout_ms is not None:
+        limit_ms = min(limit_ms, x_request_timeout_ms)
+    async with deadline(limit_ms / 1000, since=request.state.arrived):
+        upload = await read_upload(request)
+        return await unless_gone(request, _answer(request, upload, as_picture=annotate))
+
+
+async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Response:
+    here, facts = services(request), request.state.facts
+    data = upload.data
+    if upload.uri is not None:
+        client = request.state.principal
+        data = await here.fetcher.fetch(upload.uri, client.key_id, client.tenant)
+    frame = await read_frame(data, here.engine().plan.config.limits, upload.uri)
+    if as_picture:
+        here.drawings.check(frame, facts["bytes"])
+    run = Engine.run if here.reuse is None else here.reuse.run
+    result = await run(here.engine(), frame, metadata=upload.metadata, request_id=request.state.request_id)
+    facts.update(facts_of(result))
+    if as_picture:
+        return Response(await here.drawings.draw(frame, result), media_type="image/jpeg")
+    return JsonAnswer(result)
