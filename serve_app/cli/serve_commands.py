@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,19 @@ import typer
 
 from classifiers import SetupError
 from serve_app.cli.arguments import PipelineArgument, stderr
+from serve_app.cli.kubernetes_options import (
+    GatewayClassOption,
+    GpuTypeOption,
+    HeadCpusOption,
+    ImageOption,
+    KubernetesOption,
+    ModelsOption,
+    NamespaceOption,
+    RedisOption,
+    UpgradeOption,
+    WorkerCpusOption,
+    WorkerGpusOption,
+)
 from serve_app.cli.phases import phases
 
 __all__ = ["demo", "render", "serve"]
@@ -44,26 +58,61 @@ def render(
     results: ResultsOption = None,
     host: Annotated[str, typer.Option(help="Address that the HTTP endpoint binds.")] = "127.0.0.1",
     port: PortOption = 8000,
+    kubernetes: KubernetesOption = False,
+    image: ImageOption = None,
+    namespace: NamespaceOption = "visiongraph",
+    head_cpus: HeadCpusOption = 2,
+    worker_cpus: WorkerCpusOption = 4,
+    worker_gpus: WorkerGpusOption = 1,
+    gpu_type: GpuTypeOption = None,
+    redis: RedisOption = None,
+    models: ModelsOption = "image",
+    upgrade: UpgradeOption = "new-cluster",
+    gateway_class: GatewayClassOption = None,
 ) -> None:
     """Print the Serve config file of a pipeline: visiongraph render PIPELINE > serve.yaml && serve deploy serve.yaml.
 
     The structure stands in args, what can change in place (thresholds, rules, batch sizes) in user_config. With
-    --intake, or --queue and --results, there are workers too, and jobs over HTTP.
+    --intake, or --queue and --results, there are workers too, and jobs over HTTP. With --kubernetes it prints
+    manifests, for kubectl apply.
     """
     from serve_app.config.gateway_config import read_gateway_config
     from serve_app.config.intake_config import read_intake_config
     from serve_app.deployments.options import OPEN_GATEWAY
+    from serve_app.kubernetes import Target, render_kubernetes
     from serve_app.rendering.serve_file import render as render_config
 
-    if gateway is None and host not in ("127.0.0.1", "::1", "localhost"):
+    if kubernetes and (host, port) != ("127.0.0.1", 8000):
+        raise SetupError("--host and --port do not go with --kubernetes: pods answer on all addresses, at port 8000")
+    if gateway is None and (kubernetes or host not in ("127.0.0.1", "::1", "localhost")):
+        option = "--kubernetes" if kubernetes else f"--host {host}"
         raise SetupError(
-            f"--host {host} lets others reach the endpoint: configure authentication with --gateway FILE; "
+            f"{option} lets others reach the endpoint: configure authentication with --gateway FILE; "
             "the least that such a file can say is 'auth: none'"
         )
     config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
     has_intake = intake is not None or queue is not None or results is not None
     workers = read_intake_config(intake or {}, queue=queue, results=results) if has_intake else None
-    sys.stdout.write(render_config(pipeline, gateway=config, intake=workers, host=host, port=port))
+    if not kubernetes:
+        sys.stdout.write(render_config(pipeline, gateway=config, intake=workers, host=host, port=port))
+        return
+    target = Target(
+        image=image or f"visiongraph:{version('visiongraph')}",
+        namespace=namespace,
+        head_cpus=head_cpus,
+        worker_cpus=worker_cpus,
+        worker_gpus=worker_gpus,
+        gpu_type=gpu_type,
+        redis=redis,
+        models=models,
+        upgrade=upgrade,
+        gateway_class=gateway_class,
+    )
+    sys.stdout.write(render_kubernetes(pipeline, target, gateway=config, intake=workers, warn=_warn))
+
+
+def _warn(message: str) -> None:
+    stderr.print(f"[yellow]warning:[/] {message}", soft_wrap=True)
 
 
 def serve(

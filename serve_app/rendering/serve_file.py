@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from serve_app.config import GatewayConfig, IntakeConfig
 from serve_app.deployments import OPEN_GATEWAY, deployment_options
 from serve_app.local import LOGGING
 
-__all__ = ["render"]
+__all__ = ["BlockDumper", "commented", "render"]
 
 # What the replicas need to find the same classes and models as the process that renders.
 _PASSED_ON = ("PYTHONPATH", "VISIONGRAPH_CACHE", "VISIONGRAPH_MODELS")
@@ -50,6 +51,7 @@ def render(
     intake: IntakeConfig | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """The Serve config of a pipeline file, as commented YAML.
 
@@ -62,6 +64,7 @@ def render(
         intake: where images come from, and results go; without it there are no workers and no jobs.
         host: address that the HTTP endpoint binds.
         port: of the HTTP endpoint.
+        environment: of the replicas, in ``runtime_env``; ``None``: where this process finds classes and models.
 
     Raises:
         PipelineError: the file has mistakes.
@@ -70,9 +73,10 @@ def render(
     gateway = gateway.bound_to(host)
     changeable = tunables(plan.config)
     application: dict[str, Any] = {"name": plan.name, "route_prefix": "/", "import_path": "serve_app.app:build"}
-    environment = {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}
+    if environment is None:
+        environment = {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}
     if environment:
-        application["runtime_env"] = {"env_vars": environment}
+        application["runtime_env"] = {"env_vars": dict(environment)}
     application["args"] = {
         "pipeline": structure(plan.config),
         "gateway": {**gateway.model_dump(mode="json", exclude_defaults=True), "timeout_ms": gateway.timeout_ms},
@@ -89,12 +93,12 @@ def render(
         "logging_config": dict(LOGGING),
         "applications": [application],
     }
-    return _TITLE.format(name=plan.name, pipeline=pipeline) + _commented(
-        yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    return _TITLE.format(name=plan.name, pipeline=pipeline) + commented(
+        yaml.dump(config, Dumper=BlockDumper, sort_keys=False, width=120, allow_unicode=True), _COMMENTS
     )
 
 
-class _Dumper(yaml.SafeDumper):
+class BlockDumper(yaml.SafeDumper):
     """Names the one block that is shared, and indents lists under their key."""
 
     def generate_anchor(self, node: yaml.Node) -> str:  # noqa: ARG002 - there is one
@@ -104,8 +108,9 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
-def _commented(text: str) -> str:
-    left = dict(_COMMENTS)
+def commented(text: str, comments: Mapping[str, str]) -> str:
+    """YAML with a comment above the first line that has the key of the comment."""
+    left = dict(comments)
     lines = []
     for line in text.splitlines():
         key = line.lstrip(" -").split(":")[0]

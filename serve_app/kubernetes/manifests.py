@@ -1,0 +1,116 @@
+"""From a pipeline file to Kubernetes manifests, as commented YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from graph import load_plan
+from serve_app.config import GatewayConfig, IntakeConfig
+from serve_app.kubernetes.capacity import demands, worker_groups
+from serve_app.kubernetes.checks import kubernetes_name, require_it_can_work, warnings
+from serve_app.kubernetes.companions import disruption_budgets, pipeline_file, pod_monitors, service_account
+from serve_app.kubernetes.network_policies import network_policies
+from serve_app.kubernetes.pods import HTTP_PORT
+from serve_app.kubernetes.ray_service import ray_service
+from serve_app.kubernetes.references import References, with_mounted_files
+from serve_app.kubernetes.target import Target
+from serve_app.rendering import BlockDumper, commented, render
+
+__all__ = ["render_kubernetes"]
+
+_COMMENTS = {
+    "automountServiceAccountToken": "Annotate the account where the cloud gives credentials to accounts.",
+    "upgradeStrategy": "How a changed cluster replaces the running one; a changed serveConfigV2 is applied in place.",
+    "rayClusterDeletionDelaySeconds": "The old cluster finishes its requests and images.",
+    "serveService": "What clients and ingresses call; KubeRay points it at the cluster that serves.",
+    "serveConfigV2": "What 'serve deploy' would get.",
+    "autoscalerOptions": "Adds a pod when a replica has no room, and removes pods that are idle.",
+    "authOptions": "Ray's own endpoints take calls with this token only.",
+    "gcsFaultToleranceOptions": "The cluster survives its head pod.",
+    "env": "The same on all pods: the fast configuration, and where models are.",
+    "startupProbe": "A pod has five minutes to start; then one that stops answering is replaced within a minute.",
+    "lifecycle": "A pod that is evicted: Serve starts replicas elsewhere, and those here finish what they have.",
+    "minAvailable": "Pods of a group are evicted one at a time.",
+    "policyTypes": "In: the proxy's port, metrics, the operator. Out: DNS, and the ports of what the application uses.",
+}
+"""Written above the first line with the key."""
+
+_TITLE = """\
+# Kubernetes manifests of the pipeline '{name}', made by: visiongraph render {pipeline} --kubernetes
+# They need the KubeRay operator 1.7 and the Prometheus operator's PodMonitor. Before 'kubectl apply -f THIS_FILE':
+#
+"""
+
+
+def render_kubernetes(
+    pipeline: str | Path,
+    target: Target,
+    *,
+    gateway: GatewayConfig,
+    intake: IntakeConfig | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> str:
+    """The manifests of a pipeline file.
+
+    Args:
+        pipeline: the file.
+        target: where they are for; without a name the pipeline's is taken.
+        gateway: authentication and limits.
+        intake: where images come from, and results go; without it there are no workers and no jobs.
+        warn: called with what may not be meant.
+
+    Raises:
+        PipelineError: the file has mistakes.
+        SetupError: something cannot work on Kubernetes; the message has a line for each.
+    """
+    plan = load_plan(pipeline)
+    target = target if target.name else replace(target, name=kubernetes_name(plan.name))
+    wanted = demands(plan, gateway, intake)
+    groups = worker_groups(wanted, target)
+    require_it_can_work(target, wanted, groups, gateway, intake)
+    for warning in warnings(target, plan, wanted):
+        warn(warning)
+    references = References.of(target, gateway, intake)
+    serve_file = render(
+        pipeline,
+        gateway=with_mounted_files(gateway),
+        intake=intake,
+        host="0.0.0.0",  # noqa: S104 - the NetworkPolicy says who reaches it
+        port=HTTP_PORT,
+        environment={},
+    )
+    # without the comments at the top level, which are for a file of its own
+    serve_config = "".join(line for line in serve_file.splitlines(keepends=True) if not line.startswith("#"))
+    documents: list[dict[str, Any]] = [
+        service_account(target),
+        *([pipeline_file(target, Path(pipeline).read_text())] if target.models == "download" else []),
+        ray_service(target, references, groups, serve_config, intake),
+        *disruption_budgets(target, groups),
+        *network_policies(target, gateway, intake),
+        *pod_monitors(target, groups),
+    ]
+    commands = [f"kubectl create namespace {target.namespace}", *references.commands(target.namespace)]
+    title = _TITLE.format(name=plan.name, pipeline=pipeline) + "".join(f"#   {command}\n" for command in commands)
+    return title + commented(
+        yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True, explicit_start=True),
+        _COMMENTS,
+    )
+
+
+class _Dumper(BlockDumper):
+    """Writes texts of several lines as they are, and no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
