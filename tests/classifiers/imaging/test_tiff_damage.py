@@ -57,11 +57,7 @@ def test_a_strip_that_inflates_to_more_than_the_pixels_is_not_inflated_whole() -
     bomb = zlib.compress(pixels + bytes(300 * 2**20))
     assert len(bomb) > end - start
     moved = data + bomb  # behind everything else, and the directory says so
-    offset, length = (value.to_bytes(4, "little") for value in (start, end - start))
-    moved = moved.replace(
-        b"\x11\x01\x04\0\1\0\0\0" + offset, b"\x11\x01\x04\0\1\0\0\0" + len(data).to_bytes(4, "little")
-    )
-    moved = moved.replace(
-        b"\x17\x01\x04\0\1\0\0\0" + length, b"\x17\x01\x04\0\1\0\0\0" + len(bomb).to_bytes(4, "little")
-    )
+    for tag, old, new in ((b"\x11\x01", start, len(data)), (b"\x17\x01", end - start, len(bomb))):
+        entry = tag + b"\x04\0\1\0\0\0"
+        moved = moved.replace(entry + old.to_bytes(4, "little"), entry + new.to_bytes(4, "little"))
     np.testing.assert_array_equal(decode(moved), np.asarray(SMOOTH))
