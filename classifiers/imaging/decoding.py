@@ -7,8 +7,6 @@ are pure and may be called from several threads at once.
 from __future__ import annotations
 
 import io
-import itertools
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from typing import Any, NoReturn, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -33,11 +30,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from classifiers.base import Image
 from classifiers.errors import BadImage, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
+from classifiers.imaging.bitmaps import bmp_profile, with_full_palette
 from classifiers.imaging.colour_profiles import ADOBE_RGB, is_srgb, to_srgb
-from classifiers.imaging.jpeg import JpegHeader, jpeg_header, repaired
+from classifiers.imaging.jpeg import JpegHeader, jpeg_header
 from classifiers.imaging.png import PngFile, read_png
 from classifiers.imaging.signatures import served_format, tiff_kind, unserved_format, unserved_kind
+from classifiers.imaging.strict_jpeg import TWO_SIZES, jpeg_channels
+from classifiers.imaging.tiff_damage import check_tiff
 from classifiers.imaging.tiff_tags import TO_UPRIGHT, TiffTag, exif_is_adobe_rgb, exif_orientation, tiff_pieces
+from classifiers.imaging.webp import whole_webp
 
 __all__ = ["DEFAULT_LIMITS", "ImageHeader", "ImageLimits", "OpenedImage", "decode", "from_pillow", "probe"]
 
@@ -114,6 +115,8 @@ class OpenedImage:
             else:
                 if self._parts.png is not None:
                     self._parts.png.check(self._data)
+                elif self._parts.format == "TIFF":
+                    check_tiff(self._data, self._parts.size[0] * self._parts.size[1])
                 self._parts.content.load()
                 pixels = _srgb(self._parts.content, self._profile())
             turn = TO_UPRIGHT.get(self._orientation)
@@ -129,7 +132,7 @@ class OpenedImage:
         elif parts.png is not None:
             profile = parts.png.profile()
         elif parts.format == "BMP":
-            profile = _bmp_profile(self._data)
+            profile = bmp_profile(self._data)
         else:
             profile = parts.content.info.get("icc_profile")
         if profile is None and exif_is_adobe_rgb(parts.exif):
@@ -293,7 +296,7 @@ def _read_parts(image_format: str, data: bytes) -> _Parts:
         return _Parts(image_format, (header.width, header.height), header, header.exif)
     png = read_png(data) if image_format == "PNG" else None
     try:
-        encoded = _READERS[image_format](_MeteredBytes(data if png is None else png.pixels))
+        encoded = _READERS[image_format](_MeteredBytes(_readable(image_format, data) if png is None else png.pixels))
     except SyntaxError:  # Pillow's, where it does not know the kind or finds no kind
         if image_format == "TIFF" and (kind := tiff_kind(data)):
             _refuse_kind(kind)
@@ -304,6 +307,12 @@ def _read_parts(image_format: str, data: bytes) -> _Parts:
         raise
     exif = bytes(encoded.info.get("exif", b"")) if png is None else png.exif
     return _Parts(image_format, encoded.size, encoded, exif, png)
+
+
+def _readable(image_format: str, data: bytes) -> bytes:
+    if image_format == "WEBP":
+        return whole_webp(data)
+    return with_full_palette(data) if image_format == "BMP" else data
 
 
 _NOT_READ = "Unsupported "  # what Pillow says of a sound bitmap that it cannot read
@@ -328,15 +337,8 @@ def _translated(image_format: str, limits: ImageLimits) -> Iterator[None]:
         ) from error
 
 
-# The other one was not checked against the limits.
-_TWO_SIZES = "it has two sizes"
-
-
 def _jpeg_pixels(data: bytes, header: JpegHeader, profile: bytes | None, at_least: tuple[int, int] | None) -> Image:
-    """Decode a JPEG, at 1/2, 1/4 or 1/8 of its size if that is enough.
-
-    Not by Pillow, which is slower, as it copies the pixels twice, and hides what the decoder says about damage.
-    """
+    """Decode a JPEG, at 1/2, 1/4 or 1/8 of its size if that is enough."""
     if not header.is_complete:
         raise BadImage("the JPEG is truncated: some of its scans are missing")
     divisor = 1
@@ -345,11 +347,11 @@ def _jpeg_pixels(data: bytes, header: JpegHeader, profile: bytes | None, at_leas
         divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor <= max(fits, 1))
     height, width = -(-header.height // divisor), -(-header.width // divisor)
     colours = {1: "RGB" if is_srgb(profile) else "GRAY", 3: "RGB", 4: "CMYK"}[header.components]
-    pixels = _jpeg_channels(data, header, (height, width), colours)
+    pixels = jpeg_channels(data, header, (height, width), colours)
     if pixels is None:
         encoded = JpegImagePlugin.JpegImageFile(_MeteredBytes(data))
         if encoded.size != (header.width, header.height):
-            raise ValueError(_TWO_SIZES)
+            raise ValueError(TWO_SIZES)
         encoded.draft(None, (width, height))
         encoded.load()
         return _srgb(encoded, profile)
@@ -359,34 +361,6 @@ def _jpeg_pixels(data: bytes, header: JpegHeader, profile: bytes | None, at_leas
         inks = 255 - pixels  # Adobe writes them inverted, and everyone follows it
         return _srgb(PillowImage.frombytes("CMYK", (width, height), inks.data), profile)
     return pixels if is_srgb(profile) else _srgb(PillowImage.fromarray(pixels), profile)
-
-
-def _jpeg_channels(data: bytes, header: JpegHeader, size: tuple[int, int], colours: str) -> Image | None:
-    """Decode a JPEG to (H, W, channels); ``None`` where its subsampling is one that simplejpeg has no name for.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    candidates = itertools.chain([data], repaired(data, header))
-    while True:
-        try:
-            return _strictly_decoded(next(candidates), header, size, colours)
-        except ValueError as complaint:
-            if "subsampling" in str(complaint):
-                return None
-            error = complaint
-        except StopIteration:
-            raise error from None
-
-
-def _strictly_decoded(data: bytes, header: JpegHeader, size: tuple[int, int], colours: str) -> Image:
-    """Raises ValueError where the decoder has anything to complain of."""
-    if simplejpeg.decode_jpeg_header(data)[:2] != (header.height, header.width):
-        raise ValueError(_TWO_SIZES)
-    pixels: Image = simplejpeg.decode_jpeg(data, colours, min_height=size[0], min_width=size[1])
-    if pixels.shape[:2] != size:
-        raise ValueError(f"decoded at {pixels.shape[:2]} instead of {size}")
-    return pixels
 
 
 def _srgb(image: PillowImage.Image, profile: bytes | None) -> Image:
@@ -399,10 +373,9 @@ def _srgb(image: PillowImage.Image, profile: bytes | None) -> Image:
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         image = _grey(image)
     elif image.has_transparency_data:
-        has_channel = image.mode[-1] in "Aa"
         image = image if image.mode in ("LA", "RGBA") else image.convert("LA" if image.mode == "La" else "RGBA")
         lowest, highest = cast("tuple[tuple[int, int], ...]", image.getextrema())[-1]
-        is_opaque = lowest == 255 or (has_channel and highest == 0)
+        is_opaque = lowest == 255 or highest == 0
         if not is_opaque and image.mode == "RGBA" and (profile is None or is_srgb(profile)):
             return np.asarray(_on_white(image, image))  # without the copies below: a gateway counts bytes a pixel
         alpha = None if is_opaque else image.getchannel("A")
@@ -438,15 +411,3 @@ def _grey(image: PillowImage.Image) -> PillowImage.Image:
     if transparent is not None:
         grey[values == transparent] = 255
     return PillowImage.fromarray(grey)
-
-
-_BMP_V5_HEADER = struct.pack("<L", 124)
-_BMP_EMBEDDED = b"DEBM"
-
-
-def _bmp_profile(data: bytes) -> bytes | None:
-    """The profile that a bitmap of version 5 holds."""
-    if data[14:18] != _BMP_V5_HEADER or data[70:74] != _BMP_EMBEDDED:
-        return None
-    offset, size = struct.unpack_from("<LL", data, 126)
-    return data[14 + offset : 14 + offset + size]

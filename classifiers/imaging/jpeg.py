@@ -36,8 +36,8 @@ _UNNEEDED = {*range(0xE0, 0xF0), 0xFE} - {_JFIF, _ADOBE}
 _EXIF_PREFIX = b"Exif\0\0"
 _ICC_PREFIX = b"ICC_PROFILE\0"
 
-# The decoder reads ahead that many bytes and does not report them.
-_UNREPORTED_BYTES = 7
+# One byte of its kind at the end of coded data belongs to them, more are fill.
+_MIN_FILL_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def repaired(data: bytes, header: JpegHeader) -> Iterator[bytes]:
     yield b"".join([*parts, b"\xff\xd9"])
     coded = parts[-1]
     bare = coded.rstrip(coded[-1:])
-    if len(coded) - len(bare) > _UNREPORTED_BYTES:
+    if len(coded) - len(bare) >= _MIN_FILL_BYTES:
         parts[-1] = bare + b"\0" if bare.endswith(b"\xff") else bare
         yield b"".join([*parts, b"\xff\xd9"])
 

@@ -27,9 +27,13 @@ _MAX_CHUNKS = 50_000
 
 _SIGNATURE_BYTES = 8
 _FRAME_BYTES = 12  # length, kind and checksum
+_COLOR_TYPE_AT = 25
 
 # Ancillary ones that are needed, beside the critical ones, whose names start with a capital letter.
 _USED = {b"tRNS", b"acTL", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"}
+
+# Color type to the lengths that tRNS may have (PNG 3, section 11.3.1.1). Browsers ignore one of another length.
+_TRANSPARENCY_BYTES = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}
 
 # Decoders take gamma values this close to that of sRGB for it (PNG 3, section 13.13; libpng's threshold).
 _GAMMA_TOLERANCE = 0.05
@@ -113,7 +117,7 @@ def read_png(data: bytes) -> PngFile:
                 raise ValueError(f"wrong checksum of {kind.decode()}")
         elif kind in _USED and length <= MAX_PROFILE_BYTES and _is_intact(data, start, position):
             ancillary.setdefault(kind, data[start + 8 : position - 4])
-        if kind[:1].isupper() or (kind == b"tRNS" and kind in ancillary):
+        if kind[:1].isupper() or (kind in ancillary and kind == b"tRNS" and _fits(data, length)):
             if run_end != start:
                 kept.append(data[run_start:run_end])
                 run_start = start
@@ -137,6 +141,10 @@ def read_png(data: bytes) -> PngFile:
 
 def _is_intact(data: bytes, start: int, end: int) -> bool:
     return end <= len(data) and zlib.crc32(memoryview(data)[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+
+
+def _fits(data: bytes, transparency_bytes: int) -> bool:
+    return transparency_bytes in _TRANSPARENCY_BYTES.get(data[_COLOR_TYPE_AT], ())
 
 
 def _longs(content: bytes, count: int) -> tuple[int, ...] | None:

@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 from PIL.Image import Transpose
 
-__all__ = ["TO_UPRIGHT", "TiffTag", "exif_is_adobe_rgb", "exif_orientation", "tiff_numbers", "tiff_pieces"]
+__all__ = [
+    "TO_UPRIGHT",
+    "TiffTag",
+    "exif_is_adobe_rgb",
+    "exif_orientation",
+    "tiff_bytes",
+    "tiff_numbers",
+    "tiff_pieces",
+]
 
 TO_UPRIGHT: dict[int, Transpose] = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -35,10 +43,13 @@ class TiffTag:
     PHOTOMETRIC = 0x0106
     STRIP_OFFSETS = 0x0111
     ORIENTATION = 0x0112
+    STRIP_BYTE_COUNTS = 0x0117
     PLANAR_CONFIGURATION = 0x011C
     TILE_OFFSETS = 0x0144
+    TILE_BYTE_COUNTS = 0x0145
     SUB_DIRECTORIES = 0x014A
     SAMPLE_FORMAT = 0x0153
+    JPEG_TABLES = 0x015B
     EXIF_DIRECTORY = 0x8769
     COLOUR_SPACE = 0xA001
     INTEROPERABILITY_DIRECTORY = 0xA005
@@ -97,6 +108,12 @@ def tiff_numbers(data: bytes, *tags: int) -> dict[int, tuple[int, ...]]:
             except struct.error:
                 continue
     return numbers
+
+
+def tiff_bytes(data: bytes, tag: int) -> bytes:
+    """The content of a tag of the first image that holds more than 4 plain bytes; empty where it is not there."""
+    found = (entry for entry in _entries(data) if entry.tag == tag and entry.length > 4)
+    return next((data[entry.value : entry.value + entry.length] for entry in found), b"")
 
 
 class _Entry(NamedTuple):

@@ -262,6 +262,11 @@ def test_an_alpha_channel_that_is_0_everywhere_is_ignored(image_format: str, opt
     assert decode(encoded(image, image_format, **options))[1, 1].tolist() == [255, 255, 255]
 
 
+def test_a_palette_whose_alpha_is_0_everywhere() -> None:
+    image = photo().quantize(64)
+    assert_close(decode(encoded(image, "PNG", transparency=bytes(64))), image.convert("RGB"))
+
+
 def test_grey_whose_alpha_is_0_everywhere() -> None:
     image = PIL.Image.merge("LA", (photo(mode="L"), PIL.Image.new("L", (48, 32), 0)))
     assert_close(decode(encoded(image, "PNG")), photo(mode="L"))

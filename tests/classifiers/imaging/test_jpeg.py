@@ -87,6 +87,7 @@ COMPLETE: dict[str, Callable[[bytes], bytes]] = {
     "half an end marker": lambda data: data[:-1],
     "no end marker, filled up": lambda data: data[:-2] + bytes(4096),
     "fill before the end marker": lambda data: data[:-2] + b"\0" * 100 + END,
+    "little fill before the end marker": lambda data: data[:-2] + bytes(3) + END,
     "marker fill before the end marker": lambda data: data[:-2] + b"\xff" * 100 + END,
     "rubbish behind": lambda data: data + b"rubbish \xff\xda" * 200,
     "film behind": lambda data: data + b"\0\0\0\x18ftypmp42" + bytes(5000),

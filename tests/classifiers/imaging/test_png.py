@@ -37,6 +37,8 @@ METADATA = {
     "time with a wrong checksum": chunk(b"tIME", bytes(7), checksum=1),
     "profile with a wrong checksum": chunk(b"iCCP", b"name\0\0", checksum=1),
     "transparency with a wrong checksum": chunk(b"tRNS", bytes(6), checksum=1),
+    "empty transparency": chunk(b"tRNS", b""),
+    "short transparency": chunk(b"tRNS", bytes(2)),
     "malformed time": chunk(b"tIME", b""),
     "malformed size": chunk(b"pHYs", b"1"),
     "malformed text": chunk(b"zTXt", b"no end of the keyword"),
