@@ -8,7 +8,7 @@ from typing import Any
 
 from graph import Plan
 from serve_app.config import GatewayConfig, IntakeConfig
-from serve_app.deployments import GATEWAY, WORKER, gateway_options, step_options, worker_options
+from serve_app.deployments import deployment_options
 from serve_app.kubernetes.target import GIB_PER_CPU, Target
 
 __all__ = ["Demand", "WorkerGroup", "demands", "worker_groups"]
@@ -48,10 +48,7 @@ class WorkerGroup:
 
 def demands(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> list[Demand]:
     """What each deployment of the application reserves."""
-    options = {name: step_options(plan, name) for name in plan.hosts}
-    options[GATEWAY] = gateway_options(plan, gateway)
-    if intake is not None:
-        options[WORKER] = worker_options(plan, intake)
+    options = deployment_options(plan, gateway, intake)
     return [_demand(name, option) for name, option in options.items()]
 
 
