@@ -8,7 +8,7 @@ from typing import Any
 
 from graph import Plan
 from serve_app.config import GatewayConfig, IntakeConfig
-from serve_app.deployments import deployment_options
+from serve_app.deployments import GATEWAY, deployment_options
 from serve_app.kubernetes.target import GIB_PER_CPU, Target
 
 __all__ = ["Demand", "WorkerGroup", "demands", "worker_groups"]
