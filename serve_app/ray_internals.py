@@ -30,8 +30,8 @@ _KV_NAMESPACE = "visiongraph"
 def application_states() -> dict[str, str]:
     """State of each Serve application by its name, for example ``"RUNNING"``.
 
-    ``serve.status()`` says more, and rebuilds every deployment's configuration to say it: with five of them a quarter
-    of a second of CPU time, which the replicas that are starting need.
+    ``serve.status()`` also rebuilds the configuration of every deployment: with five of them that is a quarter of a
+    second of CPU time, which the replicas that are starting need.
 
     Raises:
         RayServeException: Serve is not running.
@@ -96,7 +96,7 @@ class ClusterStore(MutableMapping[str, bytes]):
 
 
 def replica_count(handle: DeploymentHandle[Any]) -> int:
-    """Replicas that calls of a handle can go to now, as far as this process has been told."""
+    """The number of replicas that calls of a handle can go to, as far as this process knows."""
     router = cast("Any", handle)._init_router()._asyncio_router.request_router
     return 0 if router is None else len(router.curr_replicas)
 

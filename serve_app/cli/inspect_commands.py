@@ -20,7 +20,7 @@ __all__ = ["explain", "graph", "models", "schema", "validate"]
 
 
 def validate(pipeline: PipelineArgument) -> None:
-    """Check a pipeline file: every error at once with its line and the fix (exit status 2), or "ok" and the plan.
+    """Check a pipeline file: all errors at once, each with its line and the fix (exit status 2), or "ok" and the plan.
 
     The classes are imported; no model is loaded.
     """
@@ -71,7 +71,7 @@ def explain(
     pipeline: PipelineArgument,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file, a URL or s3://bucket/key.")],
 ) -> None:
-    """Run one image and say for each step and each detection which rule held or not, and with which values."""
+    """Run one image and show for each step and each detection whether its rule held, and with which values."""
     with VisionPipeline(pipeline) as vision:
         result = vision.run(lambda limits: read(image, limits))
     for step in explain_result(vision.plan, result):
@@ -101,9 +101,9 @@ def _short(value: object, limit: int = 200) -> str:
 
 def models(
     pipeline: PipelineArgument,
-    download: Annotated[bool, typer.Option("--download", help="Get those that are missing.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Download those that are missing.")] = False,
 ) -> None:
-    """List the models that a pipeline needs: where each comes from, its size and licence, and whether it is there."""
+    """List the models that a pipeline needs: source, size, licence, and whether each is on this machine."""
     from serve_app.local.model_downloads import download as fetch
     from serve_app.local.model_downloads import required_models
 
