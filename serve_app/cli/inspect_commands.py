@@ -84,9 +84,8 @@ def explain(
 
 
 def _print_decision(kind: str, decision: Decision) -> None:
-    word = {True: "[green]holds[/]", False: "[yellow]does not hold[/]", None: "[red]cannot be decided[/]"}[
-        decision.held
-    ]
+    words = {True: "[green]holds[/]", False: "[yellow]does not hold[/]", None: "[red]cannot be evaluated[/]"}
+    word = words[decision.held]
     stdout.print(f"  {kind} for {escape(decision.subject)} {word}: {escape(decision.rule)}", highlight=False)
     for source, value in decision.values:
         stdout.print(f"      {escape(source)} = {escape(_short(value))}", highlight=False)
@@ -116,7 +115,7 @@ def models(
         table.add_row(
             model.ref,
             ", ".join(model.steps),
-            _STATES[model.state],
+            {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "damaged": "[red]damaged[/]"}[model.state],
             "?" if model.size_bytes is None else f"{model.size_bytes / 1e6:.1f} MB",
             escape(model.source),
             model.licence or "?",
@@ -127,6 +126,3 @@ def models(
             stdout.print(f"{model.ref}: {escape(model.note)}")
     if any(model.state != "there" for model in found):
         stdout.print(f"get what is missing with: visiongraph models {pipeline} --download")
-
-
-_STATES = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "damaged": "[red]damaged[/]"}

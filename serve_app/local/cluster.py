@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -128,7 +128,6 @@ def local_cluster(
     binary = find_haproxy()
     if binary is None:
         logger.warning("HAProxy does not run here: Ray's Python proxy takes the requests, about a tenth as many")
-    mark = uuid.uuid4().hex
     with ExitStack() as stack:
         folder = _make_folder()
         if not keep_logs:
@@ -138,10 +137,10 @@ def local_cluster(
         if token_file is not None:
             defaults["RAY_AUTH_TOKEN_PATH"] = str(token_file)
         # Ray's session and the temporary files of all processes, those that are killed too, are removed with it.
-        stack.enter_context(_environment(defaults, {MARK: mark, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}))
+        stack.enter_context(_environment(defaults, {MARK: str(folder), "TMPDIR": str(folder)}))
         signals = StopRequests()
         stack.enter_context(signals.hurried())
-        stack.callback(stop, mark, signals.hurry)
+        stack.callback(stop, folder, signals.hurry)
         with signals.held():  # a ray.init() that is interrupted may crash this process later
             log_dir = _start_ray(dashboard_port, max(_cpu_count(), min_cpus), num_gpus)
         stack.enter_context(signals.raised())
@@ -221,7 +220,7 @@ def _token_file(folder: Path) -> Path | None:
     if "RAY_AUTH_TOKEN_PATH" in os.environ or users.exists():
         return users
     path = folder / "ray-token"
-    path.write_text(uuid.uuid4().hex + uuid.uuid4().hex)  # only this user may enter the folder
+    path.write_text(secrets.token_hex(32))  # only this user may enter the folder
     return path
 
 
