@@ -43,7 +43,7 @@ _MOST_DEATHS = 256
 # The head of a process's record: whether it called os._exit or hung, whether an image had it to itself, and the SHA-256
 # of its images, zero where a place is free. The host follows, as text.
 _PLACES = 64
-_HEAD = np.dtype([("ended", "?"), ("alone", "?"), ("images", "u1", (_PLACES, 32))])
+_HEAD = np.dtype([("ended", "?"), ("alone", "?"), ("images", "V32", _PLACES)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class UnderWay:
         self._file.flush()
         fcntl.lockf(self._file, fcntl.LOCK_EX)  # not inherited by a child that this process forks
         self._head = np.memmap(self._file, _HEAD, mode="r+", shape=1)
-        self._images = self._head["images"][0]
+        self._images = self._head["images"][0].view(np.ndarray)  # faster than a view of a memmap
         self._free = deque(range(_PLACES))  # whose methods are atomic
         new.rename(self.path)
 
@@ -115,12 +115,12 @@ class UnderWay:
             if not self._free or not image:
                 break
             taken.append(self._free.popleft())
-            self._images[taken[-1]] = np.frombuffer(bytes.fromhex(image), np.uint8)
+            self._images[taken[-1]] = bytes.fromhex(image)
         try:
             yield
         finally:
             for place in taken:
-                self._images[place] = 0
+                self._images[place] = bytes(32)
                 self._free.append(place)
 
     def hangs(self, is_stuck: bool) -> None:
@@ -159,7 +159,7 @@ def _sweep(folder: Path, own: Path | None = None) -> Iterator[Death]:
             path.unlink()
             fault.unlink(missing_ok=True)
         [head] = np.frombuffer(content, _HEAD, count=1)
-        images = tuple(image.tobytes().hex() for image in head["images"] if image.any())
+        images = tuple(image.hex() for image in head["images"].tolist() if any(image))
         if images:
             host = content[_HEAD.itemsize :].decode()
             alone = len(set(images)) == 1 and bool(head["alone"] or len(images) == 1)
