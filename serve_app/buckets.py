@@ -1,6 +1,6 @@
 """Buckets of object stores, for images and for results: one client (the Rust crate ``object_store``) for all of them.
 
-It takes a fifth of the CPU time a request that boto3 takes, and knows writes that fail where there is an object.
+It takes a fifth of boto3's CPU time per request, and supports conditional writes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _RETRIES: Any = {
     "retry_timeout": timedelta(seconds=30),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
-# The SDK hands out credentials that are good for 10 minutes at least.
+# The SDK's credentials are valid for at least 10 minutes.
 _CREDENTIALS_FOR = timedelta(minutes=5)
 
 
 class BucketUnavailable(VisionError):
-    """A bucket cannot be asked: there are no credentials for it."""
+    """There are no credentials for a bucket."""
 
 
 def s3_bucket(name: str, region: str | None = None, endpoint_url: str | None = None) -> S3Store:
@@ -64,11 +64,11 @@ def s3_bucket(name: str, region: str | None = None, endpoint_url: str | None = N
 def gcs_bucket(name: str, endpoint_url: str | None = None) -> GCSStore:
     """A bucket of Google Cloud Storage; credentials as Google's libraries find them.
 
-    An emulator at ``endpoint_url`` is asked without any.
+    Requests to an emulator at ``endpoint_url`` have none.
     """
     options: dict[str, Any] = {}
     if endpoint_url is not None:
-        # skip_signature alone does not keep it from asking the machine's metadata service for a token
+        # with skip_signature alone it would still request a token from the machine's metadata service
         options = {
             "base_url": endpoint_url.rstrip("/"),
             "credential_provider": lambda: {"token": "none", "expires_at": None},

@@ -6,6 +6,7 @@ Ray is imported in the functions: it reads its environment when it is imported, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,13 +26,14 @@ __all__ = [
 # Detections, contexts and the bytes of pickle beside the pixels.
 _ROOM_BYTES = 512 * 1024
 _KV_NAMESPACE = "visiongraph"
+_ANSWER_S = 5.0
 
 
 def application_states() -> dict[str, str]:
     """State of each Serve application by its name, for example ``"RUNNING"``.
 
-    ``serve.status()`` says more, and rebuilds every deployment's configuration to say it: with five of them a quarter
-    of a second of CPU time, which the replicas that are starting need.
+    ``serve.status()`` also rebuilds the configuration of every deployment: with five of them that is a quarter of a
+    second of CPU time, which the replicas that are starting need.
 
     Raises:
         RayServeException: Serve is not running.
@@ -96,7 +98,7 @@ class ClusterStore(MutableMapping[str, bytes]):
 
 
 def replica_count(handle: DeploymentHandle[Any]) -> int:
-    """Replicas that calls of a handle can go to now, as far as this process has been told."""
+    """The number of replicas that calls of a handle can go to, as far as this process knows."""
     router = cast("Any", handle)._init_router()._asyncio_router.request_router
     return 0 if router is None else len(router.curr_replicas)
 
@@ -104,17 +106,20 @@ def replica_count(handle: DeploymentHandle[Any]) -> int:
 async def is_gone(handle: DeploymentHandle[Any]) -> bool:
     """Whether a handle's deployment was removed, or Serve has given up starting it: calls would wait forever.
 
-    Raises:
-        RayError: Serve's controller does not answer.
-        ValueError: there is no controller.
+    ``False`` where Serve's controller does not answer.
     """
     import ray
+    from ray.exceptions import RayError
     from ray.serve._private.common import DeploymentStatus, DeploymentStatusInfo, DeploymentStatusTrigger
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
     from ray.serve.generated import serve_pb2
 
-    controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
-    status = await controller.get_deployment_status.remote(handle.deployment_name, handle.app_name)
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+        async with asyncio.timeout(_ANSWER_S):
+            status = await controller.get_deployment_status.remote(handle.deployment_name, handle.app_name)
+    except (RayError, ValueError, TimeoutError):  # it is restarting
+        return False
     if status is None:
         return True
     info = DeploymentStatusInfo.from_proto(cast("Any", serve_pb2).DeploymentStatusInfo.FromString(status))

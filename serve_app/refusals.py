@@ -26,15 +26,15 @@ class Forbidden(VisionError):
 
 
 class TooManyRequests(VisionError):
-    """The key has used up what it may do for now (fields ``limit``, ``retry_after_s``)."""
+    """The rate limit of the key is exceeded (fields ``limit``, ``retry_after_s``)."""
 
 
 class FetchFailed(VisionError):
-    """The image could not be fetched from the address that the client gave (field ``retryable``: it may be later)."""
+    """The image could not be fetched from the address that the client gave (field ``retryable``: a retry may work)."""
 
 
 class NotFound(VisionError):
-    """There is no such thing, or not for this client."""
+    """It does not exist, or not for this client."""
 
 
 class JobsUnavailable(VisionError):
@@ -50,4 +50,4 @@ class NotReady(VisionError):
 
 
 class Quarantined(InputError):
-    """The image has crashed a step's process twice, and is refused for a time (fields ``sha256``, ``until``)."""
+    """The image has crashed a step's process and is quarantined (fields ``sha256``, ``until``)."""

@@ -1,6 +1,6 @@
-"""Addresses of images: what kind an address is, and its parts.
+"""Addresses of images: their kinds and parts.
 
-They are taken apart by hand: like the name of a file, the key of an object may hold ``?`` and ``#``.
+Not parsed by ``urllib``: like the name of a file, the key of an object may contain ``?`` and ``#``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from graph import Malformed
 __all__ = ["CONTROL_CHARACTERS", "checked_uri", "path_of_file_uri", "scheme_of", "split_bucket_uri"]
 
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
-"""What no key of an object may hold here. Everything else is in use: macOS puts U+202F into names of screenshots."""
+"""Not allowed in keys of objects. All other characters are in use: macOS puts U+202F into names of screenshots."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(file):/", re.IGNORECASE)
 

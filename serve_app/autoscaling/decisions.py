@@ -1,7 +1,7 @@
-"""How many replicas there should be, from numbers alone: no clock, no broker, no Ray.
+"""The number of replicas, from numbers alone: no clock, no broker, no Ray.
 
-:class:`Scaler` says what is needed now and leaves it to :class:`Steadied` when to follow: up soon, down only to what
-was enough during all of a long window. That, and a band around the present number, is what keeps it from flapping.
+:class:`Scaler` computes how many are needed now, and :class:`Steadied` when to follow: up soon, down only to the most
+that was needed in a long window. That, and a tolerance, keep the number from flapping.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from dataclasses import dataclass
 __all__ = ["WINDOW_S", "Load", "Scaler", "Steadied"]
 
 WINDOW_S = 10.0
-"""Over which replicas measure their rates."""
+"""The window over which replicas measure their rates."""
 
-_GROWTH_S = 6.0  # over which the growth of what waits is measured: less is noise, more is late
-_TOLERANCE = 0.1  # a need that is so little above what there is adds no replica
-_UTILISATION = 0.8  # of what replicas can do; the rest is for what comes unevenly
-_FASTER_S, _SLOWER_S = 5.0, 30.0  # time constants of what one replica can do: slower it may be for others' sake
-_FULL = 0.6  # hands that are so full mean that more waits; messages are taken by the batch, so that it may be less
-_GROWTH = 2.0  # where it is known that there are too few, and not by how much
-_GROWTH_BLIND = 4.0  # where that, too, is only known by full hands
+_GROWTH_S = 6.0  # window for the growth of the backlog: a shorter one is noisy, a longer one is late
+_TOLERANCE = 0.1  # a need that exceeds the number of replicas by less adds none
+_UTILISATION = 0.8  # of the replicas' rate; the rest is for uneven load
+_FASTER_S, _SLOWER_S = 5.0, 30.0  # time constants of a replica's rate: a low one may be due to another step
+_FULL = 0.6  # occupancy that means that more waits: messages are taken in batches, so it is below 1
+_GROWTH = 2.0  # factor where there are too few replicas, and it is not known by how many
+_GROWTH_BLIND = 4.0  # the same where only the occupancy is known
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What there is to do, and who does it. The unit is a message for workers, a crop for a step.
+    """The load and the replicas. The unit is a message for workers, a crop for a step.
 
     Attributes:
-        now: seconds on a clock that goes on evenly.
+        now: seconds on a monotonic clock.
         replicas: that run and have reported.
-        target: replicas that there should be by the last decision.
-        waiting: units that nobody has in hand; ``None``: not known.
+        target: number of replicas of the last decision.
+        waiting: units that no replica has taken; ``None``: not known.
         held: units that were taken and not finished, as far as that is known.
         oldest_age_s: how long the oldest has waited; ``None``: not known.
-        rate: units that all replicas together finished a second, over the last ``WINDOW_S``.
+        rate: units per second that all replicas together finished, over the last ``WINDOW_S``.
         rate_each: the mean rate of the replicas that have run for longer than that; ``None``: there are none.
-        in_hand: units that the replicas have.
-        room: units that they could have.
+        in_hand: units that the replicas hold.
+        room: units that they could hold.
     """
 
     now: float
@@ -54,8 +54,8 @@ class Load:
 
 
 class Steadied:
-    """A number that follows a need: up once that was higher all along for ``up_s``, down to the most that was needed
-    within ``down_s``."""
+    """A number that follows a need: up when the need was higher during all of ``up_s``, down to the highest need of the
+    last ``down_s``."""
 
     def __init__(self, up_s: float, down_s: float) -> None:
         self._up_s = up_s
@@ -63,10 +63,10 @@ class Steadied:
         self._wanted: deque[tuple[float, int]] = deque()
 
     def follow(self, now: float, current: int, need: float) -> int:
-        """The number that there should be, where there is ``current`` and ``need`` (not rounded) would do for now."""
+        """The next number after ``current``, where ``need`` (not rounded) is enough now."""
         wanted = current if current < need <= current * (1 + _TOLERANCE) else math.ceil(need)
         if not self._wanted:
-            self._wanted.append((now, current))  # what was before counts as needed
+            self._wanted.append((now, current))  # the first number counts as needed
         self._wanted.append((now, wanted))
         while self._wanted[0][0] < now - max(self._up_s, self._down_s):
             self._wanted.popleft()
@@ -78,14 +78,13 @@ class Steadied:
 
 
 class Scaler:
-    """Replicas enough for what arrives, and to be done with what waits within ``drain_s``.
+    """Enough replicas for the arriving load, and to process the backlog within ``drain_s``.
 
-    What one replica can do is learnt while all have more to do than they can.
+    The rate of one replica is learnt while all are busy.
 
     Args:
-        drain_s: seconds in which what waits should be gone.
-        guess: units a second that one replica is thought to do until that is known; ``None``: their hands say how many
-            are needed.
+        drain_s: time in which a backlog should be processed.
+        guess: assumed rate of one replica until it is known, in units per second; ``None``: go by occupancy.
         up_s, down_s: see :class:`Steadied`.
     """
 
@@ -99,36 +98,36 @@ class Scaler:
         self._steadied = Steadied(up_s, down_s)
 
     def decide(self, load: Load) -> int:
-        """The number of replicas that there should be; bounds are the caller's."""
+        """The number of replicas; the caller applies bounds."""
         need = self._need(load)
-        if load.waiting is None or load.waiting + load.held > 0:  # without replicas nobody would know, or do it
+        if load.waiting is None or load.waiting + load.held > 0:  # without replicas it would stay unknown, or undone
             need = max(1.0, need)
         return self._steadied.follow(load.now, load.target, need)
 
     def _need(self, load: Load) -> float:
         waiting = load.waiting or 0.0
-        hands = load.in_hand / load.room if load.room else 1.0
+        occupancy = load.in_hand / load.room if load.room else 1.0
         growth = self._growth(load.now, waiting + load.held)
         much = waiting > max(1.0, load.rate)  # more than a second's work
-        full = load.waiting is None and load.room > 0 and hands >= _FULL
-        self._learn(load, full or (much and hands > 0.5))
-        if full:  # nobody says how much there is to do
+        full = load.waiting is None and load.room > 0 and occupancy >= _FULL
+        self._learn(load, full or (much and occupancy > 0.5))
+        if full:  # the backlog is not known
             return _GROWTH_BLIND * load.replicas
         each = self._learnt or (self._guess if much or not load.replicas else None)
         if each is None and not load.room:
             return float(load.target)
         if each is None and much:
             return min(_GROWTH_BLIND, (waiting + load.in_hand) / load.room) * load.replicas
-        if each is None:  # hands are to be half full; one less at a time, since it may be one too few
-            return max(2 * load.replicas * hands, load.target - 1.0)
+        if each is None:  # half the room is the target; one less at a time, since it may be one too few
+            return max(2 * load.replicas * occupancy, load.target - 1.0)
         need = (max(0.0, load.rate + growth) / _UTILISATION + waiting / self._drain_s) / each
         if much and load.oldest_age_s is not None and load.oldest_age_s > self._drain_s:
-            # it takes too long, whatever the rates say
+            # the wait is too long, whatever the rates are
             need = max(need, load.replicas * min(_GROWTH, load.oldest_age_s / self._drain_s))
         return need
 
     def _growth(self, now: float, backlog: float) -> float:
-        """Units a second by which the backlog grew over the window."""
+        """The growth of the backlog over the window, in units per second."""
         self._backlogs.append((now, backlog))
         while len(self._backlogs) > 2 and self._backlogs[1][0] <= now - _GROWTH_S:
             self._backlogs.popleft()
@@ -136,7 +135,7 @@ class Scaler:
         return 0.0 if then == now else (backlog - before) / (now - then)
 
     def _learn(self, load: Load, busy: bool) -> None:
-        """Take a rate for what a replica can do, once all have been busy for as long as rates are measured."""
+        """Learn the rate of a replica, once all have been busy for the whole window of measured rates."""
         passed, self._learnt_at = load.now - self._learnt_at, load.now
         if not busy:
             self._busy_since = None

@@ -21,12 +21,12 @@ __all__ = ["Found", "run_demo", "show"]
 
 _TIMEOUT_S = 60.0
 _SURE = 0.5
-"""Of an answer that is less sure than this, the next best ones are shown too."""
+"""Below this confidence the next best labels are shown too."""
 _ALTERNATIVES = 2
 
 
 class Found(NamedTuple):
-    """A photo, the result for it, and where the picture with boxes and labels is."""
+    """A photo, its result, and the path of the picture with boxes and labels."""
 
     photo: Path
     result: Mapping[str, Any]
@@ -34,10 +34,11 @@ class Found(NamedTuple):
 
 
 def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int) -> None:
-    """Serve, post, show, shut down. Without ``photos``: a street, two people and, where they can be had, two cars.
+    """Serve, post, show, shut down. Without ``photos``: a street, two people and, where they can be downloaded, two
+    cars.
 
     Raises:
-        SetupError: the pipeline or its models are not there, or a port is taken.
+        SetupError: the pipeline or its models are missing, or a port is taken.
     """
     packaged = photos or demo_photos()  # before anything starts
     out.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int) -> 
         with phases(stderr) as begin:
             server = stack.enter_context(serving(pipeline, port=port, dashboard_port=None, report=begin))
         stderr.print(f"  it answers at {server.http_url}", highlight=False)
-        # not before the pipeline and its models have turned out to be good
+        # only once the pipeline and its models are known to work
         photos = photos or [*packaged, *_car_photos(stderr)]
         with phases(stderr) as begin:
             begin("posting the photos")
@@ -57,7 +58,12 @@ def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int) -> 
 
 def show(found: Sequence[Found], console: Console) -> None:
     """A table of what was found, and where the pictures are."""
-    console.print(_table(found))
+    table = Table("photo", "object", "confidence", "what the classifiers say", title="What was found")
+    for photo, result, _ in found:
+        for number, cells in enumerate(_rows(result)):
+            table.add_row(escape(photo.name) if number == 0 else "", *cells)
+        table.add_section()
+    console.print(table)
     console.print("The pictures with boxes and labels:")
     for one in found:
         console.print(f"  {escape(str(one.picture.resolve()))}", highlight=False, soft_wrap=True)
@@ -92,40 +98,25 @@ def _post(client: httpx.Client, photo: Path, **query: str) -> httpx.Response:
     return response
 
 
-def _table(found: Sequence[Found]) -> Table:
-    table = Table("photo", "object", "confidence", "what the classifiers say", title="What was found")
-    for photo, result, _ in found:
-        for name, *cells in _rows(photo.name, result):
-            table.add_row(escape(name), *cells)
-        table.add_section()
-    return table
-
-
-def _rows(photo: str, result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """The photo's name stands in the first of them."""
+def _rows(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """One row per detection with its labels, then one per step that is not ok."""
     context = result["context"]
-    said: dict[int, list[str]] = {}
+    labels: dict[int, list[str]] = {}
     for answer in context.values():
         for item in answer.get("objects", []):
-            said.setdefault(item["detection"], []).append(_words(item))
+            labels.setdefault(item["detection"], []).append(_label(item))
     for index, detection in enumerate(d for answer in context.values() for d in answer.get("detections", [])):
-        yield (
-            photo,
-            escape(detection["class_name"]),
-            f"{detection['confidence']:.0%}",
-            escape("; ".join(said.get(index, []))),
-        )
-        photo = ""
+        found = escape("; ".join(labels.get(index, [])))
+        yield escape(detection["class_name"]), f"{detection['confidence']:.0%}", found
     for step in result["steps"]:
         if step["status"] != "ok":
             why = step.get("reason") or step.get("error", {}).get("detail", "")
             name, status, why = (f"[dim]{escape(text)}[/]" for text in (step["name"], step["status"], why))
-            yield photo, name, status, why
-            photo = ""
+            yield name, status, why
 
 
-def _words(item: Mapping[str, Any]) -> str:
-    """What a step says of an object, in short."""
+def _label(item: Mapping[str, Any]) -> str:
+    """The result of a step for an object, in short."""
     if "label" not in item:
         return ", ".join(f"{key} {value}" for key, value in item.items() if key != "detection")
     best, *others = (f"{one['label']} {one['confidence']:.0%}" for one in item.get("labels") or [item])

@@ -1,5 +1,5 @@
-"""Finds and reads images for the command line: files, folders, globs, URLs and ``s3://`` objects, with the user's
-own rights."""
+"""Finds and reads images for the command line, with the rights of the user: files, folders, globs, URLs and ``s3://``
+objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import string
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import httpx
@@ -136,24 +136,28 @@ def read(uri: str, limits: ImageLimits) -> Frame:
 
     Raises:
         SourceError: it cannot be fetched.
-        InputError: it can, and is no image or over the limits.
+        InputError: it is not an image, or over the limits.
     """
     try:
         data = _read(uri, limits.max_bytes)
     except VisionError:
         raise
-    except Exception as error:  # clients raise errors of many kinds, most of all for addresses that are none
+    except Exception as error:  # clients raise errors of many kinds, above all for invalid addresses
         raise _as_source_error(uri, error) from error
     return Frame.from_bytes(data, limits, uri)
 
 
 def _read(uri: str, max_bytes: int) -> bytes:
     scheme = scheme_of(uri)
+    more = max_bytes + 1  # one byte over the limit is enough to be refused
     if scheme in ("http", "https"):
         return _http(uri, max_bytes)
     if scheme == "s3":
-        return _s3(uri, max_bytes)
-    more = max_bytes + 1  # a byte over the limit is enough to be refused
+        bucket, key = split_bucket_uri(uri)
+        if not bucket:
+            raise SourceError(f"{uri} names no bucket; s3://BUCKET/KEY does")
+        data: bytes = _s3().get_object(Bucket=bucket, Key=key)["Body"].read(more)
+        return data
     if uri == "-":
         return sys.stdin.buffer.read(more)
     path = _path(uri)
@@ -168,8 +172,8 @@ def _read(uri: str, max_bytes: int) -> bytes:
 def _as_source_error(uri: str, error: Exception) -> SourceError:
     if isinstance(error, SourceError):
         return error
-    words = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return SourceError(f"cannot read {uri}: {words}")
+    reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return SourceError(f"cannot read {uri}: {reason}")
 
 
 def _http(uri: str, max_bytes: int) -> bytes:
@@ -183,20 +187,14 @@ def _http(uri: str, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _s3(uri: str, max_bytes: int) -> bytes:
+def _s3() -> Any:
     import boto3
 
-    bucket, key = split_bucket_uri(uri)
-    if not bucket:
-        raise SourceError(f"{uri} names no bucket; s3://BUCKET/KEY does")
-    data: bytes = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read(max_bytes + 1)
-    return data
+    return boto3.client("s3")
 
 
 def _s3_objects(bucket: str, prefix: str) -> list[str]:
-    import boto3
-
-    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
     found = [f"s3://{bucket}/{key}" for key in keys if Path(key).suffix.lower() in _SUFFIXES]
     if not found:

@@ -20,7 +20,7 @@ __all__ = ["explain", "graph", "models", "schema", "validate"]
 
 
 def validate(pipeline: PipelineArgument) -> None:
-    """Check a pipeline file: every error at once with its line and the fix (exit status 2), or "ok" and the plan.
+    """Check a pipeline file: all errors at once, each with its line and the fix (exit status 2), or "ok" and the plan.
 
     The classes are imported; no model is loaded.
     """
@@ -71,7 +71,7 @@ def explain(
     pipeline: PipelineArgument,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file, a URL or s3://bucket/key.")],
 ) -> None:
-    """Run one image and say for each step and each detection which rule held or not, and with which values."""
+    """Run one image and show for each step and each detection whether its rule held, and with which values."""
     with VisionPipeline(pipeline) as vision:
         result = vision.run(lambda limits: read(image, limits))
     for step in explain_result(vision.plan, result):
@@ -84,9 +84,8 @@ def explain(
 
 
 def _print_decision(kind: str, decision: Decision) -> None:
-    word = {True: "[green]holds[/]", False: "[yellow]does not hold[/]", None: "[red]cannot be decided[/]"}[
-        decision.held
-    ]
+    words = {True: "[green]holds[/]", False: "[yellow]does not hold[/]", None: "[red]cannot be evaluated[/]"}
+    word = words[decision.held]
     stdout.print(f"  {kind} for {escape(decision.subject)} {word}: {escape(decision.rule)}", highlight=False)
     for source, value in decision.values:
         stdout.print(f"      {escape(source)} = {escape(_short(value))}", highlight=False)
@@ -101,9 +100,9 @@ def _short(value: object, limit: int = 200) -> str:
 
 def models(
     pipeline: PipelineArgument,
-    download: Annotated[bool, typer.Option("--download", help="Get those that are missing.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Download those that are missing.")] = False,
 ) -> None:
-    """List the models that a pipeline needs: where each comes from, its size and licence, and whether it is there."""
+    """List the models that a pipeline needs: source, size, licence, and whether each is on this machine."""
     from serve_app.local.model_downloads import download as fetch
     from serve_app.local.model_downloads import required_models
 
@@ -116,7 +115,7 @@ def models(
         table.add_row(
             model.ref,
             ", ".join(model.steps),
-            _STATES[model.state],
+            {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "damaged": "[red]damaged[/]"}[model.state],
             "?" if model.size_bytes is None else f"{model.size_bytes / 1e6:.1f} MB",
             escape(model.source),
             model.licence or "?",
@@ -127,6 +126,3 @@ def models(
             stdout.print(f"{model.ref}: {escape(model.note)}")
     if any(model.state != "there" for model in found):
         stdout.print(f"get what is missing with: visiongraph models {pipeline} --download")
-
-
-_STATES = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "damaged": "[red]damaged[/]"}

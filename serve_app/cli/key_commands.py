@@ -32,7 +32,7 @@ _DEFAULT_FILE = Path("keys.json")
 
 
 class Scope(enum.StrEnum):
-    """What a key is good for."""
+    """What a key may be used for."""
 
     INFER = "infer"
     JOBS = "jobs"
@@ -43,16 +43,16 @@ class Scope(enum.StrEnum):
 def create(
     tenant: Annotated[str, typer.Option(help="Whose key it is. Tenants share limits and see only their own jobs.")],
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it is good for; may be repeated. Default: infer.")
+        list[Scope] | None, typer.Option(help="What it may be used for; may be repeated. Default: infer.")
     ] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it ends by itself; default: never.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; default: never.")] = None,
     file: FileOption = _DEFAULT_FILE,
 ) -> None:
-    """Make a key and print it, once: only a hash of it is kept."""
+    """Create a key and print it once: only a hash of it is stored."""
     expires = None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
     key = create_key(file, tenant, [str(s) for s in scope or [Scope.INFER]], expires)
     stderr.print(
-        f"This is the only time that the key is shown; {escape(str(file))} keeps a hash of it. It is good within 10 s."
+        f"This is the only time that the key is shown; {escape(str(file))} stores its hash. It is valid within 10 s."
     )
     sys.stdout.write(key + "\n")
 
@@ -73,13 +73,13 @@ def _state(key: ApiKey, now: datetime) -> str:
     if key.revoked is not None:
         return f"revoked {key.revoked:%Y-%m-%d %H:%M}"
     if key.expires is None:
-        return "good"
-    return f"{'good until' if key.is_good(now) else 'ended'} {key.expires:%Y-%m-%d %H:%M}"
+        return "valid"
+    return f"{'valid until' if key.is_good(now) else 'expired'} {key.expires:%Y-%m-%d %H:%M}"
 
 
 @keys.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id: what stands before its dot.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id: the part before its dot.")],
     file: FileOption = _DEFAULT_FILE,
 ) -> None:
     """Revoke a key; every replica refuses it within 10 s."""

@@ -32,21 +32,13 @@ __all__ = ["demo", "render", "serve"]
 
 PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
 GatewayOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="YAML with the gateway: block: authentication, limits, what is fetched."),
+    Path | None, typer.Option(metavar="FILE", help="YAML with the gateway: block: authentication, limits, fetching.")
 ]
 IntakeOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="YAML with the intake: block: queue, results, what is fetched, how many workers."
-    ),
+    Path | None, typer.Option(metavar="FILE", help="YAML with the intake: block: queue, results, fetching, workers.")
 ]
-QueueOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="The queue that images come from, in place of the intake block's.")
-]
-ResultsOption = Annotated[
-    str | None, typer.Option(metavar="URI", help="Where results go, in place of what the intake block says.")
-]
+QueueOption = Annotated[str | None, typer.Option(metavar="URL", help="The queue, instead of the intake block's.")]
+ResultsOption = Annotated[str | None, typer.Option(metavar="URI", help="The results, instead of the intake block's.")]
 DashboardPortOption = Annotated[int, typer.Option(help="Port of the Ray dashboard.", min=1, max=65535)]
 
 
@@ -126,8 +118,8 @@ def serve(
 ) -> None:
     """Serve a pipeline over HTTP on this machine until Ctrl-C: starts Ray and Serve in the fast configuration.
 
-    Without --gateway everybody on this machine may come in. Without --intake jobs are queued in an SQLite file, and
-    their results kept beside it, in visiongraph-jobs/NAME; images may lie in the current folder or on the public web.
+    Without --gateway there is no authentication on this machine. Without --intake jobs are queued in an SQLite file and
+    results are stored beside it, in visiongraph-jobs/NAME; images come from the current folder or the public web.
     """
     from serve_app.config.gateway_config import read_gateway_config
     from serve_app.config.intake_config import local_intake, read_intake_config
@@ -141,25 +133,21 @@ def serve(
         with phases(stderr) as begin:
             server = stack.enter_context(
                 serving(
-                    pipeline,
-                    port=port,
-                    dashboard_port=dashboard_port,
-                    gateway=config,
-                    intake=workers,
-                    report=begin,
+                    pipeline, port=port, dashboard_port=dashboard_port, gateway=config, intake=workers, report=begin
                 )
             )
-        stderr.print(f"[green]ready[/]   POST an image to  {server.http_url}/v1/images")
-        stderr.print(f"        or addresses to    {server.http_url}/v1/jobs")
-        stderr.print(f"        their results in   {workers.results}", soft_wrap=True)
-        stderr.print(f"        API documentation  {server.http_url}/docs")
-        stderr.print(f"        Ray dashboard      {server.dashboard_url}")
-        if server.token_file is not None:
-            stderr.print(f"        its token is in    {server.token_file}", soft_wrap=True)
-        stderr.print(
-            f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {server.http_url}/v1/images"
-        )
-        stderr.print("        Ctrl-C stops it")
+        url, token = server.http_url, server.token_file
+        for line in (
+            f"[green]ready[/]   POST an image to  {url}/v1/images",
+            f"        or addresses to    {url}/v1/jobs",
+            f"        their results in   {workers.results}",
+            f"        API documentation  {url}/docs",
+            f"        Ray dashboard      {server.dashboard_url}",
+            *([] if token is None else [f"        its token is in    {token}"]),
+            f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {url}/v1/images",
+            "        Ctrl-C stops it",
+        ):
+            stderr.print(line, soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):  # SIGTERM and SIGHUP raise it here too
             while True:
                 time.sleep(1)
@@ -175,7 +163,7 @@ def demo(
         typer.Option(
             "--photo",
             metavar="FILE",
-            help="A photo of yours; may stand several times. Else a street, two people and two cars.",
+            help="A photo of yours; may be repeated. Default: a street, two people and two cars.",
             exists=True,
             dir_okay=False,
         ),

@@ -42,26 +42,19 @@ class Admission:
         """Wait to be let through, and hold the gate until the block ends. A cancelled call leaves the queue."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
-        if self._inside == 0:
-            self._open_soon()
+        self._open_soon()
         try:
             await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._leave()
-            raise
-        try:
             yield
         finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        self._inside -= 1
-        if self._inside == 0 and self._waiting:
-            self._open_soon()
+            if turn.done() and not turn.cancelled():
+                self._inside -= 1
+                self._open_soon()
 
     def _open_soon(self) -> None:
         """Open once the wait is over or the group is full; never at once: calls of the same moment go together."""
+        if self._inside or not self._waiting:
+            return
         full = sum(size for size, _ in self._waiting) >= self.max_size
         if self._opening is not None:
             if not full:
@@ -76,7 +69,7 @@ class Admission:
         total = 0
         while (self._waiting and self._inside == 0) or (self._waiting and total + self._waiting[0][0] <= self.max_size):
             size, turn = self._waiting.popleft()
-            if not turn.done():  # else its caller is gone
+            if not turn.done():  # otherwise its caller was cancelled
                 turn.set_result(None)
                 self._inside += 1
                 total += size

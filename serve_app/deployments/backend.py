@@ -191,17 +191,10 @@ class ServeBackend:
             await asyncio.sleep(_LOOK_EVERY_S)
             for deployment in set(self._waiting.values()):
                 handle = self._hosts[deployment]
-                if replica_count(handle) == 0 and await self._is_gone(handle):
+                if replica_count(handle) == 0 and await is_gone(handle):
                     self._gone_until[deployment] = time.monotonic() + _ASSUMED_S
                     for response in [each for each, name in self._waiting.items() if name == deployment]:
                         response.cancel()  # type: ignore[no-untyped-call]
-
-    async def _is_gone(self, handle: DeploymentHandle[Any]) -> bool:
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                return await is_gone(handle)
-        except (RayError, ValueError, TimeoutError):  # the controller is restarting
-            return False
 
 
 def _unavailable(step: str) -> StepUnavailable:

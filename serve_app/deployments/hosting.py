@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -151,10 +152,9 @@ class _Work:
     def run(self, step: str, calls: Sequence[StepRequest], work: Callable[..., _T], *args: Any) -> _T:
         """Do a step's work for these calls, in this thread."""
         self._since[threading.get_ident()] = step, time.monotonic()
+        recorded = nullcontext() if self._under_way is None else self._under_way([call.sha256 for call in calls])
         try:
-            if self._under_way is None:
-                return work(*args)
-            with self._under_way([call.sha256 for call in calls]):
+            with recorded:
                 return work(*args)
         finally:
             del self._since[threading.get_ident()]

@@ -19,29 +19,14 @@ __all__ = [
     "worker_options",
 ]
 
+# Names of deployments; no step can have them.
 GATEWAY = "gateway"
-"""Name of the ingress deployment; no step can have it."""
-
 WORKER = "worker"
-"""Name of the deployment that consumes the queue; no step can have it."""
 
 OPEN_GATEWAY = read_gateway_config({"auth": "none"})
-"""Without authentication."""
-
-_UNBOUNDED = -1
-"""Serve's value for a queue without a bound."""
-
-_SERVES_LIMIT = 10_000
-"""Requests at one gateway replica, and at a proxy before one has them. Serve counts them before their bodies have
-arrived, so this limit is high, and the gateway itself counts those that it works on and those that wait
-(``GatewayConfig.max_ongoing_requests``, ``max_queued_requests``)."""
-
-_STOP_EXTRA_S = 20.0
-"""A worker that stops waits for a receive, writes finished results and disconnects."""
 
 _EVERY_DEPLOYMENT = {
-    # During a rolling update each new replica starts before an old one stops, so that a step with one replica has no
-    # gap.
+    # A rolling update starts each new replica before it stops an old one, so that a step with one replica has no gap.
     "max_surge_percent": 100,
     # After three failed checks Serve replaces a replica: one whose model hangs within 15 s of its time limit, one whose
     # event loop is blocked, so that it does not answer, within 35 s.
@@ -49,15 +34,15 @@ _EVERY_DEPLOYMENT = {
     "health_check_timeout_s": 10,
 }
 
-_RETRY_AFTER_S = 1
-"""For a request that finds the queue full: a peak of this length is over by then."""
+# Requests at one gateway replica, and at a proxy before one has them. Serve counts them before their bodies have
+# arrived, so this limit is high, and the gateway itself counts those that it works on and those that wait
+# (GatewayConfig.max_ongoing_requests, max_queued_requests).
+_SERVES_LIMIT = 10_000
 
 
-def deployment_options(
-    plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None = None
-) -> dict[str, dict[str, Any]]:
-    """The Serve options of all deployments by name, without ``user_config``: steps, gateway, and workers if there is an
-    ``intake``."""
+def deployment_options(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> dict[str, dict[str, Any]]:
+    """The Serve options of all deployments by name, without ``user_config``: steps, gateway and, where there is an
+    ``intake``, workers."""
     options = {name: step_options(plan, name) for name in plan.hosts}
     options[GATEWAY] = gateway_options(plan, gateway)
     if intake is not None:
@@ -66,44 +51,45 @@ def deployment_options(
 
 
 def step_options(plan: Plan, name: str) -> dict[str, Any]:
-    """Of a step's deployment, with the steps that share its process."""
+    """Options of a step's deployment, with the steps that share its process."""
     options = plan[name].serve
     return {
         "ray_actor_options": _reserved(plan.hosted_by(name)),
         "max_ongoing_requests": options.ongoing_requests,
-        "max_queued_requests": options.max_queued_requests or _UNBOUNDED,
+        "max_queued_requests": options.max_queued_requests or -1,  # no limit
         **_EVERY_DEPLOYMENT,
         **step_replicas(options.num_replicas, options.autoscaling, options.max_batch_size),
     }
 
 
 def gateway_options(plan: Plan, config: GatewayConfig) -> dict[str, Any]:
-    """Of the gateway's deployment, with the steps that share its process."""
+    """Options of the gateway's deployment, with the steps that share its process."""
     steps = plan.hosted_by(INGRESS)
     target = max((step.serve.max_batch_size for step in steps), default=config.max_ongoing_requests // 2)
     return {
         "ray_actor_options": _reserved(steps, config.num_cpus),
         "max_ongoing_requests": _SERVES_LIMIT,
         "max_queued_requests": _SERVES_LIMIT,
-        "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
+        "backpressure_config": {"status_code": 503, "retry_after_s": 1},
         **_EVERY_DEPLOYMENT,
         **entry_replicas(config.num_replicas, config.autoscaling, target),
     }
 
 
 def worker_options(plan: Plan, config: IntakeConfig) -> dict[str, Any]:
-    """Of the workers' deployment, with the steps that share the process of the entry."""
+    """Options of the workers' deployment, with the steps that share the process of the gateway."""
     return {
         "ray_actor_options": _reserved(plan.hosted_by(INGRESS), config.num_cpus),
         **_EVERY_DEPLOYMENT,
-        "graceful_shutdown_timeout_s": config.stop_s + _STOP_EXTRA_S,
+        # when its time is over, a worker still waits for a receive, writes finished results and disconnects
+        "graceful_shutdown_timeout_s": config.stop_s + 20.0,
         "graceful_shutdown_wait_loop_s": 0.1,  # it has no requests to wait for
         **worker_replicas(config.num_replicas, config.autoscaling, config.queue),
     }
 
 
 def _reserved(steps: Sequence[PlannedStep], num_cpus: float = 0.0) -> dict[str, Any]:
-    """What one process with these steps reserves on its node: the sum, ``num_cpus`` included."""
+    """The resources that one process with these steps reserves on its node: the sum, and ``num_cpus``."""
     options = [step.serve for step in steps]
     reserved: dict[str, Any] = {
         "num_cpus": round(num_cpus + sum(each.num_cpus for each in options), 4),  # Ray takes 4 places

@@ -61,7 +61,7 @@ class Worker:
         )
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
-        """Apply tunables; images in progress keep their engine. Starts the consumer the first time."""
+        """Apply tunables; images in progress keep the engine that they began with. At first it starts the consumer."""
         plan = self._plan_with(tunables)
         await self._host.reconfigure(plan)
         if self._consumer is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,45 +27,44 @@ logger = logging.getLogger(__name__)
 
 FAST_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
-        # HAProxy takes the requests, not a Python process: 0.8 CPU-ms for an empty one with a body of 137 KB, not 14.
+        # HAProxy takes the requests, not a Python process: 0.8 CPU-ms instead of 14 for a no-op with a body of 137 KB.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        # One event loop a replica, gRPC between replicas, log lines in batches: a quarter less CPU a call between two.
+        # One event loop per replica, gRPC between replicas, buffered logs: a quarter less CPU per call between two.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Crops travel as gRPC messages; the default of 4 MiB is 27 crops of 224 x 224.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
-        # HAProxy's death is noticed after three failed checks: within 3 s, not 30.
+        # A dead HAProxy is detected after three failed checks: within 3 s instead of 30.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",
-        # A replica that hangs is not asked to stop gracefully, which would take it another 20 s.
+        # A replica that hangs is killed at once: a graceful stop would take another 20 s.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-        # How long a gateway replica that stops stays reachable. HAProxy learns of it within a second; Ray's 30 s are
-        # for slow load balancers, and those see HAProxy, not the replica. An update waits for it.
+        # How long a stopping gateway replica stays reachable; an update waits for it. HAProxy is told within a second.
+        # Ray's default of 30 s is for slow load balancers, which talk to HAProxy here, not to the replica.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
 )
-"""What every node of a cluster needs in its environment before ``ray start``; Ray reads it once, at start."""
+"""The environment that every node of a cluster needs before ``ray start``; Ray reads it once, at start."""
 
 LOGGING: Mapping[str, bool] = MappingProxyType({"enable_access_log": False})
-"""For Serve's processes, and for each application that is run on them: its replicas take nothing over from ``start``.
+"""For Serve's own processes, and for each application: its replicas do not inherit it from ``serve.start``.
 
-Not a line a request and a call: it costs more than a small model does. The metrics count them, and the gateway has its
-own line a request."""
+Serve's log line per request and call costs more than a small model. Metrics count requests, and the gateway has an
+access log of its own."""
 
 _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         # Ray's ports on loopback only, as on macOS; and a laptop may change networks.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Replicas unpickle what reaches their gRPC port, which Ray opens to the network: the token keeps others out.
+        # Replicas unpickle all data at their gRPC port, which is open to the network: other users lack the token.
         "RAY_AUTH_MODE": "token",
-        # Under `uv run` Ray would build an environment for its workers; they are to have this one.
+        # Under `uv run` Ray would build another environment for its workers.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 )
 
-
 _HOME_TOKEN = Path("~/.ray/auth_token")
 
-# The path of a socket must be short: of HAProxy's at most 97 characters, of which Ray's names take 70.
+# The path of a socket must be short: HAProxy's limit is 97 characters, of which Ray's names take 70.
 _LONGEST_FOLDER = 97 - 70
 
 
@@ -129,7 +128,6 @@ def local_cluster(
     binary = find_haproxy()
     if binary is None:
         logger.warning("HAProxy does not run here: Ray's Python proxy takes the requests, about a tenth as many")
-    mark = uuid.uuid4().hex
     with ExitStack() as stack:
         folder = _make_folder()
         if not keep_logs:
@@ -139,10 +137,10 @@ def local_cluster(
         if token_file is not None:
             defaults["RAY_AUTH_TOKEN_PATH"] = str(token_file)
         # Ray's session and the temporary files of all processes, those that are killed too, are removed with it.
-        stack.enter_context(_environment(defaults, {MARK: mark, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}))
+        stack.enter_context(_environment(defaults, {MARK: str(folder), "TMPDIR": str(folder)}))
         signals = StopRequests()
         stack.enter_context(signals.hurried())
-        stack.callback(stop, mark, signals.hurry)
+        stack.callback(stop, folder, signals.hurry)
         with signals.held():  # a ray.init() that is interrupted may crash this process later
             log_dir = _start_ray(dashboard_port, max(_cpu_count(), min_cpus), num_gpus)
         stack.enter_context(signals.raised())
@@ -187,7 +185,7 @@ def _start_serve(port: int, log_dir: Path) -> None:
 
 
 def _make_folder() -> Path:
-    """A folder for the cluster's files, where others put theirs too, unless that is too far down for sockets."""
+    """A folder for the cluster's files in the usual place, unless its path is too long for sockets."""
     places = [os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "/tmp"]  # noqa: S108 - mkdtemp makes it safe
     fits = [place for place in places if len(place) + len("/vg-12345678") <= _LONGEST_FOLDER]
     return Path(tempfile.mkdtemp(prefix="vg-", dir=fits[0]))
@@ -222,7 +220,7 @@ def _token_file(folder: Path) -> Path | None:
     if "RAY_AUTH_TOKEN_PATH" in os.environ or users.exists():
         return users
     path = folder / "ray-token"
-    path.write_text(uuid.uuid4().hex + uuid.uuid4().hex)  # only this user may enter the folder
+    path.write_text(secrets.token_hex(32))  # only this user may enter the folder
     return path
 
 

@@ -56,11 +56,11 @@ def haproxy_environment(binary: str | None, folder: Path) -> dict[str, str]:
     return {
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(_WRAPPER) if os.access(_WRAPPER, os.X_OK) else binary,
         "VISIONGRAPH_HAPROXY": binary,
-        # Ray's are fixed: two clusters on one machine would meet there.
+        # Ray's defaults are fixed ports: two clusters on one machine would conflict.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        # Whoever reaches its socket rules HAProxy; Ray's folder is open to every user of the machine.
+        # Its socket gives full control of HAProxy; Ray's folder is open to every user of the machine.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),

@@ -131,11 +131,9 @@ def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
     if ref.endswith(".pt") and Path(ref).name == ref:
         return replace(found, source="ultralytics' releases", licence="AGPL-3.0")
     if _HUB_ID.fullmatch(ref):
-        is_cached = isinstance(
-            try_to_load_from_cache(ref, "config.json", revision=steps[0].params.get("revision")), str
-        )
-        note = "for its licence see its page at the hub"
-        return replace(found, source="Hugging Face hub", state="there" if is_cached else "missing", note=note)
+        cached = try_to_load_from_cache(ref, "config.json", revision=steps[0].params.get("revision"))
+        found = replace(found, source="Hugging Face hub", note="for its licence see its page at the hub")
+        return replace(found, state="there") if isinstance(cached, str) else found
     return replace(found, note="put it where the pipeline file says it is")
 
 

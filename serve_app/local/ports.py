@@ -13,7 +13,7 @@ __all__ = ["free_port", "require_port"]
 
 
 def require_port(host: str, port: int, option: str) -> None:
-    """Raise where a server could not listen there.
+    """Check that a server could listen there.
 
     Args:
         option: the command-line option that chooses the port; the message names it.
@@ -23,7 +23,7 @@ def require_port(host: str, port: int, option: str) -> None:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: not held up by closed connections
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, because of closed connections
         try:
             probe.bind((host, port))
         except OSError as error:
@@ -32,10 +32,10 @@ def require_port(host: str, port: int, option: str) -> None:
 
 
 def free_port() -> int:
-    """A port on loopback that nothing listened on a moment ago.
+    """A free port on loopback.
 
-    From where nobody takes ports by himself: systems give 32768 and up to any connection, Ray takes 10002 to 19999
-    for its workers and Serve 30000 and up for its replicas, and one of those may be gone before its server starts.
+    From a range that is not assigned by itself, so that it is still free when its server starts: the system takes 32768
+    and up for connections, Ray 10002 to 19999 for its workers, and Serve 30000 and up for its replicas.
     """
     while True:
         port = random.randrange(20_000, 30_000)

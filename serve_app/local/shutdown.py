@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -17,8 +18,9 @@ __all__ = ["MARK", "stop"]
 
 logger = logging.getLogger(__name__)
 
-MARK = "VISIONGRAPH_CLUSTER"
-"""Set in the environment while Ray starts: its processes inherit it and are known by it, even without their parent."""
+MARK = "RAY_TMPDIR"
+"""Set to a folder of the cluster's own while Ray starts: its processes inherit it and are found by it, even without
+their parent."""
 
 _APPLICATIONS_S = 10.0
 _RAY_S = 10.0
@@ -27,23 +29,23 @@ _KILLED_S = 5.0
 _POLL_S = 0.1
 
 
-def stop(mark: str, hurry: threading.Event) -> None:
-    """Stop Serve and Ray in this process, and every process that has this ``MARK``.
+def stop(folder: Path, hurry: threading.Event) -> None:
+    """Stop Serve and Ray in this process, and every process whose ``MARK`` is this folder.
 
     Requests in progress may finish, for some seconds or until ``hurry`` is set. Where Ray has died, or dies meanwhile,
     nothing waits for it.
     """
     import ray
 
-    processes = _processes(mark)
+    processes = _processes(folder)
     if ray.is_initialized():
         _call(lambda: _delete_applications(hurry), _APPLICATIONS_S + _RAY_S, lambda: _is_alive(processes))
-    processes |= _processes(mark)
+    processes |= _processes(folder)
     alive = _is_alive(processes)
     if not alive:
         _kill(processes)
     _call(lambda: ray.shutdown(wait_for_processes=True), _RAY_S if alive else _DEAD_RAY_S, lambda: True)
-    _kill(processes | _processes(mark))
+    _kill(processes | _processes(folder))
 
 
 def _call(call: Callable[[], object], timeout_s: float, makes_sense: Callable[[], bool]) -> None:
@@ -79,12 +81,12 @@ def _delete_applications(hurry: threading.Event) -> None:
         logger.debug("Serve did not start, or has died: %s", error)
 
 
-def _processes(mark: str) -> set[psutil.Process]:
-    """The processes with the mark, and their children: a process that gives itself a title may lose its environment."""
+def _processes(folder: Path) -> set[psutil.Process]:
+    """The marked processes, and their children: a process that gives itself a title may lose its environment."""
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+            if process.pid != os.getpid() and process.environ().get(MARK) == str(folder):
                 found.update([process, *process.children(recursive=True)])
     return found
 

@@ -115,7 +115,7 @@ def test_the_command(tmp_path: Path) -> None:
     listed = run.invoke(commands, ["list"], env={"VISIONGRAPH_KEYS": file, "COLUMNS": "200"})
     assert key_id in listed.stdout
     assert "infer jobs" in listed.stdout
-    assert "good until" in listed.stdout
+    assert "valid until" in listed.stdout
     assert secret not in listed.output
 
     assert run.invoke(commands, ["revoke", key_id, "--file", file]).exit_code == 0
