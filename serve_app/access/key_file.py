@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -78,11 +79,9 @@ class KeyFile(BaseModel):
     @field_validator("keys")
     @classmethod
     def _one_row_for_each(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
-        seen: set[str] = set()
-        for key in keys:
-            if key.id in seen:
-                raise ValueError(f"two keys have the id {key.id!r}; keep one")
-            seen.add(key.id)
+        counts = Counter(key.id for key in keys)
+        if double := next((key_id for key_id, count in counts.items() if count > 1), None):
+            raise ValueError(f"two keys have the id {double!r}; keep one")
         return keys
 
 
@@ -159,13 +158,9 @@ def revoke_key(path: Path, key_id: str) -> None:
     with _locked(path):
         keys = read_keys(path).keys
         if all(key.id != key_id for key in keys):
-            raise SetupError(f"there is no key '{key_id}' in {path}; visiongraph keys list shows those that there are")
-        _write(
-            path,
-            KeyFile(
-                keys=tuple(k.model_copy(update={"revoked": k.revoked or _now()}) if k.id == key_id else k for k in keys)
-            ),
-        )
+            raise SetupError(f"there is no key '{key_id}' in {path}; visiongraph keys list shows all keys")
+        revoked = [key.model_copy(update={"revoked": key.revoked or _now()}) for key in keys if key.id == key_id]
+        _write(path, KeyFile(keys=tuple(revoked[0] if key.id == key_id else key for key in keys)))
 
 
 def _now() -> datetime:

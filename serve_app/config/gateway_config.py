@@ -18,15 +18,14 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
-    ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from classifiers import SetupError
 from graph.pipeline_file import AutoscalingConfig
-from serve_app.config.blocks import in_words, read_block
+from serve_app.config.blocks import AbsolutePath, absolute_path, read_block
 
 __all__ = [
     "JWT_TENANTS",
@@ -59,12 +58,6 @@ JWT_TENANTS = "jwt:"
 
 
 _HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
-
-
-def _absolute(path: str) -> str:
-    if not Path(path).is_absolute():
-        raise ValueError(f"'{path}' must be an absolute path: the replicas run in folders of their own")
-    return path
 
 
 def _network(text: object) -> str:
@@ -110,13 +103,19 @@ def _host(text: str) -> str:
         ) from error
 
 
+def _jwks(text: str, info: ValidationInfo) -> str:
+    parts = urlsplit(text)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        raise ValueError("anybody on the way could replace keys that are sent over http; use https, or a file")
+    return text if parts.scheme in ("http", "https") else absolute_path(text, info)
+
+
 def _without_brackets(text: object) -> object:
     return text.strip("[]") if isinstance(text, str) else text
 
 
 # Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 FolderPath = Annotated[AbsolutePath, AfterValidator(_without_pattern)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
@@ -134,7 +133,9 @@ class JwtConfig(_Closed):
 
     issuer: str = Field(min_length=1, description="What the claim iss must be")
     audience: str = Field(min_length=1, description="What the claim aud must be or hold")
-    jwks: str = Field(description="The provider's public keys: an https URL, or an absolute path")
+    jwks: Annotated[str, AfterValidator(_jwks)] = Field(
+        description="The provider's public keys: an https URL, or an absolute path"
+    )
     algorithms: tuple[Algorithm, ...] = Field(
         ("RS256", "ES256", "EdDSA"), min_length=1, description="Signatures that are accepted"
     )
@@ -150,15 +151,6 @@ class JwtConfig(_Closed):
         min_length=1,
         description="The claim that names the tenant, to whom limits and jobs belong: alice is the tenant jwt:alice",
     )
-
-    @model_validator(mode="after")
-    def _reachable(self) -> JwtConfig:
-        parts = urlsplit(self.jwks)
-        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise ValueError("jwks: over http anybody on the way could hand in keys of his own; use https, or a file")
-        if parts.scheme not in ("http", "https"):
-            _absolute(self.jwks)
-        return self
 
 
 class AuthConfig(_Closed):
@@ -413,27 +405,5 @@ def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
 
 
 def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:
-    """Read the block, or the YAML file that a path names. Relative paths in a file are relative to it.
-
-    Raises:
-        SetupError: it cannot be read, or has mistakes; the message has a line for each.
-    """
-    if not isinstance(block, Mapping):
-        block, folder = read_block(block, "gateway", f"'auth'; {_WHO}")
-        block = _with_paths_beside(block, folder)
-    try:
-        return GatewayConfig.model_validate(block)
-    except ValidationError as error:
-        raise SetupError(in_words(error, "gateway", GatewayConfig, {"auth": _WHO})) from error
-
-
-def _with_paths_beside(block: Any, folder: Path) -> Any:
-    if not isinstance(block, Mapping) or not isinstance(block.get("auth"), Mapping):
-        return block
-    auth = dict(block["auth"])
-    if isinstance(auth.get("keys_file"), str):
-        auth["keys_file"] = str(folder / auth["keys_file"])
-    jwt = auth.get("jwt")
-    if isinstance(jwt, Mapping) and isinstance(jwt.get("jwks"), str) and "://" not in jwt["jwks"]:
-        auth["jwt"] = {**jwt, "jwks": str(folder / jwt["jwks"])}
-    return {**block, "auth": auth}
+    """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`."""
+    return read_block(GatewayConfig, "gateway", block, {"auth": _WHO})

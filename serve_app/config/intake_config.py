@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from classifiers import SetupError
 from serve_app.autoscaling import BacklogAutoscaling
-from serve_app.config.blocks import in_words, read_block
+from serve_app.config.blocks import folder_of, read_block
 from serve_app.config.gateway_config import FetchConfig, FolderPath
 from serve_app.queues.urls import FORMS, QueueUrl
 from serve_app.results import objects_from_uri
@@ -24,7 +24,16 @@ _MISSING = {
 }
 
 
-def _queue_url(text: str) -> str:
+def _beside(uri: str, folder: Path) -> str:
+    """The URL of a queue or of results; a relative path in it is relative to a folder."""
+    if uri.startswith("sqlite:///"):
+        file, *query = uri.removeprefix("sqlite:///").split("?", 1)
+        return "?".join([f"sqlite:///{folder / file}", *query])
+    return uri if "://" in uri or not uri else str(folder / uri)
+
+
+def _queue_url(text: str, info: ValidationInfo) -> str:
+    text = _beside(text, folder_of(info))
     try:
         url = QueueUrl.parse(text)
     except SetupError as error:
@@ -37,7 +46,8 @@ def _queue_url(text: str) -> str:
     return text
 
 
-def _results_uri(text: str) -> str:
+def _results_uri(text: str, info: ValidationInfo) -> str:
+    text = _beside(text, folder_of(info))
     try:
         objects_from_uri(text)
     except SetupError as error:
@@ -118,26 +128,15 @@ class IntakeConfig(BaseModel):
 
 
 def read_intake_config(block: str | Path | Mapping[str, Any], **given: str | None) -> IntakeConfig:
-    """Read the block, or the YAML file that a path names. Relative paths in a file are relative to it.
+    """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`.
 
     Args:
         block: the block, or the file.
-        given: keys that count instead of those in the block, unless ``None``; relative paths are relative to the
-            current folder.
-
-    Raises:
-        SetupError: it cannot be read, or has mistakes; the message has a line for each.
+        given: ``queue`` or ``results`` in place of that in the block, unless ``None``; relative paths are relative to
+            the current folder.
     """
-    if not isinstance(block, Mapping):
-        block, folder = read_block(block, "intake", "'queue' and 'results'")
-        block = _with_absolute_paths(block, folder)
-    said = {key: value for key, value in given.items() if value is not None}
-    if said and isinstance(block, Mapping):
-        block = {**block, **_with_absolute_paths(said, Path.cwd())}
-    try:
-        return IntakeConfig.model_validate(block)
-    except ValidationError as error:
-        raise SetupError(in_words(error, "intake", IntakeConfig, _MISSING)) from error
+    replaced = {key: _beside(value, Path.cwd()) for key, value in given.items() if value is not None}
+    return read_block(IntakeConfig, "intake", block, _MISSING, **replaced)
 
 
 def local_intake(folder: Path, files: Path | None) -> dict[str, Any]:
@@ -153,19 +152,3 @@ def local_intake(folder: Path, files: Path | None) -> dict[str, Any]:
         "results": str(folder / "results"),
         "fetch": {"files": [str(files.absolute())] if files is not None else [], "schemes": ["https", "http"]},
     }
-
-
-def _with_absolute_paths(block: Any, folder: Path) -> Any:
-    """The block with the paths in it taken from ``folder`` where they are relative."""
-    if not isinstance(block, Mapping):
-        return block
-    block = dict(block)
-    queue, results, fetch = block.get("queue"), block.get("results"), block.get("fetch")
-    if isinstance(queue, str) and queue.startswith("sqlite:///"):
-        file, *query = queue.removeprefix("sqlite:///").split("?", 1)
-        block["queue"] = "?".join([f"sqlite:///{folder / file}", *query])
-    if isinstance(results, str) and "://" not in results:
-        block["results"] = str(folder / results)
-    if isinstance(fetch, Mapping) and isinstance(fetch.get("files"), list | tuple):
-        block["fetch"] = {**fetch, "files": [str(folder / file) for file in fetch["files"]]}
-    return block

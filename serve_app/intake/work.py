@@ -1,18 +1,17 @@
-"""One job, from what a message asks for to the one record of how it ended."""
+"""One job, from its request in a message to the one record of its outcome."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from classifiers import VisionError
 from graph import Engine, Frame, Overloaded, Unreachable, annotate
 from serve_app.images import Sources, is_final
-from serve_app.intake.broker import STORE_AWAY
 from serve_app.intake.patience import Patience, Stopped
 from serve_app.queues.job_messages import JobRequest
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
@@ -20,8 +19,8 @@ from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
 __all__ = ["Delivery", "JobRunner", "TryAgain"]
 
 _MOST_DELIVERIES = 80
-"""Deliveries that ended neither in an outcome nor in a failure. More than that mean that the job crashes its workers;
-the limit is high because lost connections and stopped workers add to them too."""
+"""Deliveries without an outcome or a failure. More of them mean that the job crashes its workers; the limit is high
+because lost connections and stopped workers add to them too."""
 
 T = TypeVar("T")
 
@@ -30,10 +29,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is known of the message that a job came in.
+    """What is known of the message of a job.
 
     Attributes:
-        count: how often it has been delivered, this time included, for whatever reason; ``None``: not known.
+        count: how often it has been delivered, this time included, for any reason; ``None``: not known.
         published: when, in seconds since the epoch; ``None``: not known.
     """
 
@@ -42,7 +41,7 @@ class Delivery:
 
 
 class TryAgain(Exception):
-    """An attempt failed for a reason that may pass, and is not the last one.
+    """An attempt failed for a transient reason, and is not the last one.
 
     Attributes:
         failed: attempts that have failed so far, this one included.
@@ -61,16 +60,16 @@ class _UnderWay:
 
 
 class JobRunner:
-    """Runs jobs to their end. Use it from one event loop.
+    """Runs jobs. Use it from one event loop.
 
     Args:
         engine: gives the engine that serves now; another one after the pipeline's tunables have changed.
         store: where jobs and results are kept.
         sources: where images come from.
-        patience: waits for the store, and for steps that have no room.
+        patience: waits for the store, and for steps that are overloaded.
         timeout_s: longest time for one image in the pipeline.
-        max_attempts: attempts at a job that fails for reasons that may pass. Only failures that a worker saw count; a
-            message that is delivered again because a connection was lost or a worker stopped has not failed.
+        max_attempts: attempts at a job that fails for transient reasons. Only failures that a worker saw count, not
+            messages that are delivered again because a connection was lost or a worker stopped.
         reuse_results: whether an image that was seen before is answered with its result.
     """
 
@@ -96,14 +95,14 @@ class JobRunner:
         self._drawing = asyncio.Lock()
 
     async def run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
-        """Run a job; one that is under way here, because its message came twice, is waited for.
+        """Run a job, or wait for its run that is in progress here because its message was delivered twice.
 
         Returns:
-            How it ended, recorded; ``None``: it was withdrawn.
+            Its outcome, which has been written; ``None``: it was withdrawn.
 
         Raises:
             Stopped: the worker is stopping.
-            TryAgain: this attempt failed for a reason that may pass.
+            TryAgain: this attempt failed for a transient reason.
         """
         under_way = self._under_way.get(job.id)
         if under_way is not None:
@@ -113,7 +112,7 @@ class JobRunner:
             outcome = await self._run(job, delivery)
         except BaseException as error:
             under_way.ended.set_exception(error if isinstance(error, Exception) else Stopped())
-            under_way.ended.exception()  # else asyncio complains where nobody waited
+            under_way.ended.exception()  # else asyncio warns when nobody waited
             raise
         finally:
             del self._under_way[job.id]
@@ -121,7 +120,7 @@ class JobRunner:
         return outcome
 
     async def mark_running(self, after_s: float) -> None:
-        """Let those be seen as running that have been in hand for so long."""
+        """Mark the jobs as running that have been processed for ``after_s``."""
         since = time.monotonic() - after_s
         late = [
             (job_id, under_way)
@@ -135,11 +134,11 @@ class JobRunner:
     async def _run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
         early = self._fetch_early(job, delivery)
         try:
-            known, marker, failed = await self._patiently(lambda: self._look_up(job.id, delivery))
+            known, marker, failed = await self._patience.until_it_works(lambda: self._look_up(job.id, delivery))
             if known is not None and not _is_tried_again(known, delivery):
                 return known
             if known is not None:
-                await self._patiently(lambda: self._store.forget_failure(job.id))
+                await self._patience.until_it_works(lambda: self._store.forget_failure(job.id))
                 failed = 0
             if marker is None:
                 marker = JobMarker(job.id, job.uri, dict(job.metadata))
@@ -148,7 +147,7 @@ class JobRunner:
             if delivery.count is not None and delivery.count - failed > _MOST_DELIVERIES:
                 why = f"delivered {delivery.count} times without an outcome: it seems to crash the workers"
                 poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
-                return await self._patiently(lambda: self._store.finish(poison))
+                return await self._patience.until_it_works(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
             try:
                 frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
@@ -158,20 +157,20 @@ class JobRunner:
                 raise
             except Exception as error:
                 if not is_final(error) and not is_last:
-                    await self._patiently(lambda: self._store.put_failed_attempts(job.id, failed + 1))
+                    await self._patience.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
                 outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
-            return await self._patiently(lambda: self._store.finish(outcome))
+            return await self._patience.until_it_works(lambda: self._store.finish(outcome))
         finally:
             if early is not None:
                 early.cancel()
 
     def _fetch_early(self, job: JobRequest, delivery: Delivery) -> asyncio.Task[Frame] | None:
-        """Begin to fetch before it is known whether the job has ended, where that is most unlikely."""
+        """Begin to fetch before it is known whether the job has an outcome, where that is most unlikely."""
         if (delivery.count or 1) > 1 or job.id.startswith(JOB_PREFIX):
             return None
         task = asyncio.create_task(self._sources.frame(job.uri, None, job.version))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its error may never be retrieved
         return task
 
     async def _look_up(self, job_id: str, delivery: Delivery) -> tuple[Outcome | None, JobMarker | None, int]:
@@ -200,17 +199,14 @@ class JobRunner:
         if marker.annotate:
             async with self._drawing:  # decoding and drawing take several times the pixels' bytes
                 picture = await asyncio.to_thread(annotate, frame, result)
-            await self._patiently(lambda: self._store.put_picture(marker.id, picture))
+            await self._patience.until_it_works(lambda: self._store.put_picture(marker.id, picture))
         return result
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await self._patience.until_it_works(call, STORE_AWAY)
 
 
 def _is_tried_again(known: Outcome, delivery: Delivery) -> bool:
-    """Whether the message was put on the queue after the job had failed: somebody wants it tried once more.
+    """Whether the message was published after the job had failed: it is to be tried once more.
 
-    Else it is the message of the failure itself, which its worker did not live to take to the dead letters.
+    Otherwise it is the message of the failure itself, whose worker died before it wrote the dead letter.
     """
     if known.status != "failed":
         return False
