@@ -88,8 +88,8 @@ def _keys_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
 
 
 def _in_file(path: Path, name: str, missing: Mapping[str, str]) -> Any:
-    """The block in a file, in which it may stand under its name. Keys at the top of the file that begin with ``x-`` are
-    ignored: they are for anchors."""
+    """The block in a file: all of it, or what is under the block's name. Keys at the top of the file that begin with
+    ``x-`` are for anchors, and are ignored."""
     try:
         document = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

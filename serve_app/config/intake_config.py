@@ -58,7 +58,7 @@ def _results_uri(text: str, info: ValidationInfo) -> str:
 
 
 class SourcesConfig(FetchConfig):
-    """What workers fetch for messages that no key answers for. Nothing, by default."""
+    """What workers fetch for messages without a key. Nothing, by default."""
 
     files: tuple[FolderPath, ...] = Field(
         (), description="Folders that file:// addresses may lie in; only with a queue on this machine (sqlite://)"
@@ -66,7 +66,7 @@ class SourcesConfig(FetchConfig):
 
 
 class IntakeConfig(BaseModel):
-    """Images from a queue, and what becomes of them."""
+    """Images from a queue, and their results."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,8 +76,8 @@ class IntakeConfig(BaseModel):
     )
     fetch: SourcesConfig = Field(
         default_factory=SourcesConfig,
-        description="What is fetched for messages that others than the gateway put on the queue, and for jobs of an "
-        "open gateway (auth: none). Jobs of a key may have what the key may have",
+        description="What is fetched for messages that others than the gateway put on the queue, and for jobs of a "
+        "gateway with auth: none. For jobs of a key, the gateway's rules apply",
     )
     reuse_results: bool = Field(
         False, description="Answer an image that was seen before, by the same pipeline, with its result; over HTTP too"
@@ -93,13 +93,13 @@ class IntakeConfig(BaseModel):
         8,
         ge=1,
         le=100,
-        description="Tries for what may pass (a source that fails, a step that died); then a dead letter",
+        description="Attempts after transient failures (a source that fails, a step that died); then a dead letter",
     )
     retry_after_s: float = Field(
         1, gt=0, description="Wait before the second try; twice as long before each further one"
     )
     stop_s: float = Field(
-        30, gt=0, description="Time for a worker that is stopped to finish its images; the rest is requeued"
+        30, gt=0, description="Time for a worker that is stopped to finish its images; the others are requeued"
     )
     compact_every_s: float = Field(300, gt=0, description="How often results are moved to Parquet")
     num_cpus: float = Field(0.25, ge=0, description="CPUs that a worker reserves; bookkeeping, not a limit")
@@ -113,7 +113,7 @@ class IntakeConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _files_only_here(self) -> IntakeConfig:
+    def _files_only_with_a_local_queue(self) -> IntakeConfig:
         if self.fetch.files and not self.queue.startswith("sqlite:"):
             raise ValueError(
                 "fetch.files: who can write to the queue could read files of this machine; only a local queue "
@@ -123,7 +123,7 @@ class IntakeConfig(BaseModel):
 
     @property
     def most_replicas(self) -> int:
-        """Workers that there may be."""
+        """The most workers."""
         return self.autoscaling.max_replicas if self.autoscaling is not None else self.num_replicas or 1
 
 
@@ -143,8 +143,8 @@ def local_intake(folder: Path, files: Path | None) -> dict[str, Any]:
     """A block for jobs on this machine alone, with nothing installed: an SQLite file and a folder of results.
 
     Args:
-        folder: where they lie; made when it is not there.
-        files: the folder that file:// addresses may lie in, if any. Addresses of the public web may be sent, too.
+        folder: of both; created when it is missing.
+        files: the folder that file:// addresses may lie in, if any. Addresses of the public web are fetched, too.
     """
     folder = folder.absolute()
     return {

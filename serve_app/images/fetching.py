@@ -17,7 +17,8 @@ import httpx
 
 from classifiers import TooManyBytes, UnsupportedImage
 from classifiers.imaging import served_format
-from graph import Overloaded
+from graph import DeadlineExceeded, Overloaded
+from graph.engine import deadline
 from serve_app.buckets import gcs_bucket, s3_bucket
 from serve_app.config import FetchConfig
 from serve_app.images.addresses import AddressRules
@@ -114,14 +115,11 @@ class Fetcher:
             raise Overloaded("too many images are being fetched; try again", retry_after_s=1)
         self._under_way += 1
         try:
-            async with asyncio.timeout(self._config.timeout_s) as limit:
+            async with deadline(self._config.timeout_s):
                 yield
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            seconds = f"{self._config.timeout_s:g}"
-            detail = f"the image was not there within {seconds} s; send its bytes, or try again"
-            raise FetchFailed(detail, retryable=True) from None
+        except DeadlineExceeded as error:
+            detail = f"the image was not received within {self._config.timeout_s:g} s; send its bytes, or try again"
+            raise FetchFailed(detail, retryable=True) from error
         finally:
             self._under_way -= 1
 

@@ -1,4 +1,4 @@
-"""Where workers get images from, and who may have what."""
+"""The sources of images for jobs, and who may use which."""
 
 from __future__ import annotations
 

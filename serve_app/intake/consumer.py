@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from serve_app.intake.acknowledging import Acknowledger
 from serve_app.intake.patience import QUEUE_ERRORS, STORE_ERRORS, Patience, Stopped, backoff, call_broker
-from serve_app.intake.work import Delivery, JobRunner, TryAgain
+from serve_app.intake.work import JobRunner, TryAgain
 from serve_app.queues import DeadLetter, Message, Queue, QueueStats
 from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
@@ -191,8 +191,7 @@ class Consumer:
         except BadMessage as error:
             await self._dead_letter(message, (), type(error).__name__, str(error))
             return
-        delivery = Delivery(message.deliveries, message.published)
-        endings = await asyncio.gather(*(self._run(job, delivery) for job in jobs), return_exceptions=True)
+        endings = await asyncio.gather(*(self._run(job, message) for job in jobs), return_exceptions=True)
         errors = [ending for ending in endings if isinstance(ending, BaseException)]
         outcomes = [ending for ending in endings if isinstance(ending, Outcome)]
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -208,11 +207,11 @@ class Consumer:
         else:
             self._acknowledger.add(message, outcomes)
 
-    async def _run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
+    async def _run(self, job: JobRequest, message: Message) -> Outcome | None:
         async with self._images:
             if self._patience.stopping.is_set():
                 raise Stopped
-            return await self._runner.run(job, delivery)
+            return await self._runner.run(job, message)
 
     async def _retry_later(self, message: Message, error: BaseException) -> None:
         failed = error.failed if isinstance(error, TryAgain) else message.deliveries or 1

@@ -13,10 +13,11 @@ from classifiers import VisionError
 from graph import Engine, Frame, Overloaded, Unreachable, annotate
 from serve_app.images import Sources, is_final
 from serve_app.intake.patience import Patience, Stopped
+from serve_app.queues import Message
 from serve_app.queues.job_messages import JobRequest
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
 
-__all__ = ["Delivery", "JobRunner", "TryAgain"]
+__all__ = ["JobRunner", "TryAgain"]
 
 _MOST_DELIVERIES = 80
 """Deliveries without an outcome or a failure. More of them mean that the job crashes its workers; the limit is high
@@ -25,19 +26,6 @@ because lost connections and stopped workers add to them too."""
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What is known of the message of a job.
-
-    Attributes:
-        count: how often it has been delivered, this time included, for any reason; ``None``: not known.
-        published: when, in seconds since the epoch; ``None``: not known.
-    """
-
-    count: int | None
-    published: float | None
 
 
 class TryAgain(Exception):
@@ -94,8 +82,8 @@ class JobRunner:
         self._under_way: dict[str, _UnderWay] = {}
         self._drawing = asyncio.Lock()
 
-    async def run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
-        """Run a job, or wait for its run that is in progress here because its message was delivered twice.
+    async def run(self, job: JobRequest, message: Message) -> Outcome | None:
+        """Run a job of a message, or wait for its run that is in progress here because the message was delivered twice.
 
         Returns:
             Its outcome, which has been written; ``None``: it was withdrawn.
@@ -109,7 +97,7 @@ class JobRunner:
             return await asyncio.shield(under_way.ended)
         under_way = self._under_way[job.id] = _UnderWay(asyncio.get_running_loop().create_future())
         try:
-            outcome = await self._run(job, delivery)
+            outcome = await self._run(job, message)
         except BaseException as error:
             under_way.ended.set_exception(error if isinstance(error, Exception) else Stopped())
             under_way.ended.exception()  # else asyncio warns when nobody waited
@@ -131,11 +119,11 @@ class JobRunner:
             under_way.is_marked = True
             await self._store.mark_running(job_id)
 
-    async def _run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
-        early = self._fetch_early(job, delivery)
+    async def _run(self, job: JobRequest, message: Message) -> Outcome | None:
+        early = self._fetch_early(job, message)
         try:
-            known, marker, failed = await self._patience.until_it_works(lambda: self._look_up(job.id, delivery))
-            if known is not None and not _is_tried_again(known, delivery):
+            known, marker, failed = await self._patience.until_it_works(lambda: self._look_up(job.id, message))
+            if known is not None and not _is_tried_again(known, message):
                 return known
             if known is not None:
                 await self._patience.until_it_works(lambda: self._store.forget_failure(job.id))
@@ -144,8 +132,8 @@ class JobRunner:
                 marker = JobMarker(job.id, job.uri, dict(job.metadata))
             if marker.withdrawn:
                 return None
-            if delivery.count is not None and delivery.count - failed > _MOST_DELIVERIES:
-                why = f"delivered {delivery.count} times without an outcome: it seems to crash the workers"
+            if message.deliveries is not None and message.deliveries - failed > _MOST_DELIVERIES:
+                why = f"delivered {message.deliveries} times without an outcome: it seems to crash the workers"
                 poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
                 return await self._patience.until_it_works(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
@@ -165,22 +153,22 @@ class JobRunner:
             if early is not None:
                 early.cancel()
 
-    def _fetch_early(self, job: JobRequest, delivery: Delivery) -> asyncio.Task[Frame] | None:
+    def _fetch_early(self, job: JobRequest, message: Message) -> asyncio.Task[Frame] | None:
         """Begin to fetch before it is known whether the job has an outcome, where that is most unlikely."""
-        if (delivery.count or 1) > 1 or job.id.startswith(JOB_PREFIX):
+        if (message.deliveries or 1) > 1 or job.id.startswith(JOB_PREFIX):
             return None
         task = asyncio.create_task(self._sources.frame(job.uri, None, job.version))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its error may never be retrieved
         return task
 
-    async def _look_up(self, job_id: str, delivery: Delivery) -> tuple[Outcome | None, JobMarker | None, int]:
+    async def _look_up(self, job_id: str, message: Message) -> tuple[Outcome | None, JobMarker | None, int]:
         async def nothing(value: T) -> T:
             return value
 
         return await asyncio.gather(
             self._store.outcome(job_id),
             self._store.job(job_id) if job_id.startswith(JOB_PREFIX) else nothing(None),
-            self._store.failed_attempts(job_id) if delivery.count != 1 else nothing(0),
+            self._store.failed_attempts(job_id) if message.deliveries != 1 else nothing(0),
         )
 
     async def _result(self, frame: Frame, marker: JobMarker) -> dict[str, Any]:
@@ -203,16 +191,16 @@ class JobRunner:
         return result
 
 
-def _is_tried_again(known: Outcome, delivery: Delivery) -> bool:
+def _is_tried_again(known: Outcome, message: Message) -> bool:
     """Whether the message was published after the job had failed: it is to be tried once more.
 
     Otherwise it is the message of the failure itself, whose worker died before it wrote the dead letter.
     """
     if known.status != "failed":
         return False
-    if delivery.published is None:
-        return delivery.count == 1
-    return delivery.published > known.finished_at
+    if message.published is None:
+        return message.deliveries == 1
+    return message.published > known.finished_at
 
 
 def _in_words(job_id: str, error: Exception) -> dict[str, str]:
