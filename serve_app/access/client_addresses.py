@@ -1,4 +1,4 @@
-"""The address of the client, behind proxies that may be believed and others that may not."""
+"""The address of the client, behind trusted and other proxies."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["Clients", "budget_key"]
 
 
 class Clients:
-    """Tells where requests come from.
+    """Finds the addresses of clients.
 
     Args:
-        trusted: addresses and networks of proxies whose ``X-Forwarded-For`` is believed.
+        trusted: addresses and networks of proxies whose ``X-Forwarded-For`` is trusted.
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:
         self._trusted = [ipaddress.ip_network(network) for network in trusted]
 
     def address(self, scope: Scope) -> str:
-        """The nearest address that is no trusted proxy; ``unknown`` where the server does not say."""
+        """The nearest address that is not a trusted proxy; ``unknown`` where the server does not know it."""
         peer = (scope.get("client") or ("unknown", 0))[0]
         if not self._trusted or not self._is_trusted(peer):
             return str(peer)
-        # Each proxy appends whom it heard: from the right, the first stranger is the client, and what stands before him
-        # is only his word.
+        # Each proxy appends its peer: from the right, the first address that is not trusted is the client's. The client
+        # itself may have sent those before it.
         hops = [hop.strip() for value in Headers(scope=scope).getlist("x-forwarded-for") for hop in value.split(",")]
         nearest = str(peer)
         for hop in reversed(hops):
@@ -59,7 +59,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def budget_key(address: str) -> str:
-    """Whose budget an address without a key uses: an IPv6 customer has a /64 of addresses to choose from."""
+    """The owner of the budget of an address without a key: an IPv6 customer has a /64 to choose from."""
     known = _address(address)
     if isinstance(known, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((known, 64), strict=False))

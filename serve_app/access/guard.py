@@ -1,4 +1,4 @@
-"""Lets requests in: whose are they, may they do that, and is there budget left."""
+"""Authentication, scopes and limits of requests."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from serve_app.refusals import Forbidden, TooManyRequests
 
 __all__ = ["Guard"]
 
-# A request whose replica died counts as under way for its deadline and this.
+# A request whose replica died counts as concurrent until its deadline has passed by this.
 _LEASE_EXTRA_S = 5.0
 
+_LIMITS = {"rate": "requests_per_second", "day": "images_per_day", "concurrent": "concurrent"}
 _WORDS = {
     "rate": "the key has exceeded its request rate; send more slowly",
     "day": "the key has used its images of the day; the quota resets at midnight UTC",
@@ -39,14 +40,14 @@ class Guard:
         SetupError: a file that the block names cannot be read.
     """
 
-    def __init__(self, config: GatewayConfig, budgets: Budgets | None = None) -> None:
+    def __init__(self, config: GatewayConfig) -> None:
         self.is_open = config.auth.is_open
         self._authenticator = Authenticator(config.auth)
         self._lease_s = config.timeout_ms / 1000 + _LEASE_EXTRA_S
-        self._budgets = budgets or _budgets(config)
+        self._budgets = _budgets(config)
         self._name, self._numbers = uuid.uuid4().hex, itertools.count()
         # Without a common count each replica has its part, so that all of them together keep to the limit.
-        shares = 1 if budgets is not None or config.rate_limits.redis_url else config.shares
+        shares = 1 if config.rate_limits.redis_url else config.shares
 
         @lru_cache(maxsize=4096)
         def limits_of(key_id: str, tenant: str) -> tuple[str, Limits]:
@@ -56,12 +57,12 @@ class Guard:
         self._limits_of = limits_of
 
     @asynccontextmanager
-    async def admitted(self, request: Request, scope: str, images: int) -> AsyncIterator[Principal]:
-        """Let a request in until the block ends; ``request.state.principal`` says whose it is.
+    async def admitted(self, request: Request, scope: str, images: int) -> AsyncIterator[None]:
+        """Admit a request until the block ends; ``request.state.principal`` is its client.
 
         Raises:
-            Unauthorized: it has no good credential.
-            Forbidden: the credential is not good for that.
+            Unauthorized: it has no valid credential.
+            Forbidden: the credential does not have the scope.
             TooManyRequests: its budget is used up.
         """
         principal = await self._authenticator.authenticate(request.headers)
@@ -72,28 +73,25 @@ class Guard:
             )
         key, limits = self._budget_of(request, principal)
         if limits.is_unlimited:
-            yield principal
+            yield
             return
         lease = f"{self._name}-{next(self._numbers)}"  # not the request's id: a client may send the same one twice
         verdict = await self._budgets.take(key, limits, images, lease, self._lease_s)
         request.state.headers.update(_headers(limits, verdict))
         if verdict.refused is not None:
-            raise TooManyRequests(
-                _WORDS[verdict.refused],
-                limit=_limit(limits, verdict.refused),
-                retry_after_s=round(verdict.retry_after_s, 3),
-            )
+            limit = getattr(limits, _LIMITS[verdict.refused])
+            raise TooManyRequests(_WORDS[verdict.refused], limit=limit, retry_after_s=round(verdict.retry_after_s, 3))
         try:
-            yield principal
+            yield
         finally:
             if limits.concurrent is not None:
                 await self._budgets.give_back(key, lease)
 
     async def take_images(self, request: Request, images: int) -> None:
-        """Take images from the day's quota of a request that is in, for a route that runs several.
+        """Take images from the daily quota of an admitted request, for a route that runs several.
 
         Raises:
-            TooManyRequests: there are not so many left.
+            TooManyRequests: fewer are left.
         """
         key, limits = self._budget_of(request, request.state.principal)
         if limits.images_per_day is None:
@@ -119,11 +117,6 @@ def _budgets(config: GatewayConfig) -> Budgets:
         raise SetupError("gateway.rate_limits.redis_url: needs redis; pip install 'visiongraph[redis]'") from error
 
     return RedisBudgets(limits.redis_url, limits.redis_prefix, config.shares)
-
-
-def _limit(limits: Limits, refused: str) -> float | int | None:
-    by_name = {"rate": limits.requests_per_second, "day": limits.images_per_day, "concurrent": limits.concurrent}
-    return by_name[refused]
 
 
 def _headers(limits: Limits, verdict: Verdict) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Checks API keys against the key file, which is read again soon after it has changed."""
+"""Checks API keys against the key file, which is read again when it has changed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["ApiKeys"]
 
 _log = logging.getLogger(__name__)
 
-# A key that is taken back must be refused within 10 s, on a network file system too, whose clients keep a file's
-# attributes for a few seconds.
+# A revoked key must be refused within 10 s, on a network file system too, whose clients cache a file's attributes for a
+# few seconds.
 _LOOK_AGAIN_S = 2.0
 
-# A file that cannot be read might have taken keys back: the last one read is good for so long.
+# A file that cannot be read might revoke keys: those read last are valid for so long.
 _BLIND_S = 60.0
 
-_NOBODY = "0" * 64
+_NO_HASH = "0" * 64
 
 
 class ApiKeys:
@@ -45,10 +45,10 @@ class ApiKeys:
         self._looking = asyncio.Lock()
 
     async def check(self, credential: str) -> Principal:
-        """Tell whose key it is.
+        """Identify the client by its key.
 
         Raises:
-            Unauthorized: it is no key, or has been taken back, or has ended.
+            Unauthorized: the key is unknown, revoked or expired.
             NotReady: the file could not be read for a minute.
         """
         if time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
@@ -57,7 +57,7 @@ class ApiKeys:
             raise NotReady("keys cannot be checked now; try again", retry_after_s=5)
         key = self._keys.get(credential.partition(".")[0])
         # An unknown id takes the same time as a wrong secret.
-        same = matches(credential, key.sha256 if key is not None else _NOBODY)
+        same = matches(credential, key.sha256 if key is not None else _NO_HASH)
         if key is None or not same or not key.is_good(datetime.now(UTC)):
             raise Unauthorized("invalid API key: unknown, revoked or expired; ask the operator for another")
         return Principal(key.id, key.tenant, frozenset(key.scopes))
@@ -81,7 +81,7 @@ class ApiKeys:
         except (OSError, SetupError) as error:
             if not self._broken:
                 self._broken = True
-                _log.error("%s; the keys read last are good for %.0f s more", error, _BLIND_S)
+                _log.error("%s; the keys read last stay valid for %.0f s", error, _BLIND_S)
 
 
 def _by_id(path: Path) -> Mapping[str, ApiKey]:
@@ -89,13 +89,10 @@ def _by_id(path: Path) -> Mapping[str, ApiKey]:
 
 
 def _version(path: Path) -> tuple[int, ...]:
-    """Changes with the file. It is opened: that makes a network file system ask the server, where stat may not."""
+    """Changes with the file. Opening it makes a network file system ask the server, which stat may not."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
     except OSError as error:
         raise unreadable(path, error) from error
-    try:
-        found = os.fstat(handle)
-    finally:
-        os.close(handle)
     return found.st_ino, found.st_mtime_ns, found.st_size

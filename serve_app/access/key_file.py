@@ -1,4 +1,4 @@
-"""API keys: ``id.secret`` in the client's hands, and only a hash of it in a file that all nodes share."""
+"""API keys: the client has ``id.secret``; a file that all nodes share has only its hash."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -33,10 +34,10 @@ __all__ = [
 ]
 
 KEY_SCOPES = ("infer", "jobs", "admin")
-"""What a key can be good for: running images, jobs in the queue, and the rest."""
+"""What a key can allow: running images, jobs in the queue, and the rest."""
 
 _ID_BYTES = 8
-_SECRET_BYTES = 32  # 256 bits: nothing to guess, so a plain fast hash keeps it
+_SECRET_BYTES = 32  # 256 bits cannot be guessed, so a fast hash is enough
 
 
 class ApiKey(BaseModel):
@@ -45,16 +46,16 @@ class ApiKey(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(
-        pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The part before the dot; no secret, it stands in logs"
+        pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The part before the dot; not secret, it appears in logs"
     )
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the whole key, id.secret")
     tenant: str = Field(
         pattern=r"^[\x21-\x7e]{1,128}$", description="Whose key it is; tenants share limits and see only their own jobs"
     )
-    scopes: tuple[Literal["infer", "jobs", "admin"], ...] = Field(min_length=1, description="What it is good for")
-    created: AwareDatetime = Field(description="When it was made")
-    expires: AwareDatetime | None = Field(None, description="When it ends by itself")
-    revoked: AwareDatetime | None = Field(None, description="When it was taken back")
+    scopes: tuple[Literal["infer", "jobs", "admin"], ...] = Field(min_length=1, description="What it allows")
+    created: AwareDatetime = Field(description="When it was created")
+    expires: AwareDatetime | None = Field(None, description="When it expires")
+    revoked: AwareDatetime | None = Field(None, description="When it was revoked")
 
     @field_validator("tenant")
     @classmethod
@@ -64,12 +65,12 @@ class ApiKey(BaseModel):
         return tenant
 
     def is_good(self, now: datetime) -> bool:
-        """Whether it opens anything at that time."""
+        """Whether it is neither revoked nor expired at that time."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
 class KeyFile(BaseModel):
-    """The file: every key that was ever made."""
+    """The file: every key that was ever created."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,16 +79,14 @@ class KeyFile(BaseModel):
     @field_validator("keys")
     @classmethod
     def _one_row_for_each(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
-        seen: set[str] = set()
-        for key in keys:
-            if key.id in seen:
-                raise ValueError(f"two keys have the id {key.id!r}; keep one")
-            seen.add(key.id)
+        counts = Counter(key.id for key in keys)
+        if double := next((key_id for key_id, count in counts.items() if count > 1), None):
+            raise ValueError(f"two keys have the id {double!r}; keep one")
         return keys
 
 
 def key_hash(key: str) -> str:
-    """What of a key is stored."""
+    """The part of a key that is stored."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -100,7 +99,7 @@ def read_keys(path: Path) -> KeyFile:
     """Read the file.
 
     Raises:
-        SetupError: it cannot be read, or is none.
+        SetupError: it cannot be read, or is not a key file.
     """
     try:
         return KeyFile.model_validate(read_json(path.read_bytes()))
@@ -115,18 +114,18 @@ def read_keys(path: Path) -> KeyFile:
 
 
 def unreadable(path: Path, error: OSError) -> SetupError:
-    """What to say of a file that is not there, or not for us."""
+    """The error for a file that is missing or cannot be opened."""
     return SetupError(f"the key file {path} cannot be read: {error.strerror}; make it with: visiongraph keys create")
 
 
 def create_key(path: Path, tenant: str, scopes: Sequence[str], expires: datetime | None = None) -> str:
-    """Make a key and store its hash; the file is made where there is none.
+    """Create a key and store its hash; the file is created when it is missing.
 
     Returns:
-        The key, ``id.secret``. Nobody can show it again.
+        The key, ``id.secret``. It cannot be shown again.
 
     Raises:
-        SetupError: the file cannot be changed, or the tenant or a scope is none.
+        SetupError: the file cannot be changed, or the tenant or a scope is invalid.
     """
     key_id = secrets.token_hex(_ID_BYTES)
     key = f"{key_id}.{secrets.token_urlsafe(_SECRET_BYTES)}"
@@ -143,7 +142,7 @@ def create_key(path: Path, tenant: str, scopes: Sequence[str], expires: datetime
         )
     except ValidationError as error:
         found = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
-        raise SetupError(f"not a key that can be made: {found}") from error
+        raise SetupError(f"the key cannot be created: {found}") from error
     with _locked(path):
         keys = read_keys(path).keys if path.exists() else ()
         _write(path, KeyFile(keys=(*keys, entry)))
@@ -159,13 +158,9 @@ def revoke_key(path: Path, key_id: str) -> None:
     with _locked(path):
         keys = read_keys(path).keys
         if all(key.id != key_id for key in keys):
-            raise SetupError(f"there is no key '{key_id}' in {path}; visiongraph keys list shows those that there are")
-        _write(
-            path,
-            KeyFile(
-                keys=tuple(k.model_copy(update={"revoked": k.revoked or _now()}) if k.id == key_id else k for k in keys)
-            ),
-        )
+            raise SetupError(f"there is no key '{key_id}' in {path}; visiongraph keys list shows all keys")
+        revoked = [key.model_copy(update={"revoked": key.revoked or _now()}) for key in keys if key.id == key_id]
+        _write(path, KeyFile(keys=tuple(revoked[0] if key.id == key_id else key for key in keys)))
 
 
 def _now() -> datetime:
@@ -174,7 +169,7 @@ def _now() -> datetime:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time. The lock is a file beside it, since the file itself is replaced."""
+    """One writer at a time. The lock is another file, since this one is replaced."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("w") as lock:
@@ -185,7 +180,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, keys: KeyFile) -> None:
-    """Replace the file in one step, so that a reader finds the old one or the new one and never half of it."""
+    """Replace the file atomically: a reader finds the old one or the new one."""
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -1,4 +1,4 @@
-"""Who sent a request, after it has been checked."""
+"""The authenticated client of a request."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["ANONYMOUS", "Principal"]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A client that has come in.
+    """An authenticated client.
 
     Attributes:
-        key_id: names the key, stands in logs; ``anonymous`` where everybody may come in.
-        tenant: to whom limits and jobs belong.
+        key_id: names the key, for logs; ``anonymous`` without authentication.
+        tenant: owns limits and jobs.
         scopes: what it may do.
     """
 
@@ -23,4 +23,4 @@ class Principal:
 
 
 ANONYMOUS = Principal("anonymous", "anonymous", frozenset(("infer", "jobs", "admin")))
-"""Everybody, where the configuration says ``auth: none``."""
+"""Everyone, with ``auth: none``."""

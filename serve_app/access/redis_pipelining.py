@@ -1,4 +1,4 @@
-"""A Redis client that sends together what is asked for at the same time: a third of the CPU time under load."""
+"""A Redis client that sends concurrent commands as one pipeline: a third of the CPU time under load."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from redis.asyncio import Redis
 
 __all__ = ["PipeliningRedis"]
 
-# A command, its options, and who waits for its answer.
+# A command, its options, and the future for its reply.
 _Waiting = tuple[tuple[Any, ...], dict[str, Any], asyncio.Future[Any]]
 
-# Redis answers within a millisecond; more is its absence, or a machine so busy that this process had no turn.
+# Redis replies within a millisecond; if not, it is unavailable, or this process got no CPU time.
 _TIMEOUT_S = 1.0
 
 
 class PipeliningRedis(Redis):
-    """Commands that are asked for in one turn of the event loop, or while others are on their way, go together.
+    """Sends the commands of one turn of the event loop, and those that arrive while others are sent, together.
 
-    For commands that need no connection of their own. Use it from one event loop. Each has its answer, or an error,
-    within twice a second: what was sent before it may take one, and it itself another.
+    For commands that need no connection of their own. Use it from one event loop. Each has its reply, or an error,
+    within two seconds: the commands before it may take one, and it itself another.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -29,10 +29,10 @@ class PipeliningRedis(Redis):
         self._sending: asyncio.Task[None] | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command and wait for its answer.
+        """Send a command and wait for its reply.
 
         Raises:
-            RedisError, OSError: the server does not answer, or with an error.
+            RedisError, OSError: the server does not reply, or with an error.
         """
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append((args, options, answer))

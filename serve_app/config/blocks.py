@@ -1,33 +1,70 @@
-"""Blocks of a Serve config file and other files of settings: how they are read, and their mistakes in words."""
+"""Blocks of a Serve config file and other files of settings: how they are read, and how their errors are reported."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 
 from classifiers import SetupError
 from graph.pipeline_file import did_you_mean, read_yaml
 
-__all__ = ["BLOCKS", "in_words", "read_block", "read_json"]
+__all__ = ["BLOCKS", "AbsolutePath", "absolute_path", "folder_of", "read_block", "read_json"]
 
 BLOCKS = ("gateway", "intake")
 """The blocks that may have a file of their own, or share one."""
 
+Model = TypeVar("Model", bound=BaseModel)
 
-def in_words(error: ValidationError, block: str, model: type[BaseModel], missing: Mapping[str, str]) -> str:
-    """Every mistake, a line each.
+
+def folder_of(info: ValidationInfo) -> Path:
+    """What relative paths are relative to: the folder of the file that they are in, or else nothing."""
+    return Path((info.context or {}).get("folder", ""))
+
+
+def absolute_path(text: str, info: ValidationInfo) -> str:
+    """A path that every process understands; for validators.
+
+    Raises:
+        ValueError: it is relative, and in no file.
+    """
+    path = folder_of(info) / text
+    if not path.is_absolute():
+        raise ValueError(f"'{text}' must be an absolute path: the replicas run in folders of their own")
+    return str(path)
+
+
+AbsolutePath = Annotated[str, AfterValidator(absolute_path)]
+
+
+def read_block(
+    model: type[Model], name: str, block: str | Path | Mapping[str, Any], missing: Mapping[str, str], **given: str
+) -> Model:
+    """Read a block, or the YAML file that a path names. Relative paths in a file are relative to it.
 
     Args:
-        error: what validation found.
-        block: the block's key.
         model: what the block must be.
-        missing: for keys without a default what to write, by key.
+        name: the block's key.
+        block: the block, or the file.
+        missing: for each required key, what to write.
+        given: keys that replace those of the block.
+
+    Raises:
+        SetupError: it cannot be read, or has errors; the message has a line for each.
     """
-    return "\n".join(_line(mistake, block, model, missing) for mistake in error.errors())
+    folder: Path | str = ""
+    if not isinstance(block, Mapping):
+        folder = Path(block).resolve().parent
+        block = _in_file(Path(block), name, missing)
+    if given and isinstance(block, Mapping):
+        block = {**block, **given}
+    try:
+        return model.model_validate(block, context={"folder": folder})
+    except ValidationError as error:
+        raise SetupError("\n".join(_line(mistake, name, model, missing) for mistake in error.errors())) from error
 
 
 def _line(mistake: Any, block: str, model: type[BaseModel], missing: Mapping[str, str]) -> str:
@@ -50,22 +87,9 @@ def _keys_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def read_block(file: str | Path, name: str, needs: str) -> tuple[Any, Path]:
-    """Read a block from a YAML file, in which it may stand under its name. Keys at the top of the file that begin with
-    ``x-`` are ignored: they are for anchors.
-
-    Args:
-        file: the file.
-        name: the block's.
-        needs: what must be in it, for the message.
-
-    Returns:
-        The block as it stands there, and the folder that its relative paths are relative to.
-
-    Raises:
-        SetupError: the file cannot be read, is no mapping, or has mistakes; the message has a line for each.
-    """
-    path = Path(file)
+def _in_file(path: Path, name: str, missing: Mapping[str, str]) -> Any:
+    """The block in a file: all of it, or what is under the block's name. Keys at the top of the file that begin with
+    ``x-`` are for anchors, and are ignored."""
     try:
         document = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -73,18 +97,19 @@ def read_block(file: str | Path, name: str, needs: str) -> tuple[Any, Path]:
     if document.problems:
         raise SetupError("\n".join(f"{path}:{problem}" for problem in document.problems))
     if not isinstance(document.data, Mapping):
+        needs = "; ".join(f"'{key}': {fix}" for key, fix in missing.items())
         raise SetupError(f"{path}: must be a mapping with at least {needs}")
     data = {key: value for key, value in document.data.items() if not key.startswith("x-")}
     if name not in data:
-        return data, path.resolve().parent
+        return data
     if others := [key for key in data if key not in BLOCKS]:
         line = document.lines[others[0],]
         raise SetupError(f"{path}:{line}: unknown key {others[0]!r} beside {name!r}; move it below {name!r}")
-    return data[name], path.resolve().parent
+    return data[name]
 
 
 def read_json(text: str | bytes) -> Any:
-    """Read a JSON file of settings. Keys that are there twice are an error: one of the two would be ignored.
+    """Read a JSON file of settings. Duplicate keys are an error: one of the two would be ignored.
 
     Raises:
         ValueError: it is not JSON, or has a duplicate key.

@@ -18,15 +18,14 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
-    ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from classifiers import SetupError
 from graph.pipeline_file import AutoscalingConfig
-from serve_app.config.blocks import in_words, read_block
+from serve_app.config.blocks import AbsolutePath, absolute_path, read_block
 
 __all__ = [
     "JWT_TENANTS",
@@ -47,24 +46,18 @@ __all__ = [
 T = TypeVar("T")
 
 _WHO = (
-    "configure authentication: 'none' allows everybody; "
-    "{keys_file: /path/keys.json} wants an API key, {jwt: {...}} a token, and both together either"
+    "configure authentication: 'none' allows everyone; "
+    "{keys_file: /path/keys.json} requires an API key, {jwt: {...}} a token, and both together either"
 )
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
-"""What a client on this machine calls it. A web page that names another host here is not from this machine."""
+"""The names of this machine for its own clients. A request with another host comes from a web page elsewhere."""
 
 JWT_TENANTS = "jwt:"
-"""Begins the names of tenants that a token names; no tenant of a key has it."""
+"""Begins the names of the tenants of tokens; no tenant of a key has it."""
 
 
 _HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
-
-
-def _absolute(path: str) -> str:
-    if not Path(path).is_absolute():
-        raise ValueError(f"'{path}' must be an absolute path: the replicas run in folders of their own")
-    return path
 
 
 def _network(text: object) -> str:
@@ -94,7 +87,7 @@ def _without_pattern(text: str) -> str:
     if "*" in text:
         folder = text.partition("*")[0].rpartition("/")[0]
         fix = f"write {folder}" if folder and not folder.endswith("/") else "write each by its name"
-        raise ValueError(f"'{text}' is a pattern; a bucket or a folder stands for all below it, {fix}")
+        raise ValueError(f"'{text}' is a pattern; a bucket or a folder includes all below it, {fix}")
     return text
 
 
@@ -110,13 +103,19 @@ def _host(text: str) -> str:
         ) from error
 
 
+def _jwks(text: str, info: ValidationInfo) -> str:
+    parts = urlsplit(text)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        raise ValueError("keys that are sent over http could be replaced on the way; use https, or a file")
+    return text if parts.scheme in ("http", "https") else absolute_path(text, info)
+
+
 def _without_brackets(text: object) -> object:
     return text.strip("[]") if isinstance(text, str) else text
 
 
-# Only signatures by a key that the provider keeps to itself: with HS256 its public key would do for signing.
+# only asymmetric signatures: with HS256 the public key could be used for signing
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 FolderPath = Annotated[AbsolutePath, AfterValidator(_without_pattern)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
@@ -130,61 +129,52 @@ class _Closed(BaseModel):
 
 
 class JwtConfig(_Closed):
-    """Which tokens of an identity provider are good."""
+    """The tokens of an identity provider that are accepted."""
 
     issuer: str = Field(min_length=1, description="What the claim iss must be")
     audience: str = Field(min_length=1, description="What the claim aud must be or hold")
-    jwks: str = Field(description="The provider's public keys: an https URL, or an absolute path")
+    jwks: Annotated[str, AfterValidator(_jwks)] = Field(
+        description="The provider's public keys: an https URL, or an absolute path"
+    )
     algorithms: tuple[Algorithm, ...] = Field(
         ("RS256", "ES256", "EdDSA"), min_length=1, description="Signatures that are accepted"
     )
-    leeway_s: int = Field(30, ge=0, le=300, description="Clock skew that is forgiven")
+    leeway_s: int = Field(30, ge=0, le=300, description="Clock skew that is tolerated")
     refresh_s: int = Field(
         300, ge=1, description="Age at which the keys are read again; an unknown key id reads them at once"
     )
     scopes_claim: str = Field(
-        "scope", min_length=1, description="The claim with the scopes: a list, or words with spaces between"
+        "scope", min_length=1, description="The claim with the scopes: a list, or a string of words"
     )
     tenant_claim: str = Field(
         "sub",
         min_length=1,
-        description="The claim that names the tenant, to whom limits and jobs belong: alice is the tenant jwt:alice",
+        description="The claim that names the tenant, which owns limits and jobs: alice is the tenant jwt:alice",
     )
-
-    @model_validator(mode="after")
-    def _reachable(self) -> JwtConfig:
-        parts = urlsplit(self.jwks)
-        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise ValueError("jwks: over http anybody on the way could hand in keys of his own; use https, or a file")
-        if parts.scheme not in ("http", "https"):
-            _absolute(self.jwks)
-        return self
 
 
 class AuthConfig(_Closed):
-    """Authentication. ``auth: none`` allows everybody."""
+    """Authentication. ``auth: none`` allows everyone."""
 
     keys_file: AbsolutePath | None = Field(
-        None, description="API keys, made by visiongraph keys; the same file for all nodes"
+        None, description="API keys, created by visiongraph keys; the same file on all nodes"
     )
     jwt: JwtConfig | None = Field(None, description="Tokens of an identity provider")
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may come in."""
+        """Whether there is no authentication."""
         return self.keys_file is None and self.jwt is None
 
     @model_validator(mode="wrap")
     @classmethod
-    def _in_so_many_words(cls, value: object, handler: ModelWrapValidatorHandler[AuthConfig]) -> AuthConfig:
+    def _explicit(cls, value: object, handler: ModelWrapValidatorHandler[AuthConfig]) -> AuthConfig:
         if isinstance(value, cls):
             return value
         if value == "none":
             return handler({})
-        if not isinstance(value, Mapping):
-            raise ValueError(_WHO)  # noqa: TRY004 - pydantic takes ValueError
-        config = handler(value)
-        if config.is_open:
+        config = handler(value) if isinstance(value, Mapping) else None
+        if config is None or config.is_open:
             raise ValueError(_WHO)
         return config
 
@@ -194,22 +184,22 @@ class AuthConfig(_Closed):
 
 
 class Limits(_Closed):
-    """What one key may do. ``null``: as much as it wants."""
+    """The budget of one key. ``null``: no limit."""
 
-    requests_per_second: float | None = Field(None, gt=0, le=1_000_000, description="In the long run")
+    requests_per_second: float | None = Field(None, gt=0, le=1_000_000, description="On average")
     burst: int | None = Field(None, ge=1, description="Requests at once, after a pause; default: those of one second")
     images_per_day: int | None = Field(None, ge=1, description="From midnight to midnight UTC")
-    concurrent: int | None = Field(None, ge=1, description="Requests under way at the same time")
+    concurrent: int | None = Field(None, ge=1, description="Concurrent requests")
 
     @model_validator(mode="after")
-    def _burst_of_what(self) -> Limits:
+    def _burst_needs_a_rate(self) -> Limits:
         if self.burst is not None and self.requests_per_second is None:
-            raise ValueError("burst: means nothing without requests_per_second")
+            raise ValueError("burst: has no effect without requests_per_second")
         return self
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether there is nothing to count."""
+        """Whether there is no limit."""
         return self.requests_per_second is None and self.images_per_day is None and self.concurrent is None
 
     @property
@@ -220,7 +210,7 @@ class Limits(_Closed):
         return self.burst or max(1, math.ceil(self.requests_per_second))
 
     def share(self, shares: int) -> Limits:
-        """One of ``shares`` equal parts, for a replica that cannot ask the others; never less than one request."""
+        """One of ``shares`` equal parts, for a replica that counts by itself; at least one request."""
         if shares == 1:
             return self
         return Limits(
@@ -231,36 +221,36 @@ class Limits(_Closed):
         )
 
 
-# What a key may do where nobody has said anything else: room for a busy client, not for a runaway loop.
+# the budget of a key without a configured one: enough for a busy client, not for a runaway loop
 _KEY_DEFAULT = Limits(requests_per_second=100, burst=200, concurrent=64)
 
 
 class RateLimitsConfig(_Closed):
-    """How much a key may do. With ``auth: none``, a client address counts as a key."""
+    """The budgets of keys. With ``auth: none``, each client address has one."""
 
     default: Limits | None = Field(
         None,
         description=(
             f"For keys without a row; default: {_KEY_DEFAULT.requests_per_second:g} requests/s, "
-            f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} under way; with auth: none no limit"
+            f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} concurrent; with auth: none no limit"
         ),
     )
     keys: dict[str, Limits] = Field(
-        default_factory=dict, description="By key id, or by tenant, whose keys share it; a token's is jwt:NAME"
+        default_factory=dict, description="By key id, or by tenant, whose keys share it; jwt:NAME for tokens"
     )
     redis_url: RedisUrl | None = Field(
         None,
-        description="redis:// or rediss:// URL of the one count for all replicas; without it each counts its share",
+        description="redis:// or rediss:// URL of the count for all replicas; without it each counts its share",
     )
     redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
 
 
 class S3Config(_Closed):
-    """Images in S3 or in a store that speaks its protocol."""
+    """Images in S3 or in a store with its protocol."""
 
     allow: dict[str, tuple[S3Prefix, ...]] = Field(
         default_factory=dict,
-        description="Buckets and folders (s3://BUCKET/FOLDER) by key id or tenant; '*' counts for everybody",
+        description="Buckets and folders (s3://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone",
     )
     endpoint_url: str | None = Field(None, description="Of a store that is not AWS")
     region: str | None = Field(None, description="The region; default: as the machine is configured")
@@ -271,13 +261,13 @@ class GcsConfig(_Closed):
 
     allow: dict[str, tuple[GcsPrefix, ...]] = Field(
         default_factory=dict,
-        description="Buckets and folders (gs://BUCKET/FOLDER) by key id or tenant; '*' counts for everybody",
+        description="Buckets and folders (gs://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone",
     )
-    endpoint_url: str | None = Field(None, description="Of an emulator, which is asked without credentials")
+    endpoint_url: str | None = Field(None, description="Of an emulator, which is used without credentials")
 
 
 class FetchConfig(_Closed):
-    """What is fetched for a client that sends a ``uri``. Nothing, by default."""
+    """What is fetched for clients that send a ``uri``. Nothing, by default."""
 
     schemes: tuple[Literal["http", "https"], ...] = Field(
         (), description="Web addresses: [https], or [https, http]; none by default"
@@ -285,15 +275,14 @@ class FetchConfig(_Closed):
     hosts: tuple[Host, ...] = Field(
         (), description="Only these hosts: names, or *.example.com; none listed: every public host"
     )
-    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Ports that may be asked")
-    private_networks: tuple[Network, ...] = Field(
-        (), description="Networks that are not public and may be asked all the same"
-    )
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Allowed ports")
+    private_networks: tuple[Network, ...] = Field((), description="Networks that are not public and still allowed")
     content_types: tuple[str, ...] = Field(
-        (), description="Content types that the answer may have; none listed: any, for the bytes say what it is"
+        (),
+        description="Content types that the answer may have; none listed: any, since the bytes decide",
     )
     max_redirects: int = Field(3, ge=0, le=10, description="Each is checked like the first address")
-    timeout_s: float = Field(10, gt=0, description="For all of it; the request's own deadline counts too")
+    timeout_s: float = Field(10, gt=0, description="For the whole fetch; the request's own deadline applies too")
     concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")
     s3: S3Config = Field(default_factory=S3Config, description="s3:// addresses")
     gs: GcsConfig = Field(default_factory=GcsConfig, description="gs:// addresses")
@@ -308,20 +297,20 @@ class FetchConfig(_Closed):
 
 
 class GatewayConfig(_Closed):
-    """The HTTP entry: its rules, its deadline and its deployment's options."""
+    """The HTTP entry: authentication, limits, and the options of its deployment."""
 
     auth: AuthConfig = Field(description=_WHO)
-    rate_limits: RateLimitsConfig = Field(default_factory=RateLimitsConfig, description="How much a key may do")
-    fetch: FetchConfig = Field(default_factory=FetchConfig, description="What is fetched for a client that sends a uri")
+    rate_limits: RateLimitsConfig = Field(default_factory=RateLimitsConfig, description="The budgets of keys")
+    fetch: FetchConfig = Field(default_factory=FetchConfig, description="What is fetched for clients that send a uri")
     trusted_proxies: tuple[Network, ...] = Field(
-        (), description="Addresses of proxies whose X-Forwarded-For is believed; from others it is ignored"
+        (), description="Addresses of proxies whose X-Forwarded-For is trusted; from others it is ignored"
     )
     hosts: tuple[Annotated[Host, BeforeValidator(_without_brackets)], ...] | None = Field(
         None,
         description="Hosts that requests may name in their Host header, without port; *.example.com for all below it. "
-        "Default: any, and on an address that only this machine reaches, the names of this machine",
+        "Default: any, or, when bound to a loopback address, the names of this machine",
     )
-    access_log: bool = Field(True, description="A JSON line a request in the replica's log")
+    access_log: bool = Field(True, description="A JSON line per request in the replica's log")
     timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it"
     )
@@ -347,7 +336,7 @@ class GatewayConfig(_Closed):
     max_ongoing_requests: int = Field(
         64,
         ge=1,
-        description="Requests that one replica works on at a time; those whose body is still arriving not counted",
+        description="Requests that one replica processes at a time, without those whose body is still arriving",
     )
     max_queued_requests: int | None = Field(
         256, ge=1, description="Requests that may wait in one replica; more are answered 503. null: no bound"
@@ -356,7 +345,7 @@ class GatewayConfig(_Closed):
     @model_validator(mode="wrap")
     @classmethod
     def _rows_of_tokens(cls, value: object, handler: ModelWrapValidatorHandler[GatewayConfig]) -> GatewayConfig:
-        """Where there are no keys, a row can only mean a token's tenant."""
+        """Without API keys, a row can only mean the tenant of a token."""
         config = handler(value)
         if config.auth.jwt is None or config.auth.keys_file is not None:
             return config
@@ -382,19 +371,19 @@ class GatewayConfig(_Closed):
         return self
 
     def bound_to(self, address: str) -> GatewayConfig:
-        """The same for an entry that binds ``address``: where only this machine reaches it, only its names are known,
-        unless ``hosts`` says others."""
+        """The configuration of an entry that binds ``address``: on a loopback address ``hosts`` are, by default, the
+        names of this machine."""
         if self.hosts is not None or address not in LOOPBACK_HOSTS:
             return self
         return self.model_copy(update={"hosts": LOOPBACK_HOSTS})
 
     @property
     def shares(self) -> int:
-        """Replicas that there may be: the parts that a budget is cut into where they cannot count together."""
+        """The most replicas: the parts of a budget when they do not count together."""
         return self.autoscaling.max_replicas if self.autoscaling is not None else self.num_replicas or 1
 
     def limits_of(self, key_id: str, tenant: str) -> tuple[str, Limits]:
-        """Whose budget a key uses and how large it is: its own row's, its tenant's row's, or the default for itself."""
+        """The owner of a key's budget, and the budget: its own row's, its tenant's row's, or the default for itself."""
         rows = self.rate_limits.keys
         if key_id in rows:
             return f"key:{key_id}", rows[key_id]
@@ -413,27 +402,5 @@ def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
 
 
 def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:
-    """Read the block, or the YAML file that a path names. Relative paths in a file are relative to it.
-
-    Raises:
-        SetupError: it cannot be read, or has mistakes; the message has a line for each.
-    """
-    if not isinstance(block, Mapping):
-        block, folder = read_block(block, "gateway", f"'auth'; {_WHO}")
-        block = _with_paths_beside(block, folder)
-    try:
-        return GatewayConfig.model_validate(block)
-    except ValidationError as error:
-        raise SetupError(in_words(error, "gateway", GatewayConfig, {"auth": _WHO})) from error
-
-
-def _with_paths_beside(block: Any, folder: Path) -> Any:
-    if not isinstance(block, Mapping) or not isinstance(block.get("auth"), Mapping):
-        return block
-    auth = dict(block["auth"])
-    if isinstance(auth.get("keys_file"), str):
-        auth["keys_file"] = str(folder / auth["keys_file"])
-    jwt = auth.get("jwt")
-    if isinstance(jwt, Mapping) and isinstance(jwt.get("jwks"), str) and "://" not in jwt["jwks"]:
-        auth["jwt"] = {**jwt, "jwks": str(folder / jwt["jwks"])}
-    return {**block, "auth": auth}
+    """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`."""
+    return read_block(GatewayConfig, "gateway", block, {"auth": _WHO})

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from classifiers import SetupError
 from serve_app.autoscaling import BacklogAutoscaling
-from serve_app.config.blocks import in_words, read_block
+from serve_app.config.blocks import folder_of, read_block
 from serve_app.config.gateway_config import FetchConfig, FolderPath
 from serve_app.queues.urls import FORMS, QueueUrl
 from serve_app.results import objects_from_uri
@@ -24,7 +24,16 @@ _MISSING = {
 }
 
 
-def _queue_url(text: str) -> str:
+def _beside(uri: str, folder: Path) -> str:
+    """The URL of a queue or of results; a relative path in it is relative to a folder."""
+    if uri.startswith("sqlite:///"):
+        file, *query = uri.removeprefix("sqlite:///").split("?", 1)
+        return "?".join([f"sqlite:///{folder / file}", *query])
+    return uri if "://" in uri or not uri else str(folder / uri)
+
+
+def _queue_url(text: str, info: ValidationInfo) -> str:
+    text = _beside(text, folder_of(info))
     try:
         url = QueueUrl.parse(text)
     except SetupError as error:
@@ -37,7 +46,8 @@ def _queue_url(text: str) -> str:
     return text
 
 
-def _results_uri(text: str) -> str:
+def _results_uri(text: str, info: ValidationInfo) -> str:
+    text = _beside(text, folder_of(info))
     try:
         objects_from_uri(text)
     except SetupError as error:
@@ -48,7 +58,7 @@ def _results_uri(text: str) -> str:
 
 
 class SourcesConfig(FetchConfig):
-    """What workers fetch for messages that no key answers for. Nothing, by default."""
+    """What workers fetch for messages without a key. Nothing, by default."""
 
     files: tuple[FolderPath, ...] = Field(
         (), description="Folders that file:// addresses may lie in; only with a queue on this machine (sqlite://)"
@@ -56,7 +66,7 @@ class SourcesConfig(FetchConfig):
 
 
 class IntakeConfig(BaseModel):
-    """Images from a queue, and what becomes of them."""
+    """Images from a queue, and their results."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,8 +76,8 @@ class IntakeConfig(BaseModel):
     )
     fetch: SourcesConfig = Field(
         default_factory=SourcesConfig,
-        description="What is fetched for messages that others than the gateway put on the queue, and for jobs of an "
-        "open gateway (auth: none). Jobs of a key may have what the key may have",
+        description="What is fetched for messages that others than the gateway put on the queue, and for jobs of a "
+        "gateway with auth: none. For jobs of a key, the gateway's rules apply",
     )
     reuse_results: bool = Field(
         False, description="Answer an image that was seen before, by the same pipeline, with its result; over HTTP too"
@@ -83,13 +93,13 @@ class IntakeConfig(BaseModel):
         8,
         ge=1,
         le=100,
-        description="Tries for what may pass (a source that fails, a step that died); then a dead letter",
+        description="Attempts after transient failures (a source that fails, a step that died); then a dead letter",
     )
     retry_after_s: float = Field(
         1, gt=0, description="Wait before the second try; twice as long before each further one"
     )
     stop_s: float = Field(
-        30, gt=0, description="Time for a worker that is stopped to finish its images; the rest is requeued"
+        30, gt=0, description="Time for a worker that is stopped to finish its images; the others are requeued"
     )
     compact_every_s: float = Field(300, gt=0, description="How often results are moved to Parquet")
     num_cpus: float = Field(0.25, ge=0, description="CPUs that a worker reserves; bookkeeping, not a limit")
@@ -103,7 +113,7 @@ class IntakeConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _files_only_here(self) -> IntakeConfig:
+    def _files_only_with_a_local_queue(self) -> IntakeConfig:
         if self.fetch.files and not self.queue.startswith("sqlite:"):
             raise ValueError(
                 "fetch.files: who can write to the queue could read files of this machine; only a local queue "
@@ -113,39 +123,28 @@ class IntakeConfig(BaseModel):
 
     @property
     def most_replicas(self) -> int:
-        """Workers that there may be."""
+        """The most workers."""
         return self.autoscaling.max_replicas if self.autoscaling is not None else self.num_replicas or 1
 
 
 def read_intake_config(block: str | Path | Mapping[str, Any], **given: str | None) -> IntakeConfig:
-    """Read the block, or the YAML file that a path names. Relative paths in a file are relative to it.
+    """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`.
 
     Args:
         block: the block, or the file.
-        given: keys that count instead of those in the block, unless ``None``; relative paths are relative to the
-            current folder.
-
-    Raises:
-        SetupError: it cannot be read, or has mistakes; the message has a line for each.
+        given: ``queue`` or ``results`` in place of that in the block, unless ``None``; relative paths are relative to
+            the current folder.
     """
-    if not isinstance(block, Mapping):
-        block, folder = read_block(block, "intake", "'queue' and 'results'")
-        block = _with_absolute_paths(block, folder)
-    said = {key: value for key, value in given.items() if value is not None}
-    if said and isinstance(block, Mapping):
-        block = {**block, **_with_absolute_paths(said, Path.cwd())}
-    try:
-        return IntakeConfig.model_validate(block)
-    except ValidationError as error:
-        raise SetupError(in_words(error, "intake", IntakeConfig, _MISSING)) from error
+    replaced = {key: _beside(value, Path.cwd()) for key, value in given.items() if value is not None}
+    return read_block(IntakeConfig, "intake", block, _MISSING, **replaced)
 
 
 def local_intake(folder: Path, files: Path | None) -> dict[str, Any]:
     """A block for jobs on this machine alone, with nothing installed: an SQLite file and a folder of results.
 
     Args:
-        folder: where they lie; made when it is not there.
-        files: the folder that file:// addresses may lie in, if any. Addresses of the public web may be sent, too.
+        folder: of both; created when it is missing.
+        files: the folder that file:// addresses may lie in, if any. Addresses of the public web are fetched, too.
     """
     folder = folder.absolute()
     return {
@@ -153,19 +152,3 @@ def local_intake(folder: Path, files: Path | None) -> dict[str, Any]:
         "results": str(folder / "results"),
         "fetch": {"files": [str(files.absolute())] if files is not None else [], "schemes": ["https", "http"]},
     }
-
-
-def _with_absolute_paths(block: Any, folder: Path) -> Any:
-    """The block with the paths in it taken from ``folder`` where they are relative."""
-    if not isinstance(block, Mapping):
-        return block
-    block = dict(block)
-    queue, results, fetch = block.get("queue"), block.get("results"), block.get("fetch")
-    if isinstance(queue, str) and queue.startswith("sqlite:///"):
-        file, *query = queue.removeprefix("sqlite:///").split("?", 1)
-        block["queue"] = "?".join([f"sqlite:///{folder / file}", *query])
-    if isinstance(results, str) and "://" not in results:
-        block["results"] = str(folder / results)
-    if isinstance(fetch, Mapping) and isinstance(fetch.get("files"), list | tuple):
-        block["fetch"] = {**fetch, "files": [str(folder / file) for file in fetch["files"]]}
-    return block

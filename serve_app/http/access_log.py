@@ -1,4 +1,4 @@
-"""One JSON line a request. It holds no header, no query, no address of an image: secrets travel in all of them."""
+"""One JSON line per request, without headers, query and address of the image: all of them may hold secrets."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _log = logging.getLogger("visiongraph.access")
 
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
-# Longer ones are nobody's route.
+# no route is longer
 _MAX_PATH = 200
 
 
 class AccessLog:
-    """Writes a line when a request has ended, however it has."""
+    """Writes a line when a request has ended, in whatever way."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -65,7 +65,7 @@ def _line(scope: Scope, status: int | None) -> dict[str, Any]:
 
 
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What the line says about a result: the image's hash, and how long each step took or how else it ended."""
+    """The part of the line about a result: the image's hash, and the duration of each step, or its status."""
     return {
         "image": result["image"]["sha256"],
         "steps": {

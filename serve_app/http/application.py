@@ -18,7 +18,6 @@ from serve_app.http.job_desk import JobDesk
 from serve_app.http.middleware import BodyLimit, KnownHosts, LenientRouting, RequestIdentity, Room
 from serve_app.http.problems import add_problem_handlers
 from serve_app.http.route_scopes import access
-from serve_app.http.services import Services
 from serve_app.images import Fetcher
 from serve_app.results import Reuse
 
@@ -65,9 +64,10 @@ def make_app(
     max_body_bytes = limits.max_bytes * 4 // 3 + BODY_OVERHEAD_BYTES
     room = Room(max(max_body_bytes, config.max_bodies_mb * 2**20))
     guard = Guard(config)
-    app.state.services = Services(
-        engine, config, guard, Fetcher(config.fetch, limits.max_bytes), Drawings(room), desk, reuse
-    )
+    state = app.state  # the routes use it
+    state.engine, state.config, state.guard, state.desk, state.reuse = engine, config, guard, desk, reuse
+    state.fetcher = Fetcher(config.fetch, limits.max_bytes)
+    state.drawings = Drawings(room)
     app.add_middleware(LenientRouting)
     app.add_middleware(
         BodyLimit,

@@ -1,4 +1,4 @@
-"""Base64 as clients send it: as a ``data:`` URI, in lines, in the alphabet for URLs, with or without padding."""
+"""Base64 as clients send it: as a ``data:`` URI, in lines, in the URL-safe alphabet, with or without padding."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _STANDARD = bytes.maketrans(b"-_", b"+/")
 _SPACE = b" \t\r\n\f\v"
 
 _DATA = re.compile(rb"\s{0,100}data:", re.IGNORECASE)
-# A data: URI says its type first.
+# the type in a data: URI
 _MAX_HEAD = 1024
-# Each costs 60 bytes of memory.
+# each takes 60 bytes of memory
 _MAX_PERCENTS = 500_000
 # The longest escape in JSON: \u002b.
 _ESCAPE_BYTES = 6
@@ -29,7 +29,7 @@ def decode_base64(text: bytes, start: int = 0, end: int | None = None, *, in_jso
     """The bytes of ``text[start:end]``; with ``in_json`` that is part of a JSON string and may have escapes.
 
     Raises:
-        Malformed: it is not base64, or ends in the middle.
+        Malformed: it is not base64, or is cut off.
     """
     end = len(text) if end is None else end
     if begins := _DATA.match(text, start, end):
@@ -48,7 +48,7 @@ def decode_base64(text: bytes, start: int = 0, end: int | None = None, *, in_jso
         for piece in _pieces(text, start, end):
             data, padding, after = _unescaped(piece, in_json).translate(_STANDARD, _SPACE).partition(b"=")
             if after.strip(b"=") or (is_padded and data):
-                raise Malformed("'base64' is not base64: it goes on after its padding")
+                raise Malformed("'base64' is not base64: there are characters after its padding")
             is_padded = is_padded or bool(padding)
             rest += data
             whole = len(rest) // 4 * 4
@@ -61,7 +61,7 @@ def decode_base64(text: bytes, start: int = 0, end: int | None = None, *, in_jso
 
 
 def _pieces(text: bytes, start: int, end: int) -> Iterator[bytes]:
-    """In parts, none of which ends in an escape."""
+    """In pieces, none of which ends inside an escape."""
     while start < end:
         stop = min(end, start + PIECE_BYTES)
         if stop < end:

@@ -1,4 +1,4 @@
-"""Gets the image out of a request, in whichever of the three forms it comes."""
+"""Reads the image in a request: its bytes, a form, or JSON."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from serve_app.refusals import UnsupportedBody
 __all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
 
 BODY_OVERHEAD_BYTES = MAX_METADATA_BYTES + 4096
-"""What a body may have beside the image: the metadata, and the lines of the form."""
+"""Bytes that a body may have besides the image: the metadata, and the lines of the form."""
 
-# Larger JSON is read in a thread, so that the event loop goes on meanwhile.
+# larger JSON is read in a thread
 _QUICK_BYTES = 64 * 1024
 
-# Forms that clients send have fields of their own, too; these bound the work.
+# forms may have other fields, too; these limits bound the work
 _MAX_FILES = 16
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 2**20
 
 _URL_ENCODED = "application/x-www-form-urlencoded"
 
-# What clients send that do not know what they send; curl --data-binary says the last.
+# content types that say nothing; the last is the default of curl --data-binary
 _ANYTHING = ("", "application/octet-stream", "binary/octet-stream", _URL_ENCODED)
 
-# What bodies begin with that are no image, sent with a content type that says nothing.
+# the beginnings of bodies that are not images and have such a content type
 _LOOKS_LIKE = (
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]"), "JSON"),
     (re.compile(rb"--[^\r\n]{1,70}\r?\nContent-Disposition:", re.IGNORECASE), "a form in multipart/form-data"),
     (re.compile(rb"[\w.%\[\]-]{1,80}="), f"a form in {_URL_ENCODED}"),
 )
 
-# A key whose value is a string. Possessive: nothing is looked at twice.
+# A key whose value is a string. Possessive quantifiers: no backtracking.
 _STRING_BEGINS = re.compile(rb'"([^"\\]{1,80}+)"\s*+:\s*+"')
 _STRING_ENDS = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class ImageBody(JsonBody):
-    """The JSON form: the image itself in base64, or where it is."""
+    """The JSON form: the image itself in base64, or its address."""
 
     base64: str | None = Field(None, description="The encoded image's bytes in base64, or a data: URI")
     uri: str | None = Field(None, max_length=2048, description="Where the image is: https://... or s3://...")
@@ -67,7 +67,7 @@ class ImageBody(JsonBody):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An image as it was sent: its bytes, or where it is."""
+    """An image as it was sent: its bytes, or its address."""
 
     data: bytes = b""
     uri: str | None = None
@@ -94,12 +94,12 @@ OPENAPI_BODY = {
 
 
 async def read_upload(request: Request) -> Upload:
-    """Read the body of ``POST /v1/images``. What the bytes of an image begin with counts more than their content type.
+    """Read the body of ``POST /v1/images``. The first bytes of an image take precedence over its content type.
 
     Raises:
-        UnsupportedBody: no image, and another content type than the three; or a compressed body.
-        Malformed: JSON, base64 or a form that is not what the route takes.
-        TooManyBytes, SlowBody, Overloaded: the body is over the limit, arrives too slowly, or there is no room for it.
+        UnsupportedBody: it is not an image and has none of the content types; or it is compressed.
+        Malformed: invalid JSON, base64 or form.
+        TooManyBytes, SlowBody, Overloaded: it is over the limit, arrives too slowly, or there is no room for it.
     """
     kind = content_type(request)
     if kind == "multipart/form-data":
@@ -113,7 +113,7 @@ async def read_upload(request: Request) -> Upload:
         return _json(raw, charset) if quick else await run_in_threadpool(_json, raw, charset)
     looks_like = next((what for pattern, what in _LOOKS_LIKE if pattern.match(raw)), None)
     if kind.startswith("image/") or (raw and kind in _ANYTHING and looks_like is None):
-        return Upload(raw)  # what it is instead is said where the image is opened
+        return Upload(raw)  # opening the image reports what it is instead
     came = f"'{kind[:80]}'" if kind else "none"
     raise UnsupportedBody(
         f"the Content-Type is {came}; send the image's bytes as image/jpeg (or image/png, image/webp, ...), a form as "
@@ -123,7 +123,7 @@ async def read_upload(request: Request) -> Upload:
 
 
 class _FormParser(MultiPartParser):
-    """Takes a part for a file also where its name is written in another way, or left out where it is an image."""
+    """Treats a part as a file also when its name is written in another way, or missing where it is an image."""
 
     is_whole = False
 
@@ -164,7 +164,7 @@ async def _form(request: Request) -> Upload:
         hint = "" if "boundary=" in request.headers["content-type"].lower() else _NO_BOUNDARY
         raise Malformed(f"the form cannot be read: {error.message}{hint}") from error
     try:
-        if not parser.is_whole:  # the fields after the last boundary that came would be missing
+        if not parser.is_whole:  # the fields after the cut would be missing
             raise Malformed("the form is cut off: its last boundary is missing")
         metadata = await _metadata(form)
         image = _image(form)
@@ -188,7 +188,7 @@ _NO_BOUNDARY = "; leave the header Content-Type to the client library, which add
 
 
 def _image(form: FormData) -> UploadFile:
-    """The file in the field 'image', or the only file; a file input that was left empty is none."""
+    """The file in the field 'image', or the only file; an empty file input does not count."""
     files = [(name, file) for name, file in form.multi_items() if isinstance(file, UploadFile) and name != "metadata"]
     files = [(name, file) for name, file in files if file.size or file.filename] or files
     files = [(name, file) for name, file in files if not _was_text(file)] or files
@@ -206,7 +206,7 @@ def _was_text(file: UploadFile) -> bool:
 
 
 async def _metadata(form: FormData) -> dict[str, Any]:
-    """The field 'metadata', as a string or as a file, which is what browsers make of a Blob."""
+    """The field 'metadata', as a string or as a file, as browsers send a Blob."""
     fields = form.getlist("metadata")
     if len(fields) > 1:
         raise Malformed("the form has the field 'metadata' more than once")
@@ -245,7 +245,7 @@ _TOO_MUCH = f"the JSON body has more than {BODY_OVERHEAD_BYTES:,} bytes beside t
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """Where the image is in a body, and what stands in its place now."""
+    """The place of the image in a body, and the mark that replaces it."""
 
     raw: bytes
     start: int
@@ -254,10 +254,10 @@ class _Cut:
 
 
 def _cut_out(raw: bytes) -> tuple[bytes, _Cut | None]:
-    """Take the image out of a large body before it is parsed: objects made from 40 MB of JSON can take 1 GB.
+    """Cut the image out of a large body before it is parsed: objects made from 40 MB of JSON can take 1 GB.
 
     Returns:
-        The body with a mark in the image's place, and what was there; ``None``: the body is small.
+        The body with a mark in the image's place, and the place; ``None``: the body is small.
     """
     if len(raw) <= BODY_OVERHEAD_BYTES:
         return raw, None
@@ -279,7 +279,7 @@ def _cut_out(raw: bytes) -> tuple[bytes, _Cut | None]:
 
 def _end_of_string(raw: bytes, start: int) -> int:
     end = raw.find(b'"', start)
-    if raw[end - 1 : end] == b"\\":  # an escaped quote: this is not the image, and must fit beside it
+    if raw[end - 1 : end] == b"\\":  # an escaped quote: this is not the image, so it must be short
         ends = _STRING_ENDS.match(raw, start, start + BODY_OVERHEAD_BYTES)
         end = -1 if ends is None else ends.end() - 1
     if end < 0:

@@ -1,4 +1,4 @@
-"""Draws results into pictures, one at a time: pixels are the one thing that this process has no memory for."""
+"""Draws results into pictures, one at a time: the pixels of more would not fit into memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Drawings"]
 # A phone's 12 MP.
 _MAX_PIXELS = 13_000_000
 
-# What decoding and drawing take at most: measured, and held by a test for WebP, with transparency.
+# the most that decoding and drawing take: measured, and tested for WebP with transparency
 _BYTES_A_PIXEL = 16
 _WEBP_BYTES_A_PIXEL = 21
 
-# A body takes up to three times the bytes that it counts for.
+# a body takes up to three times the bytes that are counted for it
 _BYTES_A_COUNTED_BYTE = 3
 
 
@@ -26,7 +26,7 @@ class Drawings:
     """Draws for all requests of this process. Use it from one event loop.
 
     Args:
-        room: what there is for bodies, and for the picture that is being drawn.
+        room: for bodies, and for the picture that is being drawn.
     """
 
     def __init__(self, room: Room) -> None:
@@ -34,11 +34,11 @@ class Drawings:
         self._one_at_a_time = asyncio.Lock()
 
     def check(self, frame: Frame, body_bytes: int) -> None:
-        """Refuse a picture that is too large, before the pipeline runs on it.
+        """Refuse an image that is too large to be drawn, before the pipeline runs on it.
 
         Args:
-            frame: what is to be drawn.
-            body_bytes: that its request holds of the room.
+            frame: the image.
+            body_bytes: of its request.
 
         Raises:
             TooManyPixels: it is.
@@ -52,11 +52,11 @@ class Drawings:
             )
 
     async def draw(self, frame: Frame, result: dict[str, Any]) -> bytes:
-        """A JPEG of the image with the result drawn into it.
+        """Return a JPEG of the image with the result drawn into it.
 
         Raises:
             InputError: the image cannot be decoded.
-            Overloaded: there is no room beside the bodies that are under way.
+            Overloaded: there is no room besides the bodies.
         """
         await self._one_at_a_time.acquire()
         size = int(frame.width * frame.height * _counted_bytes_a_pixel(frame))
@@ -70,7 +70,7 @@ class Drawings:
         except BaseException:
             done(None)
             raise
-        # A thread cannot be cancelled: the next one waits for it even where nobody waits for its picture any more.
+        # A thread cannot be cancelled: the next one waits for it even when its request has ended.
         drawing = asyncio.ensure_future(asyncio.to_thread(annotate, frame, result))
         drawing.add_done_callback(done)
         return await asyncio.shield(drawing)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from typing import Annotated, TypeVar, cast
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from graph import Engine
 from graph.engine import deadline
 from serve_app.http.access_log import facts_of
 from serve_app.http.bodies import OPENAPI_BODY, Upload, read_upload
-from serve_app.http.disconnects import unless_gone
 from serve_app.http.problems import JsonAnswer, problems
 from serve_app.http.schemas import Result
-from serve_app.http.services import services
 from serve_app.images import read_frame
 
 __all__ = ["router"]
+
+T = TypeVar("T")
 
 router = APIRouter()
 
@@ -44,7 +48,7 @@ async def post_image(
     ] = None,
 ) -> Response:
     """The body is the image itself, a form, or JSON with the image or its address."""
-    limit_ms = services(request).config.timeout_ms
+    limit_ms = request.app.state.config.timeout_ms
     if x_request_timeout_ms is not None:
         limit_ms = min(limit_ms, x_request_timeout_ms)
     async with deadline(limit_ms / 1000, since=request.state.arrived):
@@ -53,7 +57,7 @@ async def post_image(
 
 
 async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Response:
-    here, facts = services(request), request.state.facts
+    here, facts = request.app.state, request.state.facts
     data = upload.data
     if upload.uri is not None:
         client = request.state.principal
@@ -67,3 +71,33 @@ async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Resp
     if as_picture:
         return Response(await here.drawings.draw(frame, result), media_type="image/jpeg")
     return JsonAnswer(result)
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Do the work, and cancel it when the client disconnects. The request's body must have been read.
+
+    Serve cancels too, but a client can switch that off with the header ``x-request-disconnect-disabled``.
+
+    Raises:
+        ClientDisconnect: the client has disconnected.
+    """
+    worker = cast("asyncio.Task[object]", asyncio.current_task())
+    before, gone = worker.cancelling(), False
+
+    async def watch() -> None:
+        nonlocal gone
+        with contextlib.suppress(Exception):  # a server that cannot tell any more has lost the client
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+        gone = True
+        worker.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if gone and worker.uncancel() == before:  # else something else has cancelled it too
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watcher.cancel()

@@ -16,7 +16,6 @@ from serve_app.http.job_desk import JobDesk, JobItem
 from serve_app.http.json_bodies import content_charset, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import JsonAnswer, Malformed, problems
 from serve_app.http.schemas import AcceptedJobs, JobView
-from serve_app.http.services import services
 from serve_app.queues.job_messages import MAX_ID_CHARACTERS
 from serve_app.refusals import NotFound, UnsupportedBody
 from serve_app.results import JobStatus
@@ -54,7 +53,7 @@ async def post_jobs(
     ] = None,
 ) -> JSONResponse:
     """All of them are accepted, or none."""
-    here, desk = services(request), _desk(request)
+    here, desk = request.app.state, _desk(request)
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
         raise Malformed("Idempotency-Key must be 1 to 255 printable ASCII characters without spaces")
     async with deadline(here.config.timeout_ms / 1000, since=request.state.arrived):
@@ -103,7 +102,7 @@ async def get_job(request: Request, job_id: str) -> JSONResponse:
 
 
 def _desk(request: Request) -> JobDesk:
-    desk = services(request).desk
+    desk: JobDesk | None = request.app.state.desk
     if desk is None:
         raise NotFound(_OFF)
     return desk

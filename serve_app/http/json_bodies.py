@@ -1,4 +1,4 @@
-"""What all bodies in JSON have in common: their content type, their encoding, and their mistakes in words."""
+"""What all JSON bodies have in common: content type, encoding, and the wording of errors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from serve_app.http.problems import Malformed
 __all__ = ["PIECE_BYTES", "JsonBody", "content_charset", "content_type", "is_json", "mistakes_in", "utf8"]
 
 PIECE_BYTES = 192 * 1024
-"""Of a large body so much is converted in one call of a C function, which takes about a millisecond, and during which
-not even the event loop runs."""
+"""Bytes of a large body that one call of a C function converts: about a millisecond, in which the event loop waits."""
 
 
 class JsonBody(BaseModel):
-    """An object that a client sends. ``null`` counts as left out, also for a key that only other routes have."""
+    """An object that a client sends. Keys that are ``null`` are ignored, also those that only other routes have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +32,7 @@ class JsonBody(BaseModel):
 
 
 def content_type(request: Request) -> str:
-    """The type without its parameters, in lower case; empty where the client does not say it."""
+    """The type without its parameters, in lower case; empty when there is none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -47,14 +46,14 @@ _CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 
 def is_json(kind: str) -> bool:
-    """Whether a content type is JSON. Not ``text/plain``: web pages may send that to any server."""
+    """Whether a content type is JSON. Not ``text/plain``: web pages may send it to any server."""
     return kind in ("application/json", "application/x-json", "text/json") or (
         kind.startswith("application/") and kind.endswith("+json")
     )
 
 
 def utf8(raw: bytes, charset: str = "") -> bytes:
-    """JSON in UTF-8 without a byte order mark; UTF-16 and UTF-32 are known by their first bytes, others by ``charset``.
+    """Return JSON in UTF-8 without a byte order mark. UTF-16 and UTF-32 are detected, others named by ``charset``.
 
     Raises:
         Malformed: it is in none of them.
@@ -72,7 +71,7 @@ def utf8(raw: bytes, charset: str = "") -> bytes:
         raise Malformed(f"the JSON is neither UTF-8 nor {encoding.upper()}") from error
 
 
-# JSON is UTF-8, whatever the parameter says; these are what clients send all the same.
+# JSON is UTF-8, whatever the parameter says, but clients send these encodings too
 _SINGLE_BYTES = ("iso-8859-1", "latin1", "iso-8859-15", "windows-1252", "cp1252")
 
 
@@ -86,7 +85,7 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def mistakes_in(error: ValidationError, keys: Iterable[str]) -> str:
-    """The first mistakes in words; ``keys`` are those that an object may have."""
+    """The message for the first errors; ``keys``: those that an object may have."""
     return "; ".join(_in_words(mistake, list(keys)) for mistake in error.errors(include_url=False)[:5])
 
 
@@ -98,7 +97,7 @@ def _in_words(mistake: Any, keys: list[str]) -> str:
 
 
 def _fix(key: str, value: object, keys: list[str]) -> str:
-    """Which key was meant: by its name in other letters, by what it holds, or by a similar name."""
+    """The suggestion for a key: by its name in other case, by its value, or by a similar name."""
     by_value = None
     if isinstance(value, str):
         by_value = "uri" if "://" in value[:20] else "base64"

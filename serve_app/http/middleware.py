@@ -1,4 +1,4 @@
-"""What every request passes on its way in: it gets its identity, and its body is counted while it streams."""
+"""Middleware: the identity of each request, and limits of its body while it streams."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestIdentity:
-    """Gives a request what the log and the answer need, in ``request.state``.
+    """Sets what the log and the response need in ``request.state``.
 
     ``request_id`` is the client's ``X-Request-Id`` (1-128 visible ASCII characters) or a new one, ``client`` its
-    address, ``arrived`` the event loop's time; ``headers`` go onto the answer, ``facts`` into the log.
+    address, ``arrived`` the event loop's time; ``headers`` are added to the response, ``facts`` to the log line.
 
     Args:
-        set_header: off where the server around ``app`` sets the header: Serve does, to what it received or to what it
-            made and put on the request, and a second one of ours would stand beside it.
+        set_header: off where the server around ``app`` sets the header, as Serve does to the id that it received or
+            made and put on the request: a second one would be added.
     """
 
     def __init__(self, app: ASGIApp, clients: Clients, set_header: bool = True) -> None:
@@ -59,7 +59,7 @@ class RequestIdentity:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 for name, value in headers.items():
-                    answer.append(name, value)  # which, unlike setting it, does not look for others
+                    answer.append(name, value)  # unlike setting it, it does not search for others
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
@@ -68,11 +68,11 @@ class RequestIdentity:
 class KnownHosts:
     """Refuses requests for a host that is not on the list.
 
-    A web page can make its own host name resolve to this machine (DNS rebinding), and the browser then lets it read
-    what this server answers. The Host header still has the name of the page.
+    A web page can make its own host name resolve to this machine (DNS rebinding), and the browser then lets it read the
+    responses of this server. The Host header still has the name of the page.
 
     Args:
-        hosts: names and addresses, compared without the port; ``*.example.com`` stands for all names below it.
+        hosts: names and addresses, compared without the port; ``*.example.com`` means all names below it.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class KnownHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        # Probes send the address of a replica. A request without the header (HTTP/1.0) is from no browser.
+        # Probes send the address of a replica. Browsers always send the header.
         probed = scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in _PROBES
         if scope["type"] != "http" or probed or self._knows(Headers(scope=scope).get("host")):
             await self._app(scope, receive, send)
@@ -101,7 +101,7 @@ _PORT = re.compile(r":\d*$")
 
 
 class LenientRouting:
-    """Answers ``HEAD`` as ``GET`` without the body, and a path with a slash at its end as the path without it."""
+    """Handles ``HEAD`` as ``GET`` without the body, and a path with a trailing slash as the path without it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -125,27 +125,23 @@ class LenientRouting:
 
 
 class Room:
-    """Bytes that all requests of this process may hold together.
-
-    Attributes:
-        size: so many.
-    """
+    """Bytes that all requests of this process may hold together: ``size``."""
 
     def __init__(self, size: int) -> None:
         self.size = self._left = size
 
     def take(self, size: int) -> None:
-        """Take some; they must be given back even where this raises.
+        """Take bytes; they must be released even when this raises.
 
         Raises:
-            Overloaded: there are not so many left.
+            Overloaded: fewer are left.
         """
         self._left -= size
         if self._left < 0:
             raise Overloaded("too many large images are under way; try again", retry_after_s=1)
 
     def give_back(self, size: int) -> None:
-        """Give back what was taken."""
+        """Release bytes."""
         self._left += size
 
 
@@ -194,7 +190,7 @@ class BodyLimit:
             try:
                 message = await arrival.receive(receive)
             except VisionError:
-                state["headers"]["Connection"] = "close"  # the rest of the body would still arrive
+                state["headers"]["Connection"] = "close"  # the rest of the body is still being sent
                 raise
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
@@ -224,8 +220,8 @@ class BodyLimit:
 
 
 def _length(text: str) -> int:
-    """An announced length. What is none counts as 0: the body is counted anyway."""
-    # Python refuses to read very long numbers, and takes digits of every script.
+    """An announced length; an invalid one counts as 0, since the body is counted anyway."""
+    # Python refuses very long numbers, and accepts digits of every script
     return int(text[:_MAX_DIGITS]) if text.isascii() and text.isdigit() else 0
 
 

@@ -8,10 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from graph import Plan, json_schema
+from graph import Engine, Plan, json_schema
 from serve_app.http.problems import problems
 from serve_app.http.schemas import Health, PipelineView
-from serve_app.http.services import services
 from serve_app.refusals import NotReady
 
 __all__ = ["public", "router"]
@@ -30,7 +29,7 @@ public = APIRouter()
 )
 async def get_pipeline(request: Request) -> JSONResponse:
     """Name, fingerprint, steps, edges."""
-    engine = services(request).engine()
+    engine: Engine = request.app.state.engine()
     return JSONResponse(_view(engine.plan, await engine.fingerprint()))
 
 
@@ -53,7 +52,7 @@ async def get_ready(request: Request) -> JSONResponse:
     """For readiness probes."""
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
-            await services(request).engine().ready()
+            await request.app.state.engine().ready()
     except TimeoutError as error:
         raise NotReady("not every step's deployment answers yet; try again", retry_after_s=_READY_TIMEOUT_S) from error
     return JSONResponse({"status": "ready"})

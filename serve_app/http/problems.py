@@ -1,4 +1,4 @@
-"""Which error gives which status: the one table, and the ``application/problem+json`` documents (RFC 9457)."""
+"""The status of each error, and the ``application/problem+json`` documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 
 PROBLEM_JSON = "application/problem+json"
 
-# nginx's number; nobody gets it, the log has it.
+# as nginx: only the log has it
 _CLIENT_HAS_GONE = 499
 
 _log = logging.getLogger(__name__)
@@ -79,13 +79,13 @@ STATUS: dict[type[VisionError], int] = {
     Unreachable: 503,
     VisionError: 500,
 }
-"""The most derived class that has a row counts. What is not here is a bug, and answered with 500."""
+"""The row of the most derived class applies. Errors without a row are bugs, and answered with 500."""
 
 
 class JsonAnswer(JSONResponse):
-    """JSON of a large result: written by pydantic's own encoder, a fifth of the time, in which the event loop waits.
+    """JSON of a large result, by pydantic's encoder: the event loop waits for a fifth of the time of the standard one.
 
-    A number that JSON does not know is null.
+    NaN and Infinity are null.
     """
 
     def render(self, content: Any) -> bytes:
@@ -98,8 +98,8 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="Names the kind of problem, for example urn:visiongraph:problem:bad-image")
-    title: str = Field(description="The kind of problem in words; the same for every problem of a type")
+    type: str = Field(description="The kind of problem, for example urn:visiongraph:problem:bad-image")
+    title: str = Field(description="A short summary; the same for every problem of a type")
     status: int = Field(description="The HTTP status")
     detail: str = Field(description="What happened and what to do about it")
     instance: str = Field(description="The request id, as in the header X-Request-Id")
@@ -114,14 +114,14 @@ _MEANINGS = {
     413: "Too many bytes",
     415: "Not a type that is served",
     422: "The image cannot be decoded, or has too many pixels",
-    429: "The key has used up what it may do; try again after Retry-After",
+    429: "The key has used up its budget; try again after Retry-After",
     502: "A step that the request cannot do without failed, or the image could not be fetched",
     503: "Overloaded, or not ready; try again after Retry-After",
 }
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route says about its errors in the OpenAPI document."""
+    """The errors of a route, for the OpenAPI document."""
     return {
         status: {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": _MEANINGS[status]}
         for status in statuses
@@ -129,7 +129,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def status_of(error: VisionError) -> int:
-    """The status that an error gets."""
+    """The status of an error."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
@@ -141,7 +141,7 @@ def problem_response(
     fields: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    """An error as the client sees it. ``kind`` in CamelCase, as the exception's class."""
+    """The response for an error. ``kind``: in CamelCase, as the exception's class."""
     words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind).strip()
     request.state.facts["problem"] = words.replace(" ", "-")
     body = {
@@ -156,14 +156,14 @@ def problem_response(
 
 
 def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
-    """Let ``app`` answer every error, its own and the framework's, as a problem document.
+    """Report every error of ``app``, its own and the framework's, as a problem document.
 
     ``set_request_id``: whether a 500, which Starlette answers outside every middleware, must set ``X-Request-Id``.
     """
 
-    async def vision_error(request: Request, error: Exception) -> JSONResponse:
-        if not isinstance(error, VisionError) or (status := status_of(error)) == 500:
-            raise error  # a fault of ours, and answered as one
+    async def vision_error(request: Request, error: Any) -> JSONResponse:
+        if (status := status_of(error)) == 500:
+            raise error  # a bug, and reported as one
         headers = {}
         if status in (429, 503):
             headers["Retry-After"] = str(max(1, math.ceil(float(str(error.fields.get("retry_after_s", 1))))))
@@ -174,16 +174,13 @@ def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
     async def gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
         return Response(status_code=_CLIENT_HAS_GONE)
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
-        mistakes = error.errors() if isinstance(error, RequestValidationError) else ()
-        found = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in mistakes)
+    async def invalid(request: Request, error: Any) -> JSONResponse:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return problem_response(request, 400, "Malformed", found)
 
-    async def http_error(request: Request, error: Exception) -> JSONResponse:
-        if not isinstance(error, HTTPException):
-            raise error
+    async def http_error(request: Request, error: Any) -> JSONResponse:
         kind = http.HTTPStatus(error.status_code).phrase.title().replace(" ", "")
-        path = request.scope["path"]  # not request.url, which is made with the client's Host
+        path = request.scope["path"]  # not request.url, which has the client's Host
         details = {
             404: f"there is no {path}; /docs lists what there is",
             405: f"{request.method} is not a method of {path}",

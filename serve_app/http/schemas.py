@@ -14,16 +14,16 @@ class _Closed(BaseModel):
 
 
 class ResultImage(_Closed):
-    """The image that a result is about."""
+    """The image of a result."""
 
-    uri: str | None = Field(description="Where it came from; null where its bytes were sent")
-    sha256: str = Field(description="Hash of the bytes as they came")
+    uri: str | None = Field(description="Its address; null when its bytes were sent")
+    sha256: str = Field(description="Hash of the bytes as they were received")
     width: int = Field(description="Pixels of the upright image")
     height: int = Field(description="Pixels of the upright image")
 
 
 class ResultPipeline(_Closed):
-    """What made a result."""
+    """The pipeline of a result."""
 
     name: str
     fingerprint: str = Field(description="Structure, rules, parameters, weights and code versions")
@@ -92,7 +92,7 @@ class StepView(_Closed):
 
 
 class Edge(_Closed):
-    """What depends on what."""
+    """A dependency."""
 
     source: str
     target: str

@@ -1,4 +1,4 @@
-"""Getting the images that clients and messages name."""
+"""Fetches the images that clients and messages name."""
 
 from serve_app.images.fetching import Fetcher
 from serve_app.images.frames import read_frame

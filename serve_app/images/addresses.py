@@ -1,4 +1,4 @@
-"""Which addresses a server may be made to ask: those of the public internet, and those that the operator names."""
+"""The addresses that images may be fetched from: the public internet, and networks that the operator names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["AddressRules"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Not covered by is_global in every Python that is supported, or public by number and internal by use.
+# not covered by is_global in every supported version of Python, or global but for internal use
 _INTERNAL = [
     ipaddress.ip_network(network)
     for network in (
@@ -46,7 +46,7 @@ class AddressRules:
     """Decides about addresses.
 
     Args:
-        allowed: networks that are not public and may be asked all the same.
+        allowed: networks that are not public and still allowed.
     """
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Reads images from object stores, from the buckets and folders that are listed for a client."""
+"""Reads images from object stores, from the buckets and folders that a client may read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BucketImages:
 
     Args:
         scheme: ``s3`` or ``gs``.
-        allow: buckets and folders by key id or tenant; ``*`` counts for everybody.
+        allow: buckets and folders by key id or tenant; ``*`` applies to everyone.
         connect: gives a bucket by its name.
         max_bytes: the longest image.
     """
@@ -43,7 +43,7 @@ class BucketImages:
         self._failed = f"the image could not be read from {scheme}://"
 
     def check(self, uri: str, key_id: str, tenant: str) -> None:
-        """Let a client read only what is listed for its key, its tenant or everybody.
+        """Check that an address is listed for the client's key, its tenant or everyone.
 
         Raises:
             Forbidden: it is not listed.

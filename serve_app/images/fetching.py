@@ -1,4 +1,4 @@
-"""Fetches the image behind a client's ``uri`` without letting the client use this server's place in the network."""
+"""Fetches the image at a client's ``uri``, and nothing from networks that only this server can reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import re
 import ssl
 import string
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,11 +17,13 @@ import httpx
 
 from classifiers import TooManyBytes, UnsupportedImage
 from classifiers.imaging import served_format
-from graph import Overloaded
+from graph import DeadlineExceeded, Overloaded
+from graph.engine import deadline
 from serve_app.buckets import gcs_bucket, s3_bucket
 from serve_app.config import FetchConfig
 from serve_app.images.addresses import AddressRules
 from serve_app.images.bucket_images import BucketImages
+from serve_app.images.local_files import FileImages
 from serve_app.refusals import FetchFailed, Forbidden
 from serve_app.uris import scheme_of
 
@@ -46,8 +48,9 @@ class Fetcher:
         config: the rules.
         max_bytes: the longest image.
         ssl_context: whom to believe over https; default: the public authorities.
-        keep_alive: leave connections open for the next image of the same host, which then goes to the address that was
-            checked when it was opened.
+        files: folders that ``file://`` addresses may lie in; ``None``: there are no such addresses.
+        keep_alive: leave connections open for the next image of the same host. It is then fetched from the address that
+            was checked when the connection was opened.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Fetcher:
         max_bytes: int,
         ssl_context: ssl.SSLContext | None = None,
         *,
+        files: Sequence[str] | None = None,
         keep_alive: bool = False,
     ) -> None:
         self._config = config
@@ -66,20 +70,22 @@ class Fetcher:
         self._ssl_context = ssl_context
         self._pool: httpcore.AsyncConnectionPool | None = None
         s3, gs = config.s3, config.gs
-        self._buckets = {
+        self._stores: dict[str, BucketImages | FileImages] = {
             "s3": BucketImages("s3", s3.allow, lambda name: s3_bucket(name, s3.region, s3.endpoint_url), max_bytes),
             "gs": BucketImages("gs", gs.allow, lambda name: gcs_bucket(name, gs.endpoint_url), max_bytes),
         }
+        if files is not None:
+            self._stores["file"] = FileImages(files, max_bytes)
 
     def check(self, uri: str, key_id: str, tenant: str) -> None:
-        """Tell whether a client may have an address fetched, as far as that can be told without asking anybody.
+        """Check whether a client may have an address fetched, as far as possible without a request.
 
         Raises:
             Forbidden: it may not.
         """
         scheme = scheme_of(uri)
-        if scheme in self._buckets:
-            self._buckets[scheme].check(uri, key_id, tenant)
+        if scheme in self._stores:
+            self._stores[scheme].check(uri, key_id, tenant)
         elif scheme in self._config.schemes:
             self._checked(uri)
         else:
@@ -92,16 +98,16 @@ class Fetcher:
         """Fetch an image for a client; ``version``: of an object in a bucket, the newest by default.
 
         Raises:
-            Forbidden: the address is not one that may be asked, or not by this client.
+            Forbidden: the address is not allowed, or not for this client.
             FetchFailed: it does not answer, or not with the image.
-            UnsupportedImage: it answers with something that is no image.
+            UnsupportedImage: the answer is not an image.
             TooManyBytes: the image is over the limit.
-            Overloaded: as many images are being fetched as may be.
+            Overloaded: too many images are being fetched.
         """
         self.check(uri, key_id, tenant)
-        bucket = self._buckets.get(scheme_of(uri))
+        store = self._stores.get(scheme_of(uri))
         async with self._in_time():
-            return await (self._get(uri) if bucket is None else bucket.read(uri, version))
+            return await (self._get(uri) if store is None else store.read(uri, version))
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -109,14 +115,11 @@ class Fetcher:
             raise Overloaded("too many images are being fetched; try again", retry_after_s=1)
         self._under_way += 1
         try:
-            async with asyncio.timeout(self._config.timeout_s) as limit:
+            async with deadline(self._config.timeout_s):
                 yield
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            seconds = f"{self._config.timeout_s:g}"
-            detail = f"the image was not there within {seconds} s; send its bytes, or try again"
-            raise FetchFailed(detail, retryable=True) from None
+        except DeadlineExceeded as error:
+            detail = f"the image was not received within {self._config.timeout_s:g} s; send its bytes, or try again"
+            raise FetchFailed(detail, retryable=True) from error
         finally:
             self._under_way -= 1
 
@@ -124,9 +127,9 @@ class Fetcher:
         for _ in range(self._config.max_redirects + 1):
             url = self._checked(uri)
             try:
-                async with self._connections().stream(
-                    "GET", _core(url), headers=[("Host", _host(url)), *_HEADERS]
-                ) as answer:
+                target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+                headers = [("Host", url.netloc.decode("ascii")), *_HEADERS]
+                async with self._connections().stream("GET", target, headers=headers) as answer:
                     if answer.status not in _REDIRECTS:
                         return await self._image(answer)
                     uri = self._next(url, answer)
@@ -138,8 +141,8 @@ class Fetcher:
         raise FetchFailed(f"the address leads on more than {self._config.max_redirects} times; send the last one")
 
     def _checked(self, uri: str) -> httpx.URL:
-        """Parse an address once: what is checked is what is asked. Encoded as browsers do, but without what would
-        show a person another address than the one that is asked: control characters and backslashes."""
+        """Parse an address, so that what is checked is what is requested. It is encoded as by browsers, but without
+        what would show a person another address than the one that is requested: control characters and backslashes."""
         if "\\" in uri.partition("?")[0]:
             raise Forbidden("the address has a backslash; write /, or encode it as %5C")
         try:
@@ -210,12 +213,12 @@ class Fetcher:
 
 _BYTES = "send the image's bytes"
 
-# A resolver that hangs must not take the threads of everything else with it.
+# A resolver that hangs must not block the threads of everything else.
 _RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolve")
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, as the system knows them; it takes odd spellings of numbers too."""
+    """The addresses of a host, as the system resolves it: numbers in unusual notations too."""
     import socket
 
     found = await asyncio.get_running_loop().run_in_executor(
@@ -225,7 +228,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class _CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to the very address that was checked, so that a name cannot mean another one a moment later."""
+    """Connects to the address that was checked, so that a name cannot resolve to another one a moment later."""
 
     def __init__(self, rules: AddressRules) -> None:
         self._rules = rules
@@ -245,7 +248,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
             addresses = await resolve(name, port)
         except (OSError, UnicodeError) as error:
             raise FetchFailed(f"{name} has no address", retryable=True) from error
-        # One that is not allowed spoils the rest: an honest host has none.
+        # one that is not allowed is enough: an honest host has none
         if not addresses or not all(self._rules.allows(address) for address in addresses):
             raise Forbidden(f"{name} is not on the public internet; send the image's bytes")
         failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
@@ -261,16 +264,8 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         await self._network.sleep(seconds)
 
 
-def _core(url: httpx.URL) -> httpcore.URL:
-    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-
-
-def _host(url: httpx.URL) -> str:
-    return url.netloc.decode("ascii")
-
-
 def _as_text(location: bytes) -> str:
-    """Servers send names as they are, mostly in UTF-8; other bytes are encoded one by one, as browsers do."""
+    """Servers send names unencoded, mostly in UTF-8; other bytes are percent-encoded, as browsers do."""
     try:
         return location.decode()
     except UnicodeDecodeError:

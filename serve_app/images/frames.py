@@ -1,4 +1,4 @@
-"""Makes a frame of encoded bytes without holding up the event loop."""
+"""Makes a frame of encoded bytes without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _QUICK_HEADER_BYTES = 32 * 1024
 
 
 async def read_frame(data: bytes, limits: ImageLimits, uri: str | None = None) -> Frame:
-    """Read the header; of what may take long, in a thread, together with the hash of the bytes.
+    """Read the header, in a thread where that may take long, together with the hash of the bytes.
 
     Raises:
         InputError: too many bytes or pixels, a type that is not served, or not an image.

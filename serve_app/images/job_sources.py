@@ -1,29 +1,29 @@
-"""Where workers get images from, and who may have what."""
+"""The sources of images for jobs, and who may use which."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from classifiers import InputError, VisionError
+from classifiers import InputError
 from classifiers.imaging import ImageLimits
 from graph import Frame
 from serve_app.config import FetchConfig, SourcesConfig
 from serve_app.images.fetching import Fetcher
 from serve_app.images.frames import read_frame
-from serve_app.images.local_files import FileImages
 from serve_app.refusals import FetchFailed, Forbidden
-from serve_app.uris import scheme_of
 
 __all__ = ["Sources", "is_final"]
 
-_NOBODY = "*"  # a row that counts for everybody
+_NO_KEY = {"key_id": "*", "tenant": "*"}  # only rows for everyone apply
 
 
 class Sources:
     """Fetches the images of jobs. Use it from one event loop.
 
+    A ``policy`` holds ``key_id`` and ``tenant`` of the key that sent the job; ``None`` is for messages without a key.
+
     Args:
-        own: what is fetched for messages that no key answers for.
+        own: what is fetched for messages without a key.
         clients: what the gateway fetches for its keys.
         limits: of one image.
         concurrent: images that are fetched at a time.
@@ -31,53 +31,36 @@ class Sources:
 
     def __init__(self, own: SourcesConfig, clients: FetchConfig, limits: ImageLimits, concurrent: int) -> None:
         self._limits = limits
+        at_a_time = {"concurrent": concurrent}
         max_bytes = limits.max_bytes
-        room = {"concurrent": concurrent}
-        self._own = Fetcher(own.model_copy(update=room), max_bytes, keep_alive=True)
-        self._clients = Fetcher(clients.model_copy(update=room), max_bytes, keep_alive=True)
-        self._files = FileImages(own.files, max_bytes)
+        self._own = Fetcher(own.model_copy(update=at_a_time), max_bytes, files=own.files, keep_alive=True)
+        self._clients = Fetcher(clients.model_copy(update=at_a_time), max_bytes, keep_alive=True)
 
     def check(self, uri: str, policy: dict[str, Any] | None) -> None:
-        """Tell whether an address may be fetched, as far as that can be told without asking anybody.
-
-        Args:
-            uri: the address.
-            policy: ``key_id`` and ``tenant`` of the key whose job it is; ``None``: no key answers for it.
+        """Check whether an address may be fetched, as far as possible without a request.
 
         Raises:
             Forbidden: it may not.
         """
-        if policy is not None:
-            self._clients.check(uri, policy["key_id"], policy["tenant"])
-        elif scheme_of(uri) == "file":
-            self._files.check(uri)
-        else:
-            self._own.check(uri, _NOBODY, _NOBODY)
+        self._fetcher(policy).check(uri, **(policy or _NO_KEY))
 
     async def frame(self, uri: str, policy: dict[str, Any] | None, version: str | None = None) -> Frame:
-        """Fetch an image and read its header; see :meth:`check` for ``policy``.
-
-        Args:
-            uri: the address.
-            policy: of the key whose job it is.
-            version: of an object in a bucket; ``None``: the newest.
+        """Fetch an image and read its header; ``version``: of an object in a bucket, the newest by default.
 
         Raises:
             Forbidden: it may not be fetched.
             FetchFailed: it does not answer, or not with the image.
-            InputError: it is no image, or over the limits.
+            InputError: it is not an image, or over the limits.
         """
-        if policy is not None:
-            data = await self._clients.fetch(uri, policy["key_id"], policy["tenant"], version)
-        elif scheme_of(uri) == "file":
-            data = await self._files.read(uri)
-        else:
-            data = await self._own.fetch(uri, _NOBODY, _NOBODY, version)
+        data = await self._fetcher(policy).fetch(uri, **(policy or _NO_KEY), version=version)
         return await read_frame(data, self._limits, uri)
+
+    def _fetcher(self, policy: dict[str, Any] | None) -> Fetcher:
+        return self._own if policy is None else self._clients
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether the same job would fail in the same way again: its address or its image is at fault."""
+    """Whether the job would fail in the same way again: its address or its image is at fault."""
     if isinstance(error, FetchFailed):
         return not error.fields.get("retryable", False)
-    return isinstance(error, InputError | Forbidden) and isinstance(error, VisionError)
+    return isinstance(error, InputError | Forbidden)

@@ -25,7 +25,7 @@ class FileImages:
         self._folders = [Path(folder).resolve() for folder in folders]
         self._max_bytes = max_bytes
 
-    def check(self, uri: str) -> Path:
+    def check(self, uri: str, key_id: str = "*", tenant: str = "*") -> Path:  # noqa: ARG002 - the same for everyone
         """The file, links followed.
 
         Raises:
@@ -42,7 +42,7 @@ class FileImages:
             raise Forbidden("the file is in none of the folders that images are read from")
         return file
 
-    async def read(self, uri: str) -> bytes:
+    async def read(self, uri: str, version: str | None = None) -> bytes:  # noqa: ARG002 - files have no versions
         """Read a file.
 
         Raises:

@@ -1,8 +1,8 @@
-"""Takes messages from a queue, runs what they ask for, and lets go of each only when its end is on record.
+"""Receives messages from a queue, runs their jobs, and acknowledges each only after its outcome was written.
 
-The order is what nothing is lost by: a result is written, then handed to compaction, then the message is acknowledged;
-a failure is written, then the letter, then the message is acknowledged. Wherever a worker dies in between, the message
-comes again and finds what is written already.
+Nothing is lost because of the order: a result is written, then its line in the journal, then the message is
+acknowledged; a failure is written, then the dead letter, then the message is acknowledged. Wherever a worker dies in
+between, the message is delivered again, and what has been written is found.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from serve_app.intake.acknowledging import Acknowledger
-from serve_app.intake.broker import QUEUE_AWAY, STORE_AWAY, call_broker
-from serve_app.intake.patience import Patience, Stopped, backoff
-from serve_app.intake.work import Delivery, JobRunner, TryAgain
+from serve_app.intake.patience import QUEUE_ERRORS, STORE_ERRORS, Patience, Stopped, backoff, call_broker
+from serve_app.intake.work import JobRunner, TryAgain
 from serve_app.queues import DeadLetter, Message, Queue, QueueStats
 from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
@@ -37,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much, how often, how long.
+    """Limits of a consumer.
 
     Attributes:
-        in_flight: images in hand at a time.
+        in_flight: images that are processed at a time.
         retry_after_s: before the second try; twice as long before each further one.
-        stop_s: what is in hand when the consumer is stopped may take so long.
-        wait_s: how long to wait at the broker for a message; a worker that stops waits for that, too.
-        stuck_after_s: longer than any image takes; without a sign of life for so long the consumer is stuck.
+        stop_s: time for images that are being processed when the consumer is stopped.
+        wait_s: how long a call to the broker waits for a message; a worker that stops waits for it, too.
+        stuck_after_s: without any progress for this time the consumer is stuck; longer than any image takes.
     """
 
     in_flight: int = 16
@@ -60,9 +59,9 @@ class Consumer:
     Args:
         queue: not opened.
         store: where jobs and results are kept.
-        runner: runs a job to its end.
-        patience: the one that ``runner`` has.
-        pace: how much at a time, and how long.
+        runner: runs jobs.
+        patience: the runner's.
+        pace: the limits.
     """
 
     def __init__(
@@ -73,43 +72,43 @@ class Consumer:
         self._runner = runner
         self._patience = patience
         self._pace = pace or Pace()
-        self._acknowledger = Acknowledger(queue, store, patience, at=self._pace.in_flight, done=self._let_go)
+        self._acknowledger = Acknowledger(queue, store, patience, at=self._pace.in_flight, done=self._release)
         self._images = asyncio.Semaphore(self._pace.in_flight)
         self._freed = asyncio.Event()
-        self._held: dict[int, Message] = {}  # on lease: those in work, and those whose acknowledgement is due
+        self._held: dict[int, Message] = {}  # leased: being processed, or about to be acknowledged
         self._working: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._progress_at = time.monotonic()
         self._rate = _Rate()
         self.queue_stats: QueueStats | None = None
-        """How the queue stands, as it was seen last."""
+        """The most recent numbers of the queue."""
 
     @property
     def in_hand(self) -> int:
-        """Messages that are being worked on."""
+        """Messages that are being processed."""
         return len(self._working)
 
     @property
     def room(self) -> int:
-        """Messages that may be in hand at a time."""
+        """Messages that may be processed at a time."""
         return self._pace.in_flight
 
     @property
     def rate(self) -> float:
-        """Messages a second that left the queue for good, over the last 10 seconds."""
+        """Messages per second that left the queue for good, over the last 10 seconds."""
         return self._rate.per_s()
 
     def start(self) -> None:
-        """Begin to consume; the broker may come up later."""
+        """Begin to consume; the broker may start later."""
         loops = (self._receive, self._extend, self._mark, self._look_at_queue, self._acknowledger.run)
         self._loops = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
 
     async def stop(self) -> None:
-        """Take no more, end what is in hand or give it back, and disconnect."""
+        """Receive no more, finish or requeue messages that are being processed, and disconnect."""
         self._patience.stopping.set()
         self._freed.set()
         if self._loops:
-            await asyncio.wait(self._loops[:1])  # what it has received is given back
+            await asyncio.wait(self._loops[:1])  # messages that it still receives are requeued
         if self._working:
             _, late = await asyncio.wait(self._working, timeout=self._pace.stop_s)
             for task in late:
@@ -123,20 +122,20 @@ class Consumer:
         await self._disconnect()
 
     async def _disconnect(self) -> None:
-        """The next call connects anew."""
+        """The next call connects again."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._queue.close()
 
     def stuck(self) -> str | None:
-        """Why it will not go on by itself; ``None``: all is well."""
+        """Why it makes no progress; ``None``: it does."""
         for loop in self._loops:
             if loop.done() and not self._patience.stopping.is_set():
                 error = None if loop.cancelled() else loop.exception()
                 return f"the consumer's loop '{loop.get_name()}' has ended: {error!r}"
         idle_s = time.monotonic() - max(self._progress_at, self._patience.waited_at)
         if idle_s > self._pace.stuck_after_s:
-            return f"nothing was received, nothing ended and nothing is waited for since {idle_s:.0f} s"
+            return f"no message was received or finished, and no call was retried, for {idle_s:.0f} s"
         return None
 
     async def _receive(self) -> None:
@@ -145,9 +144,9 @@ class Consumer:
             try:
                 async with asyncio.timeout(self._pace.wait_s + _RECEIVE_HANGS_S):
                     messages = await self._queue.receive(free, self._pace.wait_s)
-            except (*QUEUE_AWAY, TimeoutError) as error:
+            except (*QUEUE_ERRORS, TimeoutError) as error:
                 failures += 1
-                _log.warning("no messages for now: %s", str(error) or "the broker does not answer")
+                _log.warning("no messages can be received: %s", str(error) or "the broker does not answer")
                 self._progress()
                 if isinstance(error, TimeoutError):
                     await self._disconnect()
@@ -168,7 +167,7 @@ class Consumer:
         self._progress()
 
     async def _wait_for_room(self) -> int:
-        """Until a batch fits: asking for each message by itself is what brokers are slow at. 0: it is stopping."""
+        """Wait until a batch fits, since brokers are slow with single messages. 0: the consumer is stopping."""
         batch = min(_BATCH, max(1, self._pace.in_flight // 2))
         while (free := self._pace.in_flight - len(self._working)) < batch and not self._patience.stopping.is_set():
             self._freed.clear()
@@ -177,84 +176,83 @@ class Consumer:
 
     async def _handle(self, message: Message) -> None:
         try:
-            await self._end(message)
+            await self._process(message)
         except (Stopped, asyncio.CancelledError):
-            await call_broker(lambda: self._queue.nack(message), "give a message back")
-            self._let_go(message)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not cost the message
-            _log.exception("a message could not be dealt with")
-            await self._put_off(message, error)
+            await call_broker(lambda: self._queue.nack(message), "requeue a message")
+            self._release(message)
+        except Exception as error:  # noqa: BLE001 - a bug must not lose the message
+            _log.exception("a message could not be processed")
+            await self._retry_later(message, error)
 
-    async def _end(self, message: Message) -> None:
-        """Take a message to its end here: acknowledged soon, put off, or a dead letter."""
+    async def _process(self, message: Message) -> None:
+        """Run the jobs of a message; it is then acknowledged, requeued with a delay, or a dead letter."""
         try:
             jobs = parse_jobs(message.body)
         except BadMessage as error:
             await self._dead_letter(message, (), type(error).__name__, str(error))
             return
-        delivery = Delivery(message.deliveries, message.published)
-        endings = await asyncio.gather(*(self._run(job, delivery) for job in jobs), return_exceptions=True)
+        endings = await asyncio.gather(*(self._run(job, message) for job in jobs), return_exceptions=True)
         errors = [ending for ending in endings if isinstance(ending, BaseException)]
         outcomes = [ending for ending in endings if isinstance(ending, Outcome)]
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
         if any(isinstance(error, Stopped | asyncio.CancelledError) for error in errors):
             raise Stopped
         if errors:
-            await self._put_off(message, errors[0])
+            await self._retry_later(message, errors[0])
         elif failed:
-            await self._patience.until_it_works(lambda: self._store.journal(outcomes), STORE_AWAY)
+            await self._patience.until_it_works(lambda: self._store.journal(outcomes))
             why = failed[0].error or {}
             ids = tuple(outcome.id for outcome in failed)
             await self._dead_letter(message, ids, why.get("type", ""), why.get("detail", ""))
         else:
             self._acknowledger.add(message, outcomes)
 
-    async def _run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
+    async def _run(self, job: JobRequest, message: Message) -> Outcome | None:
         async with self._images:
             if self._patience.stopping.is_set():
                 raise Stopped
-            return await self._runner.run(job, delivery)
+            return await self._runner.run(job, message)
 
-    async def _put_off(self, message: Message, error: BaseException) -> None:
+    async def _retry_later(self, message: Message, error: BaseException) -> None:
         failed = error.failed if isinstance(error, TryAgain) else message.deliveries or 1
         delay_s = backoff(failed, self._pace.retry_after_s, _LONGEST_DELAY_S)
         _log.warning("try %d failed, the next one is in %.1f s: %s", failed, delay_s, error)
-        await call_broker(lambda: self._queue.nack(message, delay_s), "put a message off")
-        self._let_go(message)
+        await call_broker(lambda: self._queue.nack(message, delay_s), "requeue a message")
+        self._release(message)
 
     async def _dead_letter(self, message: Message, jobs: tuple[str, ...], kind: str, reason: str) -> None:
-        attempts = await self._patience.until_it_works(lambda: self._attempts(jobs), STORE_AWAY)
+        attempts = await self._patience.until_it_works(lambda: self._attempts(jobs))
         letter = DeadLetter.of(message, jobs, kind, reason, attempts).encode()
         if await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter"):
             self._rate.count()
-        self._let_go(message)
+        self._release(message)
 
     async def _attempts(self, jobs: tuple[str, ...]) -> int:
-        """At the one of these failed jobs that took the most; the last attempt is not among those recorded."""
+        """The most attempts at one of these failed jobs; the last attempt is not among those recorded."""
         return 1 + max(await asyncio.gather(*map(self._store.failed_attempts, jobs)), default=0)
 
-    def _let_go(self, message: Message, *, is_ended: bool = False) -> None:
+    def _release(self, message: Message, is_ended: bool = False) -> None:
         self._held.pop(id(message), None)
         if is_ended:
             self._rate.count()
 
     async def _extend(self) -> None:
-        """Renew all leases early enough for two tries."""
+        """Extend all leases, early enough for two tries."""
         while True:
             await asyncio.sleep(self._queue.lease_s / 3)
             held = list(self._held.values())
             if held:
                 try:
                     await self._queue.extend(held)
-                except QUEUE_AWAY as error:
-                    _log.warning("leases could not be renewed; what is in hand may be done twice: %s", error)
+                except QUEUE_ERRORS as error:
+                    _log.warning("leases could not be extended; messages may be delivered twice: %s", error)
 
     async def _mark(self) -> None:
         while True:
             await asyncio.sleep(_MARK_AFTER_S / 2)
             try:
                 await self._runner.mark_running(_MARK_AFTER_S)
-            except STORE_AWAY as error:
+            except STORE_ERRORS as error:
                 _log.debug("a job's state could not be written: %s", error)
 
     async def _look_at_queue(self) -> None:
@@ -262,7 +260,7 @@ class Consumer:
             try:
                 async with asyncio.timeout(_RECEIVE_HANGS_S):
                     self.queue_stats = await self._queue.stats()
-            except (*QUEUE_AWAY, TimeoutError):
+            except (*QUEUE_ERRORS, TimeoutError):
                 self.queue_stats = None
             await asyncio.sleep(_STATS_EVERY_S)
 
@@ -271,7 +269,7 @@ class Consumer:
 
 
 class _Rate:
-    """Counts what happened in the last seconds."""
+    """Counts the messages of the last seconds."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()

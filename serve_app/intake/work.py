@@ -1,48 +1,35 @@
-"""One job, from what a message asks for to the one record of how it ended."""
+"""One job, from its request in a message to the one record of its outcome."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from classifiers import VisionError
 from graph import Engine, Frame, Overloaded, Unreachable, annotate
 from serve_app.images import Sources, is_final
-from serve_app.intake.broker import STORE_AWAY
 from serve_app.intake.patience import Patience, Stopped
+from serve_app.queues import Message
 from serve_app.queues.job_messages import JobRequest
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
 
-__all__ = ["Delivery", "JobRunner", "TryAgain"]
+__all__ = ["JobRunner", "TryAgain"]
 
 _MOST_DELIVERIES = 80
-"""Deliveries that ended neither in an outcome nor in a failure. More than that mean that the job crashes its workers;
-the limit is high because lost connections and stopped workers add to them too."""
+"""Deliveries without an outcome or a failure. More of them mean that the job crashes its workers; the limit is high
+because lost connections and stopped workers add to them too."""
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What is known of the message that a job came in.
-
-    Attributes:
-        count: how often it has been delivered, this time included, for whatever reason; ``None``: not known.
-        published: when, in seconds since the epoch; ``None``: not known.
-    """
-
-    count: int | None
-    published: float | None
-
-
 class TryAgain(Exception):
-    """An attempt failed for a reason that may pass, and is not the last one.
+    """An attempt failed for a transient reason, and is not the last one.
 
     Attributes:
         failed: attempts that have failed so far, this one included.
@@ -61,16 +48,16 @@ class _UnderWay:
 
 
 class JobRunner:
-    """Runs jobs to their end. Use it from one event loop.
+    """Runs jobs. Use it from one event loop.
 
     Args:
         engine: gives the engine that serves now; another one after the pipeline's tunables have changed.
         store: where jobs and results are kept.
         sources: where images come from.
-        patience: waits for the store, and for steps that have no room.
+        patience: waits for the store, and for steps that are overloaded.
         timeout_s: longest time for one image in the pipeline.
-        max_attempts: attempts at a job that fails for reasons that may pass. Only failures that a worker saw count; a
-            message that is delivered again because a connection was lost or a worker stopped has not failed.
+        max_attempts: attempts at a job that fails for transient reasons. Only failures that a worker saw count, not
+            messages that are delivered again because a connection was lost or a worker stopped.
         reuse_results: whether an image that was seen before is answered with its result.
     """
 
@@ -95,25 +82,25 @@ class JobRunner:
         self._under_way: dict[str, _UnderWay] = {}
         self._drawing = asyncio.Lock()
 
-    async def run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
-        """Run a job; one that is under way here, because its message came twice, is waited for.
+    async def run(self, job: JobRequest, message: Message) -> Outcome | None:
+        """Run a job of a message, or wait for its run that is in progress here because the message was delivered twice.
 
         Returns:
-            How it ended, recorded; ``None``: it was withdrawn.
+            Its outcome, which has been written; ``None``: it was withdrawn.
 
         Raises:
             Stopped: the worker is stopping.
-            TryAgain: this attempt failed for a reason that may pass.
+            TryAgain: this attempt failed for a transient reason.
         """
         under_way = self._under_way.get(job.id)
         if under_way is not None:
             return await asyncio.shield(under_way.ended)
         under_way = self._under_way[job.id] = _UnderWay(asyncio.get_running_loop().create_future())
         try:
-            outcome = await self._run(job, delivery)
+            outcome = await self._run(job, message)
         except BaseException as error:
             under_way.ended.set_exception(error if isinstance(error, Exception) else Stopped())
-            under_way.ended.exception()  # else asyncio complains where nobody waited
+            under_way.ended.exception()  # else asyncio warns when nobody waited
             raise
         finally:
             del self._under_way[job.id]
@@ -121,7 +108,7 @@ class JobRunner:
         return outcome
 
     async def mark_running(self, after_s: float) -> None:
-        """Let those be seen as running that have been in hand for so long."""
+        """Mark the jobs as running that have been processed for ``after_s``."""
         since = time.monotonic() - after_s
         late = [
             (job_id, under_way)
@@ -132,23 +119,23 @@ class JobRunner:
             under_way.is_marked = True
             await self._store.mark_running(job_id)
 
-    async def _run(self, job: JobRequest, delivery: Delivery) -> Outcome | None:
-        early = self._fetch_early(job, delivery)
+    async def _run(self, job: JobRequest, message: Message) -> Outcome | None:
+        early = self._fetch_early(job, message)
         try:
-            known, marker, failed = await self._patiently(lambda: self._look_up(job.id, delivery))
-            if known is not None and not _is_tried_again(known, delivery):
+            known, marker, failed = await self._patience.until_it_works(lambda: self._look_up(job.id, message))
+            if known is not None and not _is_tried_again(known, message):
                 return known
             if known is not None:
-                await self._patiently(lambda: self._store.forget_failure(job.id))
+                await self._patience.until_it_works(lambda: self._store.forget_failure(job.id))
                 failed = 0
             if marker is None:
                 marker = JobMarker(job.id, job.uri, dict(job.metadata))
             if marker.withdrawn:
                 return None
-            if delivery.count is not None and delivery.count - failed > _MOST_DELIVERIES:
-                why = f"delivered {delivery.count} times without an outcome: it seems to crash the workers"
+            if message.deliveries is not None and message.deliveries - failed > _MOST_DELIVERIES:
+                why = f"delivered {message.deliveries} times without an outcome: it seems to crash the workers"
                 poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
-                return await self._patiently(lambda: self._store.finish(poison))
+                return await self._patience.until_it_works(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
             try:
                 frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
@@ -158,30 +145,30 @@ class JobRunner:
                 raise
             except Exception as error:
                 if not is_final(error) and not is_last:
-                    await self._patiently(lambda: self._store.put_failed_attempts(job.id, failed + 1))
+                    await self._patience.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
                 outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
-            return await self._patiently(lambda: self._store.finish(outcome))
+            return await self._patience.until_it_works(lambda: self._store.finish(outcome))
         finally:
             if early is not None:
                 early.cancel()
 
-    def _fetch_early(self, job: JobRequest, delivery: Delivery) -> asyncio.Task[Frame] | None:
-        """Begin to fetch before it is known whether the job has ended, where that is most unlikely."""
-        if (delivery.count or 1) > 1 or job.id.startswith(JOB_PREFIX):
+    def _fetch_early(self, job: JobRequest, message: Message) -> asyncio.Task[Frame] | None:
+        """Begin to fetch before it is known whether the job has an outcome, where that is most unlikely."""
+        if (message.deliveries or 1) > 1 or job.id.startswith(JOB_PREFIX):
             return None
         task = asyncio.create_task(self._sources.frame(job.uri, None, job.version))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its error may never be retrieved
         return task
 
-    async def _look_up(self, job_id: str, delivery: Delivery) -> tuple[Outcome | None, JobMarker | None, int]:
+    async def _look_up(self, job_id: str, message: Message) -> tuple[Outcome | None, JobMarker | None, int]:
         async def nothing(value: T) -> T:
             return value
 
         return await asyncio.gather(
             self._store.outcome(job_id),
             self._store.job(job_id) if job_id.startswith(JOB_PREFIX) else nothing(None),
-            self._store.failed_attempts(job_id) if delivery.count != 1 else nothing(0),
+            self._store.failed_attempts(job_id) if message.deliveries != 1 else nothing(0),
         )
 
     async def _result(self, frame: Frame, marker: JobMarker) -> dict[str, Any]:
@@ -200,23 +187,20 @@ class JobRunner:
         if marker.annotate:
             async with self._drawing:  # decoding and drawing take several times the pixels' bytes
                 picture = await asyncio.to_thread(annotate, frame, result)
-            await self._patiently(lambda: self._store.put_picture(marker.id, picture))
+            await self._patience.until_it_works(lambda: self._store.put_picture(marker.id, picture))
         return result
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await self._patience.until_it_works(call, STORE_AWAY)
 
+def _is_tried_again(known: Outcome, message: Message) -> bool:
+    """Whether the message was published after the job had failed: it is to be tried once more.
 
-def _is_tried_again(known: Outcome, delivery: Delivery) -> bool:
-    """Whether the message was put on the queue after the job had failed: somebody wants it tried once more.
-
-    Else it is the message of the failure itself, which its worker did not live to take to the dead letters.
+    Otherwise it is the message of the failure itself, whose worker died before it wrote the dead letter.
     """
     if known.status != "failed":
         return False
-    if delivery.published is None:
-        return delivery.count == 1
-    return delivery.published > known.finished_at
+    if message.published is None:
+        return message.deliveries == 1
+    return message.published > known.finished_at
 
 
 def _in_words(job_id: str, error: Exception) -> dict[str, str]:

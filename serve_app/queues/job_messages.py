@@ -1,4 +1,4 @@
-"""What a message asks for: the contract's own form, or notifications of S3 and Google Cloud Storage as they come."""
+"""The jobs in a message: our own form, or notifications of S3 and Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["MAX_ID_CHARACTERS", "BadMessage", "JobRequest", "parse_jobs"]
 
 MAX_ID_CHARACTERS = 200
 
-# What tools make so that a bucket looks as if it had folders; _$folder$ is Hadoop's.
+# objects that tools create so that a bucket seems to have folders; _$folder$ is Hadoop's
 _FOLDER_MARKERS = ("/", "_$folder$")
 
 
 class BadMessage(Malformed):
-    """A message that asks for nothing that can be done; it goes to the dead letters at once."""
+    """A message that cannot be processed; it becomes a dead letter at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """One image to run. ``id`` is the same however often its message is delivered.
+    """One image to run. ``id`` is the same for every delivery of its message.
 
     Attributes:
-        version: which version of the object is meant (S3's version id, GCS's generation); ``None``: the newest.
+        version: of the object (S3's version id, GCS's generation); ``None``: the newest.
     """
 
     id: str
@@ -41,13 +41,13 @@ class JobRequest:
 
 
 def parse_jobs(body: bytes) -> tuple[JobRequest, ...]:
-    """The jobs in a message: one, one for each object of a notification, or none where nothing was created.
+    """The jobs in a message: one, one for each object of a notification, or none if no object was created.
 
-    Notifications of S3 are understood as S3 sends them and as EventBridge does; both also wrapped by SNS, and in the
-    form in which Lambda gets them. Those of Google Cloud Storage as a JSON payload, and as Pub/Sub pushes them.
+    Notifications of S3 are read in the forms of S3 and of EventBridge, both also wrapped by SNS, and as Lambda receives
+    them; those of Google Cloud Storage as a JSON payload, and as Pub/Sub pushes them.
 
     Raises:
-        BadMessage: it is none of the forms, or cannot be stored; the message says what is wrong.
+        BadMessage: it has none of the forms, or cannot be stored.
     """
     try:
         return tuple(_jobs(_json(body, "the message"), body))
@@ -66,7 +66,7 @@ def _json(text: str | bytes, what: str) -> dict[str, Any]:
 
 
 def _jobs(value: dict[str, Any], body: bytes) -> Iterator[JobRequest]:
-    """``body``: what identifies a job without an id."""
+    """``body``: identifies a job without an id."""
     if "uri" in value:
         yield _own(value, body)
     elif value.get("Type") == "Notification" and isinstance(value.get("Message"), str):
@@ -96,7 +96,7 @@ def _jobs(value: dict[str, Any], body: bytes) -> Iterator[JobRequest]:
 
 def _own(value: dict[str, Any], body: bytes) -> JobRequest:
     identity = value.get("id")
-    if identity is None:  # the body is the identity: a redelivery must not be another job
+    if identity is None:  # from the body, so that a redelivery is not another job
         identity = f"body-{hashlib.sha256(body).hexdigest()[:32]}"
     elif isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
@@ -115,14 +115,14 @@ def _from_record(record: Any, where: str) -> Iterator[JobRequest]:
     nested = record.get("body", record.get("Sns"))
     if isinstance(nested, dict):
         nested = nested.get("Message")
-    if isinstance(nested, str):  # of SQS or SNS, as Lambda gets them
+    if isinstance(nested, str):  # of SQS or SNS, as Lambda receives them
         yield from _jobs(_json(nested, f"{where}'s body"), nested.encode(errors="surrogatepass"))
         return
     try:
         if not record["eventName"].removeprefix("s3:").startswith("ObjectCreated:"):
             return
         bucket, entry = record["s3"]["bucket"]["name"], record["s3"]["object"]
-        key = unquote_plus(entry["key"])  # S3 writes keys in events as forms do
+        key = unquote_plus(entry["key"])  # S3 encodes keys in events as in forms
     except (LookupError, TypeError, AttributeError) as error:
         raise Malformed(f"{where} is no S3 event: it needs eventName, s3.bucket.name and s3.object.key") from error
     yield from _from_s3(bucket, key, entry, "versionId", "eTag")
@@ -144,9 +144,9 @@ def _from_eventbridge(event: dict[str, Any]) -> Iterator[JobRequest]:
 
 def _from_s3(bucket: Any, key: Any, entry: dict[str, Any], version_key: str, etag_key: str) -> Iterator[JobRequest]:
     version = entry.get(version_key)
-    if version in ("null", ""):  # the bucket keeps no versions; Ceph says it with an empty string
+    if version in ("null", ""):  # the bucket has no versions; Ceph's is an empty string
         version = None
-    # Together: in a bucket without versions an object that is overwritten differs by the others alone.
+    # all of them: in a bucket without versions, only the others tell that an object was overwritten
     identity = [version, entry.get("sequencer"), str(entry.get(etag_key)).strip('"')]
     yield from _object_job("s3", bucket, key, version, identity, entry.get("size"))
 

@@ -48,8 +48,8 @@ class Message:
         body: as it was published.
         deliveries: how often the broker has delivered it, this time included, whatever the reason; at least 1. ``None``
             where the broker does not count.
-        published: when, in seconds since the epoch; ``None`` where the broker does not tell.
-        receipt: the broker's handle of this delivery. It ends with the connection or the lease that it came with.
+        published: when, in seconds since the epoch; ``None``: the broker does not report it.
+        receipt: the broker's handle of this delivery, valid as long as its connection or lease.
     """
 
     body: bytes
@@ -63,8 +63,8 @@ class QueueStats:
     """How many messages a queue holds.
 
     Attributes:
-        waiting: messages that a worker could get now; ``None``: the broker does not tell.
-        in_flight: messages that are leased or delayed; ``None``: the broker does not tell.
+        waiting: messages that a worker could receive now; ``None``: not known.
+        in_flight: messages that are leased or delayed; ``None``: not known.
         oldest_age_s: seconds since the oldest waiting message was published, 0 with none waiting; ``None``: not known.
     """
 
@@ -103,41 +103,41 @@ class Queue(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Connect, and make the queue where the broker lets queues be made by those who use them.
+        """Connect, and create the queue where brokers let their clients create queues.
 
         Raises:
-            BadQueueUrl: the queue is not there and must be made by an operator.
+            BadQueueUrl: the queue does not exist, and an operator must create it.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Disconnect. What is still leased comes back to the queue, at once where the broker can do that."""
+        """Disconnect. Leased messages return to the queue, at once where the broker can do that."""
 
     @abstractmethod
     async def publish(self, bodies: Sequence[bytes]) -> None:
-        """Put messages on the queue. Returns when the broker has accepted all; after an error some may be there."""
+        """Publish messages. Returns when the broker has accepted all; after an error it may have accepted some."""
 
     @abstractmethod
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
-        """Lease up to ``limit`` messages; waits up to ``wait_s`` for the first one. Empty when there was none."""
+        """Lease up to ``limit`` messages; waits up to ``wait_s`` for the first one. Empty if there was none."""
 
     @abstractmethod
     async def ack(self, messages: Sequence[Message]) -> None:
-        """These are done. A message whose lease has run out may come again all the same."""
+        """Remove processed messages. One whose lease has expired may still be delivered again."""
 
     @abstractmethod
     async def nack(self, message: Message, delay_s: float = 0.0) -> None:
-        """Requeue it, to be delivered again after ``delay_s`` at the earliest."""
+        """Requeue a message, to be delivered again after ``delay_s`` at the earliest."""
 
     @abstractmethod
     async def extend(self, messages: Sequence[Message]) -> None:
-        """Renew the leases of these for ``lease_s`` from now; one that has run out stays so."""
+        """Extend leases to ``lease_s`` from now; expired ones stay expired."""
 
     @abstractmethod
     async def dead_letter(self, message: Message, letter: bytes) -> None:
-        """Put ``letter`` on the queue of dead letters, then acknowledge ``message``.
+        """Publish ``letter`` to the queue of dead letters, then acknowledge ``message``.
 
-        A crash in between gives the letter twice where the broker cannot do both at once: letters carry an id.
+        Where the broker cannot do both at once, a crash in between duplicates the letter; both have the same id.
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
-"""What became of every job: one JSON object each, written once; Parquet of them; SQL over that.
+"""The outcome of every job: one JSON object each, written once; Parquet of them; SQL over that.
 
-What needs pyarrow is imported from its own modules, ``compaction`` and ``query``: it costs every start of a replica a
-third of a second.
+Import what needs pyarrow from its own modules, ``compaction`` and ``query``: importing it takes a third of a second,
+which a replica need not wait for when it starts.
 """
 
 from serve_app.results.compactor import Compactor

@@ -22,7 +22,7 @@ class Compactor:
     Args:
         objects: the store.
         every_s: seconds between two runs.
-        is_mine: whether it is for this process to do; no harm is done while two think that they are it.
+        is_mine: whether this process compacts; while two do, no harm is done.
     """
 
     def __init__(self, objects: Objects, every_s: float, is_mine: Callable[[], bool]) -> None:
@@ -34,16 +34,16 @@ class Compactor:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, with a wait."""
+        """Begin; the first run is after ``every_s``."""
         self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """End; a run under way is finished by the next one, here or elsewhere."""
+        """End; the next run, here or elsewhere, finishes one that is in progress."""
         if self._task is not None:
             self._task.cancel()
 
     def failure(self) -> str | None:
-        """Why results do not get to Parquet any more; ``None`` where they do, or may the next time."""
+        """Why results are not compacted any more; ``None``: they are, or may be by the next run."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             return f"compaction of results has ended: {self._task.exception()!r}"
         if self._failures >= _MAX_FAILURES:
@@ -51,7 +51,7 @@ class Compactor:
         return None
 
     async def _run(self) -> None:
-        # Here, for pyarrow takes a third of a second: the worker takes jobs before that.
+        # here, since importing pyarrow takes a third of a second: the worker processes jobs before
         from serve_app.results.compaction import compact
 
         while True:
@@ -60,10 +60,10 @@ class Compactor:
                 continue
             try:
                 await asyncio.to_thread(compact, self._objects)
-            except Exception as error:  # noqa: BLE001 - counted, and seen by the health check
+            except Exception as error:  # noqa: BLE001 - counted, and reported by the health check
                 self._failures += 1
                 self._last_error = error
                 traceback = None if isinstance(error, VisionError) else error
-                _log.warning("results are not in Parquet yet: %r", error, exc_info=traceback)
+                _log.warning("results could not be compacted: %r", error, exc_info=traceback)
             else:
                 self._failures = 0

@@ -48,15 +48,15 @@ class Objects(ABC):
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Write the object, over one that is there."""
+        """Write the object, replacing an existing one."""
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> bool:
-        """Write the object unless there is one: of several at once exactly one returns true."""
+        """Write the object unless there is one: of several concurrent calls exactly one returns true."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove the object; nothing happens where there is none."""
+        """Delete the object, if there is one."""
 
     @abstractmethod
     def keys(self, prefix: str) -> Iterator[str]:
@@ -98,15 +98,15 @@ def objects_from_uri(uri: str) -> Objects:
 
 
 class LocalObjects(Objects):
-    """Files in a folder: written aside, then linked or renamed to their names.
+    """Files in a folder: written under a temporary name, then linked or renamed.
 
-    File and folder are synced before a write counts, so that a power cut does not undo what was acknowledged.
+    File and folder are synced before a write returns, so that a power cut does not undo it.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self._synced: set[Path] = set()
-        """Folders whose own names in their parents are known to be on the disk."""
+        """Folders whose entries in their parents are known to be on the disk."""
 
     def get(self, key: str) -> bytes | None:
         with self._errors(), suppress(FileNotFoundError):
@@ -156,7 +156,7 @@ class LocalObjects(Objects):
         aside = path.with_name(f".{uuid.uuid4().hex}")
         try:
             self._write(aside, data)
-        except FileNotFoundError:  # somebody has removed the folder
+        except FileNotFoundError:  # the folder was removed
             self._synced.clear()
             self._make_folder(path.parent)
             self._write(aside, data)
@@ -167,7 +167,7 @@ class LocalObjects(Objects):
             return
         self._make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)  # also where the folder was there: another process may have just made it
+        _sync(folder.parent)  # also an existing one: another process may have just created it
         self._synced.add(folder)
 
     @staticmethod
@@ -188,11 +188,11 @@ class LocalObjects(Objects):
 
 
 def _sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
+    """Write the entries of a folder to the disk."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:
-        return  # who may not read it has made nothing in it
+        return  # a process that may not read it has written nothing in it
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -19,12 +19,12 @@ _PARTITIONS = pa.schema([("pipeline", pa.string()), ("date", pa.date32())])
 
 
 class BadQuery(SetupError):
-    """DuckDB does not understand the statement; its own words are in the message."""
+    """The statement is invalid; the message is DuckDB's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The rows that a query gave."""
+    """The result of a query."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -34,7 +34,7 @@ def query(objects: Objects, sql: str) -> Answer:
     """Run a statement over the table ``results``: the columns of ``SCHEMA``, and ``pipeline`` and ``date``.
 
     Raises:
-        BadQuery: the statement is wrong, or there is none.
+        BadQuery: the statement is invalid or empty.
         MissingExtra: DuckDB is not installed.
     """
     try:

@@ -1,4 +1,4 @@
-"""Answers an image that was seen before with its result: same bytes, same pipeline, same metadata as its rules read."""
+"""Reuses the result of the same bytes, pipeline and metadata (where a rule reads it)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _log = logging.getLogger(__name__)
 
 
 class Reuse:
-    """Runs an engine on what was not seen before. A store that does not work costs reuse, not results.
+    """Runs an engine on images without a known result. Without a working store each image is run.
 
     Args:
         store: where results are kept under their content.
-        patience_s: how long an image waits for the store. After an error it is left alone for ten times as long.
+        patience_s: how long an image waits for the store. After an error it is not asked for ten times as long.
     """
 
     def __init__(self, store: ResultStore, patience_s: float = 2.0) -> None:
@@ -41,7 +41,7 @@ class Reuse:
         request_id: str,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """As :meth:`graph.Engine.run`. ``steps`` of a result that is used again say how long they took then."""
+        """As :meth:`graph.Engine.run`. The durations in a reused result are those of its run."""
         fingerprint = await engine.fingerprint()
         key = content_key(frame.sha256, fingerprint, metadata if _reads_metadata(engine.plan) else {})
         known = await self._ask(self._store.cached, key)
@@ -50,26 +50,26 @@ class Reuse:
             pipeline = {**known["pipeline"], "name": engine.plan.name}
             return {**known, "id": request_id, "image": image, "pipeline": pipeline, "metadata": dict(metadata)}
         result = await engine.run(frame, metadata=metadata, request_id=request_id, timeout_s=timeout_s)
-        # A result that two configurations had a part in has a fingerprint of its own: it is nobody's.
+        # A result of two configurations has a fingerprint of its own, and is not reused.
         if result["pipeline"]["fingerprint"] == fingerprint == await engine.fingerprint() and _is_whole(result):
             await self._ask(self._store.keep, key, result)
         return result
 
     async def _ask(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T | None:
-        """What the store answers; ``None`` where it does not."""
+        """The answer of the store; ``None``: it does not answer."""
         if time.monotonic() < self._asks_again_at:
             return None
         try:
             async with asyncio.timeout(self._patience_s):
                 return await call(*arguments)
-        except ValueError as error:  # of this image alone: what was kept is damaged
+        except ValueError as error:  # of this image alone: its object is damaged
             _log.warning("a kept result cannot be read: %s", error)
             return None
-        except Exception as error:  # noqa: BLE001 - whatever keeps the store from answering
+        except Exception as error:  # noqa: BLE001 - any reason why the store does not answer
             pause_s = 10 * self._patience_s
             self._asks_again_at = time.monotonic() + pause_s
             words = f"no answer within {self._patience_s:g} s" if isinstance(error, TimeoutError) else repr(error)
-            _log.warning("results are neither looked up nor kept for %g s: %s", pause_s, words)
+            _log.warning("results are not reused for %g s: %s", pause_s, words)
             return None
 
 
@@ -79,5 +79,5 @@ def _reads_metadata(plan: Plan) -> bool:
 
 
 def _is_whole(result: Mapping[str, Any]) -> bool:
-    """Nothing in it failed: next time it might not."""
+    """Nothing in it failed: it might succeed the next time."""
     return all(step["status"] in ("ok", "skipped") for step in result["steps"])

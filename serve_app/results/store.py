@@ -1,16 +1,16 @@
-"""What is known of every job, kept as plain objects: no second database that could be lost or disagree.
+"""The state of every job, in plain objects: no second database that could be lost or disagree.
 
 ::
 
-    jobs/ab/ID.json          the marker: written before the job is published, so that queued differs from unknown
-    running/ab/ID.json       a worker has had it for a while
-    attempts/ab/ID.json      how many attempts have failed, where some have and there may be another one
-    outcomes/ab/ID.json      the truth: one object a job, written once and on condition
-    content/ab/KEY.json      the same result under its content, for images that come again
-    pictures/ab/ID.jpg       the annotated picture, where it was asked for
-    journal/DATE/...jsonl    outcomes that are not in Parquet yet, many in an object
-    parquet/                 what was compacted of them
-    rejected/...jsonl        what of them is no result, with the reason
+    jobs/ab/ID.json          the marker: written before the job is published, so that a queued job is known
+    running/ab/ID.json       a worker has been processing it for a while
+    attempts/ab/ID.json      how many attempts have failed, while there may be another one
+    outcomes/ab/ID.json      the outcome: one object per job, by a conditional write
+    content/ab/KEY.json      the same result under its content, for images that are sent again
+    pictures/ab/ID.jpg       the annotated picture, if it was requested
+    journal/DATE/...jsonl    outcomes that are not in Parquet yet, many in one object
+    parquet/                 compacted outcomes
+    rejected/...jsonl        lines that are not results, with the reason
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from serve_app.results.object_stores import Objects, objects_from_uri
 __all__ = ["JOB_PREFIX", "JobMarker", "JobStatus", "Outcome", "ResultStore", "content_key"]
 
 JOB_PREFIX = "job-"
-"""Begins the ids that the gateway makes. Only for these there is a marker, which says what counts."""
+"""Begins the ids that the gateway makes. Only these have a marker, and it takes precedence over the message."""
 
 _THREADS = 16
-_MAX_NAME = 200  # names of files have up to 255 bytes
+_MAX_NAME = 200  # file names have up to 255 bytes
 
 # Results of form 1 were kept before their shape was checked.
 _CONTENT_FORM = 2
@@ -48,14 +48,14 @@ def _now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class JobMarker:
-    """What was asked for, and by whom.
+    """What was requested, and by whom.
 
     Attributes:
         owner: who may see it; ``None``: everyone.
-        policy: what the owner may have fetched; its form is the gateway's.
+        policy: what the owner may have fetched; see :class:`serve_app.images.Sources`.
         submitted: ISO 8601 in UTC.
         withdrawn: the client was told that it was not accepted; a worker drops it.
-        request: hash of the request that it came in, where that may come again; ``None``: it may not.
+        request: hash of its request, if that has an idempotency key.
     """
 
     id: str
@@ -71,7 +71,7 @@ class JobMarker:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended: with a ``result`` or an ``error`` (``type`` and ``detail``). ``finished``: ISO 8601 in UTC."""
+    """The outcome of a job: a ``result`` or an ``error`` (``type`` and ``detail``). ``finished``: ISO 8601 in UTC."""
 
     id: str
     status: Literal["succeeded", "failed"]
@@ -93,7 +93,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """How a job stands. ``marker`` is ``None`` for one that was put on the queue by others than the gateway."""
+    """The state of a job. ``marker`` is ``None`` for one that others than the gateway put on the queue."""
 
     status: Literal["queued", "running", "succeeded", "failed"]
     outcome: Outcome | None
@@ -110,7 +110,7 @@ class ResultStore:
     """Jobs and their results under a URI. Use it from one event loop; all methods raise ``StoreUnavailable``.
 
     Args:
-        objects: where they lie.
+        objects: where they are stored.
     """
 
     def __init__(self, objects: Objects) -> None:
@@ -142,11 +142,11 @@ class ResultStore:
         await self._run(lambda: self.objects.put(_key("jobs", marker.id), _encoded(marker)))
 
     async def withdraw(self, marker: JobMarker) -> None:
-        """Let workers drop the job: its client was told that it was not accepted."""
+        """Have workers drop the job: its client was told that it was not accepted."""
         await self.put_job(replace(marker, withdrawn=True))
 
     async def mark_running(self, job_id: str) -> None:
-        """A worker has it in hand."""
+        """Record that a worker is processing the job."""
         await self._run(self.objects.put, _key("running", job_id), json.dumps({"since": _now()}).encode())
 
     async def failed_attempts(self, job_id: str) -> int:
@@ -159,18 +159,18 @@ class ResultStore:
         await self._run(self.objects.put, _key("attempts", job_id), json.dumps({"failed": failed}).encode())
 
     async def outcome(self, job_id: str) -> Outcome | None:
-        """How the job ended; ``None``: it has not."""
+        """The outcome of the job; ``None``: it has none yet."""
         value = await self._read(_key("outcomes", job_id))
         return None if value is None else Outcome(**value)
 
     async def finish(self, outcome: Outcome) -> Outcome:
-        """Record how a job ended, unless that is recorded already; returns what counts."""
+        """Record the outcome of a job unless it has one; returns the one that is recorded."""
         if await self._run(self.objects.create, _key("outcomes", outcome.id), outcome.encode()):
             return outcome
         return await self.outcome(outcome.id) or outcome
 
     async def forget_failure(self, job_id: str) -> None:
-        """Let a failed job run once more; a result stays."""
+        """Delete the failure of a job, so that it can run once more; a result stays."""
         outcome = await self.outcome(job_id)
         if outcome is not None and outcome.status == "failed":
             await self._run(self.objects.delete, _key("running", job_id))
@@ -178,7 +178,7 @@ class ResultStore:
             await self._run(self.objects.delete, _key("outcomes", job_id))
 
     async def status(self, job_id: str) -> JobStatus | None:
-        """How a job stands; ``None`` for one that is not known, or was withdrawn."""
+        """The state of a job; ``None``: it is not known, or was withdrawn."""
         outcome, marker = await asyncio.gather(self.outcome(job_id), self.job(job_id))
         if outcome is not None:
             return JobStatus(outcome.status, outcome, marker)
@@ -187,7 +187,7 @@ class ResultStore:
         return None if marker is None or marker.withdrawn else JobStatus("queued", None, marker)
 
     async def journal(self, outcomes: Sequence[Outcome]) -> None:
-        """Hand results to compaction. One that is handed over twice is compacted once."""
+        """Write results to the journal. One that is written twice is compacted once."""
         lines = [outcome.encode() for outcome in outcomes if outcome.status == "succeeded"]
         if lines:
             now = datetime.now(UTC)
@@ -195,11 +195,11 @@ class ResultStore:
             await self._run(self.objects.put, key, b"\n".join(lines))
 
     async def cached(self, key: str) -> dict[str, Any] | None:
-        """The result that was kept under a :func:`content_key`."""
+        """The result under a :func:`content_key`."""
         return await self._read(_key("content", key))
 
     async def keep(self, key: str, result: Mapping[str, Any]) -> None:
-        """Keep a result under a :func:`content_key`; the first one stays."""
+        """Keep a result under a :func:`content_key`, unless there is one."""
         await self._run(self.objects.create, _key("content", key), json.dumps(result, ensure_ascii=False).encode())
 
     async def put_picture(self, job_id: str, jpeg: bytes) -> None:

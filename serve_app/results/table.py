@@ -1,4 +1,4 @@
-"""The Parquet form of results: one row an image, the same columns for every pipeline."""
+"""The Parquet form of results: one row per image, the same columns for every pipeline."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ SCHEMA = pa.schema(
 )
 """The columns of every file; ``pipeline`` and ``date`` are in the path.
 
-``detections[].labels`` are what other steps said of a detection, ``labels`` what steps said of the whole image;
-``context`` and ``metadata`` are the result's, as JSON text.
+``detections[].labels`` are the labels of other steps for a detection, ``labels`` those for the whole image; ``context``
+and ``metadata`` are the result's, as JSON text.
 """
 
 
@@ -69,13 +69,13 @@ def row_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
     """The row of an outcome with a result. ``finished`` knows its time zone.
 
     Raises:
-        Exception: it is not what :meth:`serve_app.results.Outcome.encode` writes.
+        Exception: it does not have the form of :meth:`serve_app.results.Outcome.encode`.
     """
     finished = datetime.fromisoformat(outcome["finished"])
     result = outcome["result"]
     context: dict[str, Any] = result["context"]
     detectors = [name for name, value in context.items() if "detections" in value]
-    # `objects` do not say whose detections they count: with several detectors their labels are in `context` only
+    # `objects` do not name the step of their detections: with several detectors their labels are in `context` only
     labels = _object_labels(context) if len(detectors) == 1 else {}
     return {
         "id": outcome["id"],

@@ -132,7 +132,7 @@ async def test_a_store_that_fails_costs_no_result(
     for _ in range(3):
         assert (await run(reuse, engine))["steps"][0]["status"] == "ok"
     assert asked == 1  # it is left alone for a while
-    assert caplog.text.count("results are neither looked up nor kept") == 1
+    assert caplog.text.count("results are not reused for") == 1
     assert str(error) in caplog.text
 
 
