@@ -58,7 +58,8 @@ class SqsQueue(Queue):
         region: AWS region; ``None``: as the environment says.
         endpoint_url: of another server than AWS's.
         create: make the queues when they are not there.
-        lease_s: the visibility timeout of each delivery.
+        lease_s: the visibility timeout of a delivery that is renewed. The first one is half of that: an answer that is
+            lost with its connection keeps its messages invisible for as long.
     """
 
     scheme: ClassVar[str] = "sqs"
@@ -136,7 +137,7 @@ class SqsQueue(Queue):
             QueueUrl=await self._url(self._name),
             MaxNumberOfMessages=limit,
             WaitTimeSeconds=min(_MAX_WAIT_S, round(wait_s)),
-            VisibilityTimeout=round(self.lease_s),
+            VisibilityTimeout=max(1, round(self.lease_s / 2)),
             AttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         return [_message(raw) for raw in answer.get("Messages", [])]
@@ -178,7 +179,8 @@ class SqsQueue(Queue):
         return QueueStats(waiting, leased + delayed, self._oldest.age_s(waiting, time.time()))
 
     def dead(self) -> SqsQueue:
-        return SqsQueue(self._dead_name, self._region, self._endpoint_url, create=self._create, lease_s=self.lease_s)
+        lease_s = 2 * self.lease_s  # nobody renews the leases of letters
+        return SqsQueue(self._dead_name, self._region, self._endpoint_url, create=self._create, lease_s=lease_s)
 
     @property
     def _dead_name(self) -> str:
