@@ -10,9 +10,12 @@ import re
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from graph import Malformed
+import httpx
 
-__all__ = ["CONTROL_CHARACTERS", "checked_uri", "path_of_file_uri", "scheme_of", "split_bucket_uri"]
+from graph import Malformed
+from serve_app.refusals import Forbidden
+
+__all__ = ["CONTROL_CHARACTERS", "checked_uri", "path_of_file_uri", "scheme_of", "split_bucket_uri", "web_address"]
 
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
 """Not allowed in keys of objects. All other characters are in use: macOS puts U+202F into names of screenshots."""
@@ -42,6 +45,31 @@ def path_of_file_uri(uri: str) -> Path | None:
         rest = slash + rest
     path = os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
     return Path(path) if path.startswith("/") and "\0" not in path else None
+
+
+def web_address(uri: str) -> httpx.URL:
+    """Parse the address of an image on the web, encoded as browsers do, but without what would show a person another
+    address than the one that is asked: control characters and backslashes.
+
+    Raises:
+        Forbidden: it cannot be understood, or has a password in it.
+    """
+    if "\\" in uri.partition("?")[0]:
+        raise Forbidden("the address has a backslash; write /, or encode it as %5C")
+    try:
+        url = httpx.URL(uri.rstrip(" \t\r\n"))
+        host, _ = url.raw_host.decode("ascii"), url.port
+    except (httpx.InvalidURL, ValueError, TypeError, UnicodeError) as error:
+        raise Forbidden(f"the address cannot be understood: {error}") from error
+    if url.userinfo or "@" in url.netloc.decode():
+        raise Forbidden("the address has a user name or password; send one without")
+    if not _HOST.fullmatch(host):
+        raise Forbidden("the address has no host, or not one that is written as hosts are")
+    return url
+
+
+# A name or an address, after international names have been put into ASCII; no % of any kind.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
 def checked_uri(uri: object) -> str:

@@ -5,11 +5,12 @@ from graph.engine.engine import Engine, StepBackend
 from graph.engine.explanation import Decision, StepExplanation, explain
 from graph.engine.frame import Frame
 from graph.engine.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target
-from graph.engine.metadata import MAX_METADATA_BYTES, checked_metadata, parse_metadata
+from graph.engine.metadata import MAX_METADATA_BYTES, MAX_METADATA_TEXT_BYTES, checked_metadata, parse_metadata
 from graph.engine.selection import picks
 
 __all__ = [
     "MAX_METADATA_BYTES",
+    "MAX_METADATA_TEXT_BYTES",
     "Carried",
     "CropSpec",
     "Decision",

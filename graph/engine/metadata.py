@@ -9,10 +9,13 @@ from typing import Any
 
 from graph.failures import Malformed
 
-__all__ = ["MAX_METADATA_BYTES", "checked_metadata", "parse_metadata"]
+__all__ = ["MAX_METADATA_BYTES", "MAX_METADATA_TEXT_BYTES", "checked_metadata", "parse_metadata"]
 
 MAX_METADATA_BYTES = 64 * 1024
 """As compact JSON in UTF-8. Small JSON can make large objects: of 64 KiB at most some 2 MB."""
+
+MAX_METADATA_TEXT_BYTES = 3 * MAX_METADATA_BYTES
+"""As it is sent, with spaces, and with characters of two bytes escaped to six. This bounds what is parsed."""
 
 _MAX_DEPTH = 32
 # Python refuses to write integers of more than 4,300 digits; rules multiply.
@@ -27,10 +30,14 @@ def parse_metadata(text: str | bytes, where: str = "'metadata'") -> dict[str, An
         where: what it is called in messages.
 
     Raises:
-        Malformed: it is not JSON, or :func:`checked_metadata` refuses it.
+        Malformed: it is not JSON, too long, or :func:`checked_metadata` refuses it.
     """
+    if len(text) > MAX_METADATA_TEXT_BYTES:
+        raise Malformed(f"{where} has more than {MAX_METADATA_TEXT_BYTES:,} bytes of JSON")
     try:
         value = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise Malformed(f"{where} is not UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise Malformed(f"{where} is not JSON: {error}") from error
     return checked_metadata(value, where)

@@ -28,8 +28,9 @@ from serve_app.queues.letters import Held, hold
 from serve_app.queues.letters import purge as delete
 from serve_app.queues.letters import retry as requeue
 from serve_app.queues.urls import FORMS, QueueUrl, with_prefetch
+from serve_app.refusals import Forbidden
 from serve_app.results import ResultStore
-from serve_app.uris import checked_uri, path_of_file_uri, scheme_of, split_bucket_uri
+from serve_app.uris import checked_uri, path_of_file_uri, scheme_of, split_bucket_uri, web_address
 
 __all__ = ["dlq", "queue", "submit"]
 
@@ -146,6 +147,12 @@ def _for_workers(uri: str, queue_url: str) -> str:
         bucket, key = split_bucket_uri(uri)
         if not bucket or not key or key.endswith("/"):
             raise SetupError(f"{uri} names no object; {scheme}://BUCKET/KEY does")
+    if scheme in ("http", "https"):
+        try:
+            web_address(uri)
+        except Forbidden as error:
+            raise SetupError(f"{uri}: {error}") from error
+    if scheme in ("s3", "gs", "http", "https"):
         return checked_uri(uri)
     path = path_of_file_uri(uri) if scheme == "file" else Path(uri)
     try:

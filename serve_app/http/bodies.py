@@ -15,15 +15,16 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from classifiers.imaging import served_format
-from graph.engine import MAX_METADATA_BYTES, checked_metadata, parse_metadata
+from graph.engine import MAX_METADATA_TEXT_BYTES, checked_metadata, parse_metadata
 from serve_app.http.base64_text import decode_base64
-from serve_app.http.json_bodies import JsonBody, content_charset, content_type, is_json, mistakes_in, utf8
+from serve_app.http.form_bytes import as_browsers_write
+from serve_app.http.json_bodies import JsonBody, charset_of, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import Malformed
 from serve_app.refusals import UnsupportedBody
 
 __all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
 
-BODY_OVERHEAD_BYTES = MAX_METADATA_BYTES + 4096
+BODY_OVERHEAD_BYTES = MAX_METADATA_TEXT_BYTES + 4096
 """Bytes that a body may have besides the image: the metadata, and the lines of the form."""
 
 # larger JSON is read in a thread
@@ -108,7 +109,7 @@ async def read_upload(request: Request) -> Upload:
     if served_format(raw) is not None:
         return Upload(raw)
     if is_json(kind):
-        charset = content_charset(request)
+        charset = charset_of(request.headers["content-type"])
         quick = len(raw) <= _QUICK_BYTES
         return _json(raw, charset) if quick else await run_in_threadpool(_json, raw, charset)
     looks_like = next((what for pattern, what in _LOOKS_LIKE if pattern.match(raw)), None)
@@ -123,7 +124,10 @@ async def read_upload(request: Request) -> Upload:
 
 
 class _FormParser(MultiPartParser):
-    """Treats a part as a file also when its name is written in another way, or missing where it is an image."""
+    """Treats a part as a file also when its name is written in another way, or missing where it is an image.
+
+    And always the metadata: the parser reads text that is not UTF-8 as Latin-1, whatever it is.
+    """
 
     is_whole = False
 
@@ -133,7 +137,7 @@ class _FormParser(MultiPartParser):
         _, options = parse_options_header(part.content_disposition)
         kinds = [value for name, value in part.item_headers if name == b"content-type"]
         if b"filename" not in options and (
-            options.get(b"name") == b"image"
+            options.get(b"name") in (b"image", b"metadata")
             or _OTHER_NAME.search(part.content_disposition or b"")
             or any(kind.lower().startswith(b"image/") for kind in kinds)
         ):
@@ -151,9 +155,11 @@ _IS_TEXT = b"x-was-text"
 
 
 async def _form(request: Request) -> Upload:
+    header = request.headers["content-type"]
+    boundary = parse_options_header(header)[1].get(b"boundary", b"")
     parser = _FormParser(
         request.headers,
-        request.stream(),
+        as_browsers_write(request.stream(), boundary),
         max_files=_MAX_FILES,
         max_fields=_MAX_FIELDS,
         max_part_size=_MAX_FIELD_BYTES,
@@ -161,12 +167,12 @@ async def _form(request: Request) -> Upload:
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        hint = "" if "boundary=" in request.headers["content-type"].lower() else _NO_BOUNDARY
+        hint = "" if boundary else _NO_BOUNDARY
         raise Malformed(f"the form cannot be read: {error.message}{hint}") from error
     try:
         if not parser.is_whole:  # the fields after the cut would be missing
             raise Malformed("the form is cut off: its last boundary is missing")
-        metadata = await _metadata(form)
+        metadata = await _metadata(form, charset_of(header))
         image = _image(form)
         data = await image.read()
     finally:
@@ -205,21 +211,19 @@ def _was_text(file: UploadFile) -> bool:
     return _IS_TEXT.decode() in file.headers
 
 
-async def _metadata(form: FormData) -> dict[str, Any]:
-    """The field 'metadata', as a string or as a file, as browsers send a Blob."""
+async def _metadata(form: FormData, charset: str) -> dict[str, Any]:
+    """The field 'metadata', as a string or as a file, as browsers send a Blob; ``charset``: of the form, a field may
+    have its own."""
     fields = form.getlist("metadata")
     if len(fields) > 1:
         raise Malformed("the form has the field 'metadata' more than once")
     if not fields:
         return {}
-    raw = await fields[0].read() if isinstance(fields[0], UploadFile) else fields[0].encode()
-    if len(raw) > MAX_METADATA_BYTES:
-        raise Malformed(f"the form field 'metadata' has more than {MAX_METADATA_BYTES:,} bytes")
-    try:
-        text = utf8(raw).decode().strip()
-    except UnicodeDecodeError as error:
-        raise Malformed("the form field 'metadata' is not UTF-8") from error
-    return parse_metadata(text, "the form field 'metadata'") if text not in ("", "null") else {}
+    if not isinstance(fields[0], UploadFile):  # the parser makes files of all of them
+        raise TypeError(fields[0])
+    raw = await fields[0].read(MAX_METADATA_TEXT_BYTES + 1)
+    raw = utf8(raw, charset_of(fields[0].headers.get("content-type", "")) or charset).strip()
+    return parse_metadata(raw, "the form field 'metadata'") if raw not in (b"", b"null") else {}
 
 
 def _json(raw: bytes, charset: str = "") -> Upload:

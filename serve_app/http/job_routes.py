@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from classifiers import TooManyBytes
 from graph.engine import checked_metadata, deadline
 from serve_app.http.job_desk import JobDesk, JobItem
-from serve_app.http.json_bodies import content_charset, content_type, is_json, mistakes_in, utf8
+from serve_app.http.json_bodies import charset_of, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import JsonAnswer, Malformed, problems
 from serve_app.http.schemas import AcceptedJobs, JobView
 from serve_app.queues.job_messages import MAX_ID_CHARACTERS
@@ -127,7 +127,7 @@ async def _read(request: Request) -> list[JobItem]:
         raise TooManyBytes(
             f"the list of jobs has more than {_MAX_BODY_BYTES:,} bytes; send it in parts", limit=_MAX_BODY_BYTES
         )
-    return await asyncio.to_thread(_parse, raw, content_charset(request))
+    return await asyncio.to_thread(_parse, raw, charset_of(request.headers["content-type"]))
 
 
 def _parse(raw: bytes, charset: str) -> list[JobItem]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from serve_app.http.problems import Malformed
 
-__all__ = ["PIECE_BYTES", "JsonBody", "content_charset", "content_type", "is_json", "mistakes_in", "utf8"]
+__all__ = ["PIECE_BYTES", "JsonBody", "charset_of", "content_type", "is_json", "mistakes_in", "utf8"]
 
 PIECE_BYTES = 192 * 1024
 """Bytes of a large body that one call of a C function converts: about a millisecond, in which the event loop waits."""
@@ -36,9 +36,9 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def content_charset(request: Request) -> str:
-    """The parameter ``charset`` of the content type; empty where there is none."""
-    found = _CHARSET.search(request.headers.get("content-type", ""))
+def charset_of(header: str) -> str:
+    """The parameter ``charset`` of a content type; empty where there is none."""
+    found = _CHARSET.search(header)
     return found[1].lower() if found else ""
 
 

@@ -21,6 +21,8 @@ MAX_ID_CHARACTERS = 200
 # objects that tools create so that a bucket seems to have folders; _$folder$ is Hadoop's
 _FOLDER_MARKERS = ("/", "_$folder$")
 
+_GCS_EVENT = "google.cloud.storage.object.v1."
+
 
 class BadMessage(Malformed):
     """A message that cannot be processed; it becomes a dead letter at once."""
@@ -44,7 +46,8 @@ def parse_jobs(body: bytes) -> tuple[JobRequest, ...]:
     """The jobs in a message: one, one for each object of a notification, or none if no object was created.
 
     Notifications of S3 are read in the forms of S3 and of EventBridge, both also wrapped by SNS, and as Lambda receives
-    them; those of Google Cloud Storage as a JSON payload, and as Pub/Sub pushes them.
+    them; those of Google Cloud Storage as a JSON payload, as Pub/Sub pushes them, and as CloudEvents, which may also
+    carry any of the others.
 
     Raises:
         BadMessage: it has none of the forms, or cannot be stored.
@@ -53,6 +56,8 @@ def parse_jobs(body: bytes) -> tuple[JobRequest, ...]:
         return tuple(_jobs(_json(body, "the message"), body))
     except Malformed as error:
         raise BadMessage(str(error)) from error
+    except RecursionError as error:
+        raise BadMessage("the message is nested too deeply") from error
 
 
 def _json(text: str | bytes, what: str) -> dict[str, Any]:
@@ -81,6 +86,8 @@ def _jobs(value: dict[str, Any], body: bytes) -> Iterator[JobRequest]:
             yield from _from_record(record, f"Records[{index}]")
     elif value.get("source") == "aws.s3":
         yield from _from_eventbridge(value)
+    elif "specversion" in value:
+        yield from _from_cloudevent(value, body)
     elif value.get("kind") == "storage#object":
         if "timeDeleted" not in value:
             yield from _from_gcs(value.get("bucket"), value.get("name"), value.get("generation"), value.get("size"))
@@ -156,16 +163,35 @@ def _from_gcs(bucket: Any, name: Any, generation: Any, size: Any = None) -> Iter
     yield from _object_job("gs", bucket, name, version, [version], size)
 
 
+def _from_cloudevent(event: dict[str, Any], body: bytes) -> Iterator[JobRequest]:
+    """In structured mode: https://cloudevents.io."""
+    kind, data = event.get("type"), event.get("data")
+    if isinstance(kind, str) and kind.startswith(_GCS_EVENT):
+        if kind == f"{_GCS_EVENT}finalized":
+            entry = data if isinstance(data, dict) else {}
+            yield from _from_gcs(*map(entry.get, ("bucket", "name", "generation", "size")))
+        return
+    if not isinstance(data, dict):
+        text = data if isinstance(data, str) else _base64(event.get("data_base64"), "the CloudEvent has no data")
+        data = _json(text, "the CloudEvent's data")
+    yield from _jobs(data, body)
+
+
+def _base64(text: Any, problem: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise Malformed(problem) from error
+
+
 def _from_pubsub_push(message: dict[str, Any], body: bytes) -> Iterator[JobRequest]:
     attributes = message.get("attributes")
     if isinstance(attributes, dict) and "objectId" in attributes:
         if attributes.get("eventType") == "OBJECT_FINALIZE":
             yield from _from_gcs(*map(attributes.get, ("bucketId", "objectId", "objectGeneration")))
         return
-    try:
-        data = base64.b64decode(message["data"], validate=True)
-    except (LookupError, TypeError, ValueError) as error:
-        raise Malformed("'message' has neither the attributes of a Cloud Storage notification nor 'data'") from error
+    problem = "'message' has neither the attributes of a Cloud Storage notification nor 'data'"
+    data = _base64(message.get("data"), problem)
     yield from _jobs(_json(data, "the Pub/Sub message's data"), body)
 
 

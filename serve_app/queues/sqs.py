@@ -51,7 +51,9 @@ class _Session:
 class SqsQueue(Queue):
     """``sqs://NAME?region=…&endpoint_url=…``: a standard queue; ``&create=true`` creates missing queues.
 
-    ``endpoint_url`` is for other servers than AWS's. ``lease_s`` is the visibility timeout of each delivery.
+    ``endpoint_url`` is for other servers than AWS's. ``lease_s`` is the visibility timeout of a delivery that is
+    renewed. The first one is half of that: an answer that is lost with its connection keeps its messages invisible for
+    as long.
     """
 
     kind: ClassVar[str] = "SQS queue"
@@ -63,6 +65,8 @@ class SqsQueue(Queue):
         super().__init__(url, name or url.host)
         self._create = url.flag("create")
         self.lease_s = url.number("lease_s", 60.0, 1, 43_000)
+        if name is not None:
+            self.lease_s *= 2  # nobody renews the leases of letters
         self._session: _Session | None = None
         self._urls: dict[str, str] = {}
         self._oldest = OldestEstimate()
@@ -99,7 +103,7 @@ class SqsQueue(Queue):
             QueueUrl=await self._url_of(self.name),
             MaxNumberOfMessages=limit,
             WaitTimeSeconds=min(_MAX_WAIT_S, round(wait_s)),
-            VisibilityTimeout=round(self.lease_s),
+            VisibilityTimeout=max(1, round(self.lease_s / 2)),
             AttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         return [_message(raw) for raw in answer.get("Messages", [])]

@@ -245,3 +245,22 @@ def test_a_short_run_of_chaos() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("1 of 1 runs were right\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_lost_connection_while_steps_take_seconds() -> None:
+    """At RabbitMQ, where messages are bound to their connection; ``python -m chaos.drops`` has the other brokers."""
+    need_server("RabbitMQ", 5672)
+    command = [sys.executable, "-m", "chaos.drops", "--brokers", "amqp", "--messages", "24"]
+    path = os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -144,6 +144,24 @@ class Lingerer(BaseClassifier):
         return {"waited": True}
 
 
+class Patient(BaseClassifier):
+    """Takes from a sixth of ``longest_s`` to all of it, the longer the brighter the image; a line in ``log`` a call."""
+
+    def __init__(self, longest_s: float, log: Path) -> None:
+        self.longest_s = longest_s
+        self.log = Path(log)
+
+    @property
+    def name(self) -> str:
+        return "patient"
+
+    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
+        with self.log.open("a") as file:
+            file.write("begun\n")
+        time.sleep(self.longest_s * (1 + 5 * float(image.mean()) / 255) / 6)
+        return {"waited": True}
+
+
 class Padded(BaseClassifier):
     """Says the shape of what it gets, which its tunable decides."""
 

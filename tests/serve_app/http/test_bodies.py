@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -154,14 +155,15 @@ class TestJson:
         ("body", "said"),
         [
             ({"image": B64}, "no key 'image'; did you mean 'base64'?"),
-            ({"image": B64 * 100}, "is 'image' the image? its key is 'base64'"),
+            ({"image": B64 * 400}, "is 'image' the image? its key is 'base64'"),
             ({"data": B64}, "no key 'data'; did you mean 'base64'?"),
             ({"image_url": "https://x/a.png"}, "no key 'image_url'; did you mean 'uri'?"),
             ({"url": "https://x/a.png"}, "did you mean 'uri'?"),
             ({"Base64": B64}, "did you mean 'base64'?"),
             ({"base64": B64, "meta": {"a": 1}}, "no key 'meta'; did you mean 'metadata'?"),
             ({"base64": B64, "threshold": 0.5}, "no key 'threshold'; there are base64, uri, metadata"),
-            ({"base64": B64, "metadata": {"thumbnail": "A" * 70_000}}, "beside the image"),
+            ({"base64": B64, "metadata": {"thumbnail": "A" * 70_000}}, "65,536 bytes"),
+            ({"base64": B64, "metadata": {"thumbnail": "A" * 210_000}}, "beside the image"),
         ],
     )
     async def test_a_wrong_key_is_named(self, client: httpx.AsyncClient, body: dict[str, object], said: str) -> None:
@@ -324,6 +326,56 @@ class TestForms:
     )
     async def test_no_file_or_two(self, client: httpx.AsyncClient, parts: list[bytes], said: str) -> None:
         assert said in problem(await post_form(client, *parts), 400, "malformed")["detail"]
+
+    @pytest.mark.parametrize(
+        ("kind", "charset", "header"),
+        [
+            (f"multipart/form-data; boundary=b{form}", charset, field)
+            for charset in ("iso-8859-1", "windows-1252")
+            for form, field in ((f"; charset={charset}", ()), ("", (f"Content-Type: text/plain; charset={charset}",)))
+        ],
+    )
+    async def test_charset_of_metadata(
+        self, client: httpx.AsyncClient, kind: str, charset: str, header: tuple[str, ...]
+    ) -> None:
+        metadata = part("metadata", '{"site": "K\u00f6ln"}'.encode(charset), None, *header)
+        response = await post(client, metadata + IMAGE + b"--b--\r\n", kind)
+        assert response.status_code == 200, response.text
+        assert response.json()["metadata"] == {"site": "K\u00f6ln"}
+
+    async def test_metadata_of_no_known_charset(self, client: httpx.AsyncClient) -> None:
+        for header in ((), ("Content-Type: text/plain; charset=x-unknown",)):
+            metadata = part("metadata", '{"site": "K\u00f6ln"}'.encode("iso-8859-1"), None, *header)
+            assert "not UTF-8" in problem(await post_form(client, metadata, IMAGE), 400, "malformed")["detail"]
+
+    async def test_one_limit_of_metadata(self, client: httpx.AsyncClient) -> None:
+        """What counts is compact JSON: neither spaces nor escapes make it too large."""
+        fits = {"note": "\u00e9" * 30_000}
+        for text in (json.dumps(fits), json.dumps({"note": ["x"] * 10_000}, indent=4)):
+            for response in (
+                await post_form(client, part("metadata", text.encode()), IMAGE),
+                await post_json(client, f'{{"base64": "{B64}", "metadata": {text}}}'.encode()),
+            ):
+                assert response.status_code == 200, response.text
+                assert response.json()["metadata"] == json.loads(text)
+        for metadata in ({"note": "x" * 70_000}, {"note": "x" * 250_000}):
+            body = await post_form(client, part("metadata", json.dumps(metadata).encode()), IMAGE)
+            problem(body, 400, "malformed")
+
+    @pytest.mark.parametrize("before", [b"", b"This is a message in several parts.\r\n", b"\r\n", b"--a\nb\n" * 200])
+    @pytest.mark.parametrize("ending", [b"\r\n", b"\n"])
+    async def test_forms_of_mail_libraries(self, client: httpx.AsyncClient, before: bytes, ending: bytes) -> None:
+        image = PNG + b"\r\n\n" + bytes(range(256))  # the bytes of a file stay as they are
+        parts = (part("metadata", SITE), part("image", b"IMAGE", "photo.png"), b"--b--\r\n")
+        body = before + b"".join(parts).replace(b"\r\n", ending).replace(b"IMAGE", image) + b"text behind"
+        response = await post(client, body, "multipart/form-data; boundary=b")
+        assert response.status_code == 200, response.text
+        assert response.json()["metadata"] == {"site": 7}
+        assert response.json()["image"]["sha256"] == hashlib.sha256(image).hexdigest()
+
+    async def test_cut_off_forms_of_mail_libraries(self, client: httpx.AsyncClient) -> None:
+        for body in (IMAGE.replace(b"\r\n", b"\n"), b"text\n" + IMAGE, b"text", b"--b", b"\n--b\n"):
+            problem(await post(client, body, "multipart/form-data; boundary=b"), 400, "malformed")
 
     async def test_without_a_boundary(self, client: httpx.AsyncClient) -> None:
         response = await post(client, IMAGE + b"--b--\r\n", "multipart/form-data")

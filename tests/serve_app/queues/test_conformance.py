@@ -287,3 +287,16 @@ async def test_queue(
         runs[case] = dict(zip((broker.scheme for broker in there), outcomes, strict=True))
     if (error := runs[case][scheme]) is not None:
         raise error
+
+
+async def test_messages_of_an_answer_of_sqs_that_was_lost_come_again_soon(brokers: dict[str, Broker]) -> None:
+    """Nobody can renew them: nobody knows of them."""
+    async with queue_from_url(brokers["sqs"].new_url(lease_s=6)) as queue:
+        await queue.publish([b"1", b"2"])
+        _, renewed = [*await take(queue, 2)]
+        received = time.monotonic()
+        await queue.extend([renewed])
+        [again] = await take(queue, 1)
+        assert again.body != renewed.body
+        assert time.monotonic() - received < 5
+        assert await queue.receive(1, 0) == []

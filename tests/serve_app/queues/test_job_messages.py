@@ -39,6 +39,11 @@ def pushed(kind: str = "OBJECT_FINALIZE", name: str = "in/a bü.jpg", data: byte
     return {"message": message, "subscription": "projects/p/subscriptions/s"}
 
 
+def cloudevent(data: Any, kind: str = "google.cloud.storage.object.v1.finalized") -> dict[str, Any]:
+    about = {"source": "//storage.googleapis.com/projects/_/buckets/photos", "subject": "objects/in/a bü.jpg"}
+    return {"specversion": "1.0", "id": "1", "type": kind, "datacontenttype": "application/json", **about, "data": data}
+
+
 def parsed(value: Any) -> tuple[JobRequest, ...]:
     return parse_jobs(json.dumps(value).encode())
 
@@ -167,6 +172,22 @@ class TestGoogleCloudStorage:
             assert parsed(pushed(kind, data=json.dumps(gcs()).encode())) == ()
         assert parsed(pushed(name="in/")) == ()
 
+    def test_cloudevents(self) -> None:
+        without_kind = {key: value for key, value in gcs().items() if key != "kind"}
+        assert parsed(cloudevent(gcs())) == parsed(cloudevent(without_kind)) == parsed(gcs())
+        assert parsed(cloudevent(gcs("in/", size="0"))) == ()
+        for kind in ("deleted", "archived", "metadataUpdated"):
+            assert parsed(cloudevent(gcs(), f"google.cloud.storage.object.v1.{kind}")) == ()
+
+    def test_cloudevents_that_carry_other_messages(self) -> None:
+        kind = "google.cloud.pubsub.topic.v1.messagePublished"
+        assert parsed(cloudevent(pushed(), kind)) == parsed(gcs())
+        own = {"id": "1", "uri": "s3://b/k"}
+        encoded = base64.b64encode(json.dumps(own).encode()).decode()
+        in_base64 = cloudevent(None, "mine") | {"data_base64": encoded}
+        for event in (cloudevent(own, "mine"), cloudevent(json.dumps(own), "mine"), in_base64):
+            assert parsed(event) == (JobRequest("1", "s3://b/k"),)
+
     async def test_notifications_that_are_pulled_and_sent_again(self) -> None:
         notification = pushed()["message"]["attributes"]
         with pubsub_server() as server:
@@ -203,6 +224,10 @@ class TestGoogleCloudStorage:
         (b"[1]", "must be an object"),
         (b"[" * 100_000, "not JSON"),
         (b'{"id": "1"}', "'uri'"),
+        (b'{"specversion": "1.0", "type": "x"}', "no data"),
+        (b'{"specversion": "1.0", "type": "x", "data": [1]}', "no data"),
+        (b'{"specversion": "1.0", "type": "google.cloud.storage.object.v1.finalized", "data": 1}', "names no object"),
+        (b'{"specversion": "1.0", "data": ' * 700 + b"1" + b"}" * 700, "nested too deeply"),
         (b'{"eventType": "Microsoft.Storage.BlobCreated", "a\\ud800": 1}', r"its keys are 'eventType', 'a\\ud800'"),
         (b'{"Type": "SubscriptionConfirmation", "SubscribeURL": "x"}', "'SubscribeURL'"),
         (b'{"id": "1", "uri": null}', "'uri'"),
