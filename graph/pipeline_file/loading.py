@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from graph.pipeline_file.mistakes import Mistake, PipelineError, nearest
+from classifiers.suggestions import nearest
+from classifiers.validation import sentence, shown
+from graph.pipeline_file.mistakes import Mistake, PipelineError
 from graph.pipeline_file.placement import check_placement
 from graph.pipeline_file.report import Loc, Report
 from graph.pipeline_file.schema import PipelineConfig
 from graph.pipeline_file.step_checks import Draft, check_steps, read_drafts
-from graph.pipeline_file.wording import report_validation_error, shown
 from graph.pipeline_file.yaml_reader import Document, Problem, read_yaml
 
 __all__ = ["Checked", "Mistake", "PipelineError", "Source", "check", "load"]
@@ -83,10 +84,23 @@ def _checked(document: Document, report: Report, name: str, folder: Path | None 
     try:
         config = PipelineConfig.model_validate(data)
     except ValidationError as error:
-        report_validation_error(error, PipelineConfig, report)
+        _report_invalid(error, report)
         raise report.error() from None
     report.raise_if_any()
     return Checked(config, tuple(drafts))
+
+
+def _report_invalid(error: ValidationError, report: Report) -> None:
+    for detail in error.errors(include_url=False):
+        loc = detail["loc"]
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # pydantic counts the items without mistakes only
+        message = sentence(detail, PipelineConfig)
+        if detail["type"] == "extra_forbidden" and loc[-2:] in (("serve", "timeout_ms"), ("serve", "on_error")):
+            message = "stands beside `serve` too; keep one of the two"
+        elif detail["type"] == "extra_forbidden" and loc[0] == "pipeline" and len(loc) == 3:
+            message += "; what the class's constructor takes stands under `params`" if "known are" in message else ""
+        report.add(loc, message)
 
 
 def _read_text(path: Path, file: str) -> str:
@@ -118,11 +132,10 @@ def _read_text(path: Path, file: str) -> str:
 def _other_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"; there is no folder {str(path.parent)!r} either"
-    files = _pipeline_files(path.parent)
-    known = f"; in that folder are {', '.join(files)}" if files else ""
-    stems = {Path(file).stem: file for file in files}
-    found = nearest(path.stem, stems)
-    return f"; did you mean {stems[found]!r}?" if found else known
+    files = {Path(file).stem: file for file in _pipeline_files(path.parent)}
+    if found := nearest(path.stem, files):
+        return f"; did you mean {files[found]!r}?"
+    return f"; in that folder are {', '.join(files.values())}" if files else ""
 
 
 def _pipeline_files(folder: Path) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from classifiers.errors import SetupError
 
-__all__ = ["Mistake", "PipelineError", "did_you_mean", "nearest"]
+__all__ = ["Mistake", "PipelineError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +57,3 @@ class PipelineError(SetupError):
 
     def __reduce__(self) -> tuple[type[PipelineError], tuple[tuple[Mistake, ...]]]:
         return type(self), (self.mistakes,)
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that looks most like ``word``; ``None`` when none comes near."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(word.lower()[:200], by_lower, n=1, cutoff=0.6)
-    return by_lower[found[0]] if found else None
-
-
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """``"; did you mean 'animal'?"``, or ``otherwise`` when no known word comes near."""
-    found = nearest(word, known)
-    return f"; did you mean {found!r}?" if found else otherwise

@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from classifiers.base import BaseClassifier
+from classifiers.suggestions import did_you_mean, nearest
+from classifiers.validation import sentence, shown
 from classifiers.weights import LocalPath
 from graph.pipeline_file.classes import Constructor, Parameter, constructor_of
-from graph.pipeline_file.mistakes import did_you_mean, nearest
 from graph.pipeline_file.report import Loc
-from graph.pipeline_file.wording import sentence, shown
 
 __all__ = ["absolute_paths", "checked_params"]
 

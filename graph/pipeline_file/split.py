@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from classifiers.suggestions import did_you_mean
 from graph.pipeline_file.classes import constructor_of, default_crops_problem, import_class
-from graph.pipeline_file.mistakes import did_you_mean
 from graph.pipeline_file.report import Report
 from graph.pipeline_file.schema import PipelineConfig, StepConfig
 

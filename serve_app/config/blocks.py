@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from classifiers import SetupError
-from graph.pipeline_file import did_you_mean, read_yaml
+from classifiers.suggestions import did_you_mean
+from graph.pipeline_file import read_yaml
 
 __all__ = ["BLOCKS", "in_words", "read_block", "read_json"]
 

@@ -302,7 +302,7 @@ STEP_MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "must be 'cpu' or 'cuda'; got the text 'cud'; did you mean 'cuda'?",
     ),
     "item": ({"params": {"labels": ["a", 3]}}, "params.labels[1]", "expected a string; got 3"),
-    "length": ({"params": {"size": [1]}}, "params.size[1]", "field required; got a list"),
+    "length": ({"params": {"size": [1]}}, "params.size[1]", "is missing"),
     "no list": ({"params": {"labels": "car"}}, "params.labels", "expected a list; got the text 'car'"),
     "yes": ({"params": {"half": 1}}, "params.half", "expected true or false; got 1"),
     "path": ({"params": {"classes": 3}}, "params.classes", "expected a string; got 3"),
