@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from graph.pipeline_file.loading import load
-from graph.pipeline_file.mistakes import PipelineError
+from graph.pipeline_file.report import PipelineError
 from graph.pipeline_file.schema import PipelineConfig, StepConfig, json_schema
 from graph.pipeline_file.serve_options import AutoscalingConfig, ServeConfig
 from graph.pipeline_file.split import merge, structure, tunables
