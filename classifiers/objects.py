@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -13,6 +12,7 @@ from classifiers.backends import Candidates, Half, download, load_detector
 from classifiers.base import BaseClassifier, Image
 from classifiers.errors import SetupError
 from classifiers.imaging import Fit, letterbox, suppress
+from classifiers.suggestions import nearest
 from classifiers.tunables import Tunables, check
 from classifiers.weights import ModelRef, digest_weights, find_model
 
@@ -136,11 +136,11 @@ class ObjectClassifier(BaseClassifier):
         names = self._detector.names
         unknown = [name for name in classes if name not in names.values()]
         if unknown:
-            hints = [_nearest(name, names.values()) for name in unknown]
-            raise SetupError(f"classes: the model does not know {'; '.join(hints)}", classes=unknown)
+            names_and_hints = ", ".join(f"{name!r}{_hint(name, names.values())}" for name in unknown)
+            raise SetupError(f"classes: the model does not know {names_and_hints}", classes=unknown)
         return [class_id for class_id, name in names.items() if name in classes]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
-    return f"{name!r} (nearest: {', '.join(map(repr, near))})" if near else f"{name!r}"
+def _hint(name: str, known: Iterable[str]) -> str:
+    meant = nearest(name, known)
+    return f" (did you mean {meant!r}?)" if meant else ""

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from classifiers.errors import SetupError
+from classifiers.validation import Closed, sentence
 
 __all__ = ["Tunables", "check"]
 
 T = TypeVar("T", bound="Tunables")
 
 
-class Tunables(BaseModel):
+class Tunables(Closed):
     """Base of a classifier's tunables, one field each."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def check(kind: type[T], owner: str, values: Mapping[str, Any]) -> T:
@@ -29,5 +28,5 @@ def check(kind: type[T], owner: str, values: Mapping[str, Any]) -> T:
     try:
         return kind(**values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {sentence(fault, kind)}" for fault in error.errors()]
         raise SetupError(f"{owner}: {'; '.join(faults)}") from error

@@ -26,7 +26,7 @@ from PIL import (
     WebPImagePlugin,
 )
 from PIL import Image as PillowImage
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from classifiers.base import Image
 from classifiers.errors import BadImage, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
@@ -39,14 +39,13 @@ from classifiers.imaging.strict_jpeg import TWO_SIZES, jpeg_channels
 from classifiers.imaging.tiff_damage import check_tiff
 from classifiers.imaging.tiff_tags import TO_UPRIGHT, TiffTag, exif_is_adobe_rgb, exif_orientation, tiff_pieces
 from classifiers.imaging.webp import whole_webp
+from classifiers.validation import Closed
 
 __all__ = ["DEFAULT_LIMITS", "ImageHeader", "ImageLimits", "OpenedImage", "decode", "from_pillow", "probe"]
 
 
-class ImageLimits(BaseModel):
+class ImageLimits(Closed, strict=True):
     """The block ``limits`` of a pipeline file. All limits are checked before any pixel is decoded."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_bytes: int = Field(
         32 * 2**20, ge=1, le=2**31 - 1, description="Largest encoded image, in bytes.", examples=[33554432]

@@ -1,6 +1,8 @@
 """The safe rules of a pipeline file: parsing, compiling, evaluating."""
 
-from graph.conditions.rule import MAX_OPERATIONS, MIN_OPERATIONS, Budget, Rule, RuleError, RuleSyntaxError, compile_rule
+from graph.conditions.budget import MAX_OPERATIONS, MIN_OPERATIONS, Budget, RuleError
+from graph.conditions.rule import Rule, compile_rule
+from graph.conditions.syntax import RuleSyntaxError
 
 __all__ = [
     "MAX_OPERATIONS",

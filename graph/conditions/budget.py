@@ -1,23 +1,18 @@
-"""The work that the rules of a step may do for one image, and what things cost."""
+"""The work that the rules of a step may do for one image, and what values cost."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from classifiers.errors import VisionError
+
 __all__ = [
     "MAX_OPERATIONS",
     "MAX_SIZE",
     "MIN_OPERATIONS",
-    "NUMBERS",
-    "PLAIN",
-    "SCALARS",
-    "SEQUENCES",
-    "SIZED",
     "Budget",
-    "Failure",
-    "look_up_cost",
-    "name_of",
-    "scan_cost",
+    "RuleError",
+    "size",
     "weight",
 ]
 
@@ -29,22 +24,16 @@ MIN_OPERATIONS = 5_000
 """What the rules of a step may always do, however many steps share ``MAX_OPERATIONS`` because they read metadata."""
 
 MAX_SIZE = 10_000
-"""Items or characters of a value that a rule builds: more than any list of detections, too few to matter as memory."""
+"""Items or characters of a value that an operator builds: more than any list of detections, too few to matter as
+memory."""
 
-_CHARACTERS = 6  # one operation pays for 2**6 characters compared or searched: the C code does about one a nanosecond
+_SIZED = (str, list, tuple, dict, set)
+_CHARACTERS = 6  # one operation pays for 2**6 characters: the C code compares about one per nanosecond
 _ITEMS = 3  # one operation pays for 2**3 items that are copied
-_PROBES = 4  # one operation pays for 2**4 steps in a hash table, of which tuples of chosen numbers may need very many
-_LARGEST_KEY = 2**64  # of larger whole numbers, any number of different ones can have the same hash
-
-NUMBERS = frozenset({int, float, bool})
-SCALARS = NUMBERS | {type(None)}
-SEQUENCES = frozenset({str, list, tuple})
-SIZED = SEQUENCES | {dict, set}
-PLAIN = SCALARS | SIZED
 
 
-class Failure(Exception):
-    """The evaluation ends here; ``str(failure)`` says why."""
+class RuleError(VisionError):
+    """A rule could not be evaluated: a missing key, a wrong type, a division by zero, too much work."""
 
 
 class Budget:
@@ -63,63 +52,41 @@ class Budget:
     def spend(self, operations: int) -> None:
         self.spent += operations
         if self.spent > self.limit:
-            raise Failure(
+            raise RuleError(
                 f"does too much work: the rules of this step may do {self.limit:,} operations for one image, over all "
                 "detections; look at fewer values"
             )
 
+    def copy(self, length: int) -> None:
+        """Pay for a copy of ``length`` items or characters."""
+        self.spend(1 + (length >> _ITEMS))
+
     def grow(self, length: int) -> None:
         """Pay for a value of ``length`` items or characters that is about to be built."""
         if length > MAX_SIZE:
-            raise Failure(f"does too much work: a value of {length} items or characters, {MAX_SIZE} are allowed")
+            raise RuleError(f"does too much work: a value of {length} items or characters, {MAX_SIZE} are allowed")
         self.copy(length)
 
-    def copy(self, length: int) -> None:
-        """Pay for a copy of ``length`` items or characters of a value that is there."""
-        self.spend(length >> _ITEMS)
 
-
-def name_of(value: Any) -> str:
-    """The type of ``value`` for a message."""
-    return repr(type(value).__name__)
+def size(value: Any) -> int:
+    """Items or characters of a value, 0 for a number."""
+    return len(value) if isinstance(value, _SIZED) else 0
 
 
 def weight(budget: Budget, value: Any) -> int:
-    """Operations that a walk through all of ``value`` takes at worst; raises where the budget cannot pay for them."""
-    kind = type(value)
-    if kind in SCALARS:
-        return 1
-    if kind is str:
+    """Operations that a walk through all of ``value`` takes; raises where the budget cannot pay for them."""
+    if type(value) is str:
         return 1 + (len(value) >> _CHARACTERS)
     found, left = 0, [value]
     while left:
         value = left.pop()
-        kind = type(value)
         found += 1
-        if kind is str:
+        if isinstance(value, str):
             found += len(value) >> _CHARACTERS
-        elif kind in SIZED:
-            length = len(value)
+        elif length := size(value):
             if budget.spent + found + length > budget.limit:
                 budget.spend(found + length)
             left.extend(value)
-            if kind is dict:
+            if isinstance(value, dict):
                 left.extend(value.values())
-            if kind is set and tuple in map(type, value):
-                found += length * length >> _PROBES
-        elif kind not in SCALARS:
-            raise TypeError(f"a value of type {name_of(value)} is not plain JSON; a rule cannot use it")
     return found
-
-
-def look_up_cost(budget: Budget, key: Any, table: dict[Any, Any] | set[Any]) -> int:
-    if type(key) is str:
-        return 1 + (len(key) >> _CHARACTERS)
-    if type(key) is int and not -_LARGEST_KEY <= key <= _LARGEST_KEY:
-        raise OverflowError("a whole number is larger than 2**64")
-    return weight(budget, key) * (1 + (len(table) >> _PROBES if type(key) is tuple else 1))
-
-
-def scan_cost(part: str, text: str) -> int:
-    """What ``part in text`` takes: for short ones Python's search may go through ``part`` at every character."""
-    return len(text) * len(part) >> _CHARACTERS

@@ -1,358 +1,280 @@
-"""Compiles the checked text of a rule to a Python function.
+"""Compiles the text of a rule to a Python function.
 
-Every kind of node that a rule may have is handled here; all others are refused. The function is compiled from a new
-tree: control flow (``and``, ``if``, loops) stays Python, and every operation whose cost depends on the values becomes
-a call of a helper that charges the budget first. The function has no builtins, and a rule cannot contain a name that
-begins with ``__``, as those of the helpers do.
+Every kind of node that a rule may have is handled here; all others are refused. Control flow (``and``, ``if``, loops)
+stays Python, and every operation whose cost depends on the values becomes a call of a helper that charges the budget
+first. The function has no builtins, and a rule cannot contain a name that begins with ``__``, as those of the helpers
+do.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
-import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
-from graph.conditions.budget import Budget, Failure
-from graph.conditions.parts import constants, watched
-from graph.conditions.syntax import Node, Refused, Text, attribute, call, parse, unknown_name, unsupported
-from graph.conditions.values import ARITHMETIC, FUNCTIONS, HELPERS, MAX_NUMBER, Shape
+from classifiers.suggestions import did_you_mean
+from graph.conditions.budget import RuleError
+from graph.conditions.syntax import TOO_DEEP, RuleSyntaxError, Text, attribute, call, unknown_name, unsupported
+from graph.conditions.values import ARITHMETIC, FUNCTIONS, HELPERS, MAX_NUMBER
 
-__all__ = ["FAILURES", "IMAGE_KEYS", "CompiledRule", "Kind", "Program", "compile_text", "describe", "programs_shown"]
+__all__ = ["FAILURES", "Compiled", "Kind", "Program", "describe"]
 
 Kind = Literal["condition", "crops"]
 
-IMAGE_KEYS = ("height", "metadata", "width")
+Program = Callable[..., Any]
+"""A compiled expression; takes the budget, ``context``, ``image`` and ``detection``."""
 
-MAX_DEPTH = 60
-"""Levels of nested expressions: more than a person can read, and few enough for the interpreter's stack."""
-
-FAILURES = (Failure, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+FAILURES = (RuleError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 """What helpers and Python's operators raise on plain values."""
 
-_GLOBALS: dict[str, Any] = {"__builtins__": {}, **{f"__{name}": helper for name, helper in HELPERS.items()}}
+_GLOBALS = {"__builtins__": {}, "__slice": slice, **{f"__{name}": helper for name, helper in HELPERS.items()}}
 _PARAMETERS = ("__budget", "context", "image", "detection")
+_NAMES: dict[Kind, frozenset[str]] = {"condition": frozenset(_PARAMETERS[1:3]), "crops": frozenset(_PARAMETERS[1:])}
+_IMAGE_KEYS = ("height", "metadata", "width")
+_AS_THEY_ARE = (ast.Tuple, ast.List, ast.BoolOp, ast.IfExp, ast.Load, ast.boolop)
+_NO_PARTS = (
+    ast.Constant,
+    ast.GeneratorExp,
+    ast.Name,
+    ast.Slice,
+)  # which cannot be evaluated by themselves, or need not
+_LAZY = ("all", "any", "max", "min", "sum")  # they may have a comprehension as their argument
 
 
 def describe(error: Exception) -> str:
     """One of ``FAILURES`` in words."""
-    return str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, RuleError) else f"{type(error).__name__}: {error}"
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A compiled expression."""
+class Compiled(ast.NodeTransformer):
+    """A compiled expression.
 
-    function: Callable[..., Any]
-    cost: int  # operations that every evaluation pays, loops not counted
-
-    def __call__(
-        self, budget: Budget, context: Mapping[str, Any], image: dict[str, Any], detection: dict[str, Any] | None
-    ) -> Any:
-        budget.spend(self.cost)
-        return self.function(budget, context, image, detection)
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledRule:
-    program: Program
-    reads: frozenset[str]
-    reads_metadata: bool
-
-
-def compile_text(kind: Kind, source: str) -> CompiledRule:
-    """Compile a rule, and evaluate its constant parts once.
+    Attributes:
+        program: the function.
+        reads: the steps whose results it reads.
+        reads_metadata: whether its value may depend on ``image['metadata']``.
+        constants: the largest parts that read nothing.
+        watched: the text of each part that explains it.
 
     Raises:
-        Refused: the text is not a rule, or a constant part has no value within a step's budget.
+        RuleSyntaxError: the text is not an expression that a rule may be.
     """
-    text = parse(source)
-    compiler = _Compiler(kind, text)
-    program = compiler.program(text.tree)
-    budget = Budget()
-    for part in constants(text.tree):
-        try:
-            _Compiler(kind, text).program(part)(budget, {}, {}, None)
-        except FAILURES as error:
-            raise text.refuse(part, f"{describe(error)} in the constant {text.quote(part)}") from None
-    return CompiledRule(program, frozenset(compiler.reads), compiler.reads_metadata)
 
-
-@functools.lru_cache(maxsize=256)  # asked for every detection
-def programs_shown(kind: Kind, source: str) -> tuple[tuple[str, Program], ...]:
-    """What explains a rule: the text and the program of each name or subscript chain, and of each call."""
-    text = parse(source)
-    names = _Compiler(kind, text).names
-    return tuple({text.of(node): _Compiler(kind, text).program(node) for node in watched(text.tree, names)}.items())
-
-
-class _Compiler:
-    def __init__(self, kind: Kind, text: Text) -> None:
-        self.names = frozenset({"context", "detection", "image"} if kind == "crops" else {"context", "image"})
+    def __init__(self, kind: Kind, source: str) -> None:
+        self.text = Text(source)
         self.reads: set[str] = set()
         self.reads_metadata = False
-        self._text = text
-        self._scope: set[str] = set()  # comprehension variables in reach
-        self._depth = 0
-        self._globals = dict(_GLOBALS)
-        self._cost = 1  # one for the evaluation, and one for each call of a helper
-
-    def program(self, node: ast.expr) -> Program:
-        parameters = [ast.arg(name) for name in _PARAMETERS]
-        body = self._compile(node)
-        function = ast.Lambda(ast.arguments([], parameters, None, [], [], None, []), body)
-        tree = ast.fix_missing_locations(ast.Expression(function))
+        self._names = _NAMES[kind]
+        self._variables: set[str] = set()  # of comprehensions, in reach
+        self.constants = [*_constants(self.text.tree)]
+        self.watched = [self.text.of(part) for part in _watched(self.text.tree, self._names)]
+        arguments = ast.arguments([], [ast.arg(name) for name in _PARAMETERS], None, [], [], None, [])
+        tree = ast.Expression(ast.Lambda(arguments, self.visit(self.text.tree)))
         try:
-            return Program(eval(compile(tree, "<rule>", "eval"), self._globals), self._cost)  # noqa: S307
+            code = compile(ast.fix_missing_locations(tree), "<rule>", "eval")
         except (SyntaxError, RecursionError, MemoryError):  # whatever the compiler says of its own stack
-            raise Refused("the rule is nested too deeply; split it with 'and', or over several steps") from None
+            raise RuleSyntaxError(TOO_DEEP) from None
+        self.program: Program = eval(code, dict(_GLOBALS))  # noqa: S307
 
-    def _refuse(self, node: Node, message: str) -> Refused:
-        return self._text.refuse(node, message)
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if isinstance(node, _AS_THEY_ARE):
+            return super().generic_visit(node)
+        raise self._unsupported(node)
 
-    def _call_helper(self, name: str, *arguments: ast.expr) -> ast.expr:
-        self._cost += 1
-        return ast.Call(_load(f"__{name}"), [_load("__budget"), *arguments], [])
+    def _unsupported(self, node: Any, kind: str | None = None) -> RuleSyntaxError:
+        return self.text.refuse(node, unsupported(kind or type(node).__name__, self.text.quote(node)))
 
-    def _compile(self, node: ast.expr) -> ast.expr:
-        with self._deeper(node):
-            return self._checked(node)
-
-    @contextmanager
-    def _deeper(self, node: ast.expr) -> Iterator[None]:
-        self._check_depth(node, 1)
-        self._depth += 1
-        yield
-        self._depth -= 1
-
-    def _check_depth(self, node: ast.expr, levels: int) -> None:
-        if self._depth + levels > MAX_DEPTH:
-            raise self._refuse(
-                node, f"the rule is nested more than {MAX_DEPTH} levels deep; split it, or put fewer operators in a row"
-            )
-
-    def _checked(self, node: ast.expr) -> ast.expr:
-        match node:
-            case ast.Constant():
-                return self._constant(node)
-            case ast.Tuple() | ast.List():
-                return type(node)([self._compile(element) for element in node.elts], ast.Load())
-            case ast.Set():
-                return self._set(node)
-            case ast.Dict():
-                return self._dict(node)
-            case ast.Name():
-                return self._name(node)
-            case ast.Subscript():
-                return self._subscript(node)
-            case ast.Compare():
-                return self._compare(node)
-            case ast.BoolOp():
-                return ast.BoolOp(node.op, [self._compile(value) for value in node.values])
-            case ast.BinOp():
-                return self._arithmetic(node)
-            case ast.UnaryOp():
-                return self._unary(node)
-            case ast.IfExp():
-                return ast.IfExp(*[self._compile(part) for part in (node.test, node.body, node.orelse)])
-            case ast.ListComp():
-                return self._call_helper("make_list", self._loop(node.generators, node.elt))
-            case ast.SetComp():
-                return self._call_helper("make_set", self._loop(node.generators, node.elt))
-            case ast.DictComp():
-                return self._call_helper("make_dict", self._loop(node.generators, node.key, node.value))
-            case ast.Call():
-                return self._call(node)
-            case ast.Attribute():
-                raise self._refuse(node, attribute(self._text, node))
-            case _:
-                raise self._refuse(node, unsupported(type(node).__name__))
-
-    # ---- literals
-
-    def _constant(self, node: ast.Constant) -> ast.expr:
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
         value = node.value
-        if type(value) not in (str, int, float, bool, type(None)):
-            raise self._refuse(node, unsupported(type(value).__name__))
-        largest = MAX_NUMBER if isinstance(value, int) else sys.float_info.max
-        if isinstance(value, int | float) and abs(value) > largest:
-            raise self._refuse(node, "the number is too large; whole numbers go up to 2**64, others up to 1.8e308")
+        if not isinstance(value, str | int | float | None):
+            raise self._unsupported(node, type(value).__name__)
+        if isinstance(value, int | float) and value > (MAX_NUMBER if isinstance(value, int) else sys.float_info.max):
+            limits = "whole numbers go up to 2**64, others up to 1.8e308"
+            raise self.text.refuse(node, f"the number is too large; {limits}")
         return node
 
-    def _set(self, node: ast.Set) -> ast.expr:
-        members = [self._compile(element) for element in node.elts]
-        if not all(isinstance(element, ast.Constant) for element in node.elts):
-            return self._call_helper("make_set", ast.Tuple(members, ast.Load()))
-        name = f"__set{node.lineno}_{node.col_offset}"  # made once: no rule can change it
-        self._globals[name] = ast.literal_eval(node)
-        return _load(name)
+    def visit_Set(self, node: ast.Set) -> ast.expr:
+        node.elts = [self._key(element) for element in node.elts]
+        return node
 
-    def _dict(self, node: ast.Dict) -> ast.expr:
-        pairs: list[ast.expr] = []
-        for key, value in zip(node.keys, node.values, strict=True):
-            if key is None:
-                raise self._refuse(value, unsupported("Starred"))
-            pairs.append(ast.Tuple([self._compile(key), self._compile(value)], ast.Load()))
-        return self._call_helper("make_dict", ast.Tuple(pairs, ast.Load()))
+    def visit_Dict(self, node: ast.Dict) -> ast.expr:
+        if None in node.keys:
+            raise self._unsupported(node, "Starred")
+        node.keys = [self._key(key) for key in node.keys if key is not None]
+        node.values = [self.visit(value) for value in node.values]
+        return node
+
+    def _key(self, node: ast.expr) -> ast.expr:
+        return self.visit(node) if isinstance(node, ast.Constant) else _helper("key", self.visit(node))
 
     # ---- names and subscripts
 
-    def _spelt(self, node: ast.Name | ast.keyword, name: str) -> str:
-        # Python reads a name in other letters as the plain one (NFKC); what looks different has to be different.
-        if not (name.isascii() and self._text.of(node).startswith(name)):
-            raise self._refuse(node, f"the name {name!r} is not allowed as it is written; use the letters a-z")
-        return name
-
-    def _name(self, node: ast.Name) -> ast.expr:
-        name = self._spelt(node, node.id)
-        if name in self._scope:
-            return _load(name)
-        if name == "context":
-            raise self._refuse(node, "context is only read as context['step'], with the name of a step in quotes")
-        if name in self.names:
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        name = node.id
+        if name in self._variables or name in self._names - {"context"}:
             self.reads_metadata = self.reads_metadata or name == "image"
-            return _load(name)
-        if name == "detection":
-            fix = (
-                "write any(d['class_name'] == 'car' for d in context['step']['detections']), or move the rule to crops"
-            )
-            raise self._refuse(node, f"detection is only known in crops, which is decided for each detection; {fix}")
-        if name in FUNCTIONS:
-            raise self._refuse(node, f"{name} is a function; write {name}(...)")
-        raise self._refuse(node, unknown_name(name, self.names | self._scope, FUNCTIONS))
+            return node
+        message = unknown_name(name, self._names | self._variables, FUNCTIONS)
+        if name == "context":
+            message = "context is only read as context['step'], with the name of a step in quotes"
+        elif name == "detection":
+            fix = "any(d['class_name'] == 'car' for d in context['step']['detections'])"
+            message = f"detection is only known in crops, evaluated once per detection; write {fix}, or use crops"
+        elif name in FUNCTIONS:
+            message = f"{name} is a function; write {name}(...)"
+        raise self.text.refuse(node, message)
 
-    def _subscript(self, node: ast.Subscript) -> ast.expr:
-        key = node.slice
-        literal = key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else None
-        if isinstance(node.value, ast.Name) and literal is not None:
-            name = self._spelt(node.value, node.value.id)
-            if name == "context":
-                self.reads.add(literal)
-                return self._call_helper("step_result", _load(name), key)
-            if name == "image":
-                self._check_image_key(node, literal)
-                return self._call_helper("item", _load(name), key)
-        container = self._compile(node.value)
-        if isinstance(key, ast.Slice):
-            ends = [self._compile(part) if part else ast.Constant(None) for part in (key.lower, key.upper, key.step)]
-            return self._call_helper("cut", container, *ends)
-        return self._call_helper("item", container, self._compile(key))
-
-    def _check_image_key(self, node: ast.Subscript, key: str) -> None:
-        if key not in IMAGE_KEYS:
-            near = difflib.get_close_matches(key, IMAGE_KEYS, n=1)
-            keys = f"it has {', '.join(IMAGE_KEYS)}; what a client sent along is in its metadata"
-            raise self._refuse(node, f"image has no {key!r}; {f'did you mean {near[0]!r}?' if near else keys}")
-        self.reads_metadata = self.reads_metadata or key == "metadata"
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        match node:
+            case ast.Subscript(ast.Name("context"), ast.Constant(str() as step)):
+                self.reads.add(step)
+                return _helper("item", node.value, node.slice)
+            case ast.Subscript(ast.Name("image"), ast.Constant(str() as key)):
+                if key not in _IMAGE_KEYS:
+                    keys = f"; it has {', '.join(_IMAGE_KEYS)}; what a client sent along is in its metadata"
+                    raise self.text.refuse(node, f"image has no {key!r}{did_you_mean(key, _IMAGE_KEYS, keys)}")
+                self.reads_metadata = self.reads_metadata or key == "metadata"
+                return _helper("item", node.value, node.slice)
+            case ast.Subscript(slice=ast.Slice(lower, upper, step)):
+                container = self.visit(node.value)
+                ends = [self.visit(end) if end else ast.Constant(None) for end in (lower, upper, step)]
+                return _helper("item", container, ast.Call(_load("__slice"), ends, []))
+        return _helper("item", self.visit(node.value), self.visit(node.slice))
 
     # ---- operators
 
-    def _compare(self, node: ast.Compare) -> ast.expr:
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
         operands = [node.left, *node.comparators]
-        for operator, left, right in zip(node.ops, operands, operands[1:], strict=False):
-            none = any(isinstance(side, ast.Constant) and side.value is None for side in (left, right))
-            if isinstance(operator, ast.Is | ast.IsNot) and not none:
-                raise self._refuse(right, "'is' only goes with None; write '==' or '!='")
-        names = tuple(type(operator).__name__ for operator in node.ops)
-        left, *others = [self._compile(operand) for operand in operands]
-        if len(names) == 1:
-            return self._call_helper(names[0], left, *others)
+        for operator, *sides in zip(node.ops, operands, operands[1:], strict=False):
+            is_none = any(isinstance(side, ast.Constant) and side.value is None for side in sides)
+            if isinstance(operator, ast.Is | ast.IsNot) and not is_none:
+                raise self.text.refuse(sides[1], "'is' only goes with None; write '==' or '!='")
+        names = " ".join(type(operator).__name__ for operator in node.ops)
+        left, *others = [self.visit(operand) for operand in operands]
+        if len(others) == 1:
+            return _helper(names, left, *others)
         no_arguments = ast.arguments([], [], None, [], [], None, [])
-        self._cost += 2 * len(others)
-        return self._call_helper("chain", _literal(names), left, *[ast.Lambda(no_arguments, o) for o in others])
+        return _helper("chain", ast.Constant(names), left, *[ast.Lambda(no_arguments, other) for other in others])
 
-    def _arithmetic(self, node: ast.BinOp) -> ast.expr:
-        operator = type(node.op).__name__
-        if operator not in ARITHMETIC:
-            raise self._refuse(node, unsupported(operator))
-        return self._call_helper(operator, self._compile(node.left), self._compile(node.right))
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        name = type(node.op).__name__
+        if name not in ARITHMETIC:
+            raise self._unsupported(node, name)
+        return _helper(name, self.visit(node.left), self.visit(node.right))
 
-    def _unary(self, node: ast.UnaryOp) -> ast.expr:
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         if isinstance(node.op, ast.Invert):
-            raise self._refuse(node, unsupported("Invert"))
-        operand = self._compile(node.operand)
-        if isinstance(node.op, ast.Not):
-            return ast.UnaryOp(node.op, operand)
-        return self._call_helper("negative" if isinstance(node.op, ast.USub) else "positive", operand)
+            raise self._unsupported(node, "Invert")
+        return ast.UnaryOp(node.op, self.visit(node.operand))
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        raise self.text.refuse(node, attribute(self.text, node))
 
     # ---- comprehensions
 
-    def _loop(self, clauses: Sequence[ast.comprehension], *parts: ast.expr) -> ast.expr:
-        """A generator. A turn of a ``for`` costs what it may call; inner loops charge their own turns."""
-        outside = set(self._scope)
-        made: list[ast.comprehension] = []
-        source = self._compile(clauses[0].iter)
-        for level, clause in enumerate(clauses, 1):
-            self._check_depth(clause.target, level)
-            inner = clauses[level] if level < len(clauses) else None
+    def _comprehension(self, node: Any) -> Any:
+        outside = set(self._variables)
+        for clause in node.generators:
             if clause.is_async:
-                raise self._refuse(clause.target, unsupported("Await"))
-            before = self._cost
-            target, shape = self._target(clause.target)
-            ifs = [self._compile(condition) for condition in clause.ifs]
-            following = [self._compile(part) for part in ([inner.iter] if inner else parts)]
-            cost = 1 + self._cost - before
-            turns = self._call_helper("loop", source, ast.Constant(cost), _literal(shape))
-            made.append(ast.comprehension(target, turns, ifs, 0))
-            source = following[0]
-        self._scope = outside
-        return ast.GeneratorExp(following[0] if len(parts) == 1 else ast.Tuple(following, ast.Load()), made)
+                raise self.text.refuse(clause.target, "'async for' is not allowed; write 'for'")
+            values = self.visit(clause.iter)
+            self._bind(clause.target)
+            clause.iter = _helper("loop", values, ast.Constant(not isinstance(clause.target, ast.Name)))
+            clause.ifs = [self.visit(condition) for condition in clause.ifs]
+        if isinstance(node, ast.DictComp):
+            node.key, node.value = self._key(node.key), self.visit(node.value)
+        else:
+            node.elt = self._key(node.elt) if isinstance(node, ast.SetComp) else self.visit(node.elt)
+        self._variables = outside
+        return node
 
-    def _target(self, node: ast.expr) -> tuple[ast.expr, Shape | None]:
-        if isinstance(node, ast.Name):
-            name = self._spelt(node, node.id)
-            if name in self.names | set(FUNCTIONS) | self._scope | {"detection"} or name.startswith("__"):
-                raise self._refuse(node, f"a comprehension cannot use {name!r} for its variable; choose another name")
-            self._scope.add(name)
-            return ast.Name(name, ast.Store()), None
+    visit_ListComp = visit_SetComp = visit_DictComp = _comprehension  # noqa: N815
+
+    def _bind(self, node: ast.expr) -> None:
         if isinstance(node, ast.Tuple | ast.List):
-            with self._deeper(node):
-                found = [self._target(element) for element in node.elts]
-            return ast.Tuple([target for target, _ in found], ast.Store()), tuple(shape for _, shape in found)
-        raise self._refuse(
-            node, f"a comprehension cannot put its values into {self._text.quote(node)}; write for x in ..."
-        )
+            for element in node.elts:
+                self._bind(element)
+            return
+        if not isinstance(node, ast.Name):
+            what = f"a comprehension cannot put its values into {self.text.quote(node)}"
+            raise self.text.refuse(node, f"{what}; write for x in ...")
+        if node.id in {*_NAMES["crops"], *FUNCTIONS, *self._variables} or node.id.startswith("__"):
+            what = f"a comprehension cannot use {node.id!r} for its variable"
+            raise self.text.refuse(node, f"{what}; choose another name")
+        self._variables.add(node.id)
 
     # ---- calls
 
-    def _call(self, node: ast.Call) -> ast.expr:
-        if not isinstance(node.func, ast.Name) or self._spelt(node.func, node.func.id) not in FUNCTIONS:
-            raise self._refuse(node, call(self._text, node, FUNCTIONS))
-        name = node.func.id
-        function = FUNCTIONS[name]
-        if not 1 <= len(node.args) <= function.most:
-            most = {1: "one argument", 2: "one or two arguments"}.get(function.most, "one argument or more")
-            raise self._refuse(node, f"{name}() takes {most}, not {len(node.args)}: {self._text.quote(node)}")
-        if name in ("min", "max") and len(node.args) > 1 and not node.keywords:
-            compared = [self._compile(argument) for argument in node.args]
-            return self._call_helper(name, ast.Tuple(compared, ast.Load()))
-        first, *others = [*node.args, *self._default(node, name)]
-        found = self._iterated(first) if function.iterates else self._compile(first)
-        return self._call_helper(name, found, *[self._compile(argument) for argument in others])
-
-    def _iterated(self, node: ast.expr) -> ast.expr:
-        if isinstance(node, ast.GeneratorExp):
-            return self._loop(node.generators, node.elt)
-        return self._call_helper("paid", self._compile(node))
-
-    def _default(self, node: ast.Call, name: str) -> list[ast.expr]:
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name not in FUNCTIONS:
+            raise self.text.refuse(node, call(self.text, node, FUNCTIONS))
+        most = FUNCTIONS[name][1]
+        if not 1 <= len(node.args) <= (most or len(node.args)):
+            takes = {1: "one argument", 2: "one or two arguments"}.get(most or 0, "one argument or more")
+            raise self.text.refuse(node, f"{name}() takes {takes}, not {len(node.args)}: {self.text.quote(node)}")
         for keyword in node.keywords:
             if keyword.arg is None:
-                raise self._refuse(keyword.value, unsupported("Starred"))
-            self._spelt(keyword, keyword.arg)
-            if keyword.arg != "default" or name not in ("min", "max") or len(node.args) > 1 or len(node.keywords) > 1:
+                raise self._unsupported(keyword.value, "Starred")
+            if keyword.arg != "default" or most is not None or len(node.args) > 1 or len(node.keywords) > 1:
                 fix = "leave it out; min and max take default=, with one list"
-                raise self._refuse(keyword.value, f"{name}() takes no {keyword.arg}= here; {fix}")
-        return [keyword.value for keyword in node.keywords]
+                raise self.text.refuse(keyword.value, f"{name}() takes no {keyword.arg}= here; {fix}")
+            keyword.value = self.visit(keyword.value)
+        first, *others = node.args
+        visit = self.visit
+        if isinstance(first, ast.GeneratorExp) and name in _LAZY and (not others or name == "sum"):
+            visit = self._comprehension
+        return _helper(name, visit(first), *[self.visit(argument) for argument in others], keywords=node.keywords)
+
+
+def _helper(name: str, *arguments: ast.expr, keywords: list[ast.keyword] | None = None) -> ast.expr:
+    return ast.Call(_load(f"__{name}"), [_load("__budget"), *arguments], keywords or [])
 
 
 def _load(name: str) -> ast.expr:
     return ast.Name(name, ast.Load())
 
 
-def _literal(value: object) -> ast.expr:
-    return ast.parse(repr(value), mode="eval").body
+# ---- parts of a rule
+
+
+def _watched(node: ast.AST, names: Collection[str]) -> Iterator[ast.expr]:
+    """The longest chains of subscripts on ``names``, and the calls, that need no comprehension variable."""
+    inside = [*ast.iter_child_nodes(node)]
+    if isinstance(node, ast.comprehension):
+        inside = [node.iter, *node.ifs]
+    elif isinstance(node, ast.Call):
+        inside = [*node.args, *node.keywords]
+        if _closed(node, names):
+            yield node
+            if isinstance(node.func, ast.Name) and node.func.id == "len" and all(map(_is_chain, node.args)):
+                return  # the length says it shorter
+    elif isinstance(node, ast.expr) and _is_chain(node) and _closed(node, names):
+        yield node
+        return
+    for child in inside:
+        yield from _watched(child, names)
+
+
+def _is_chain(node: ast.expr) -> bool:
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return isinstance(node, ast.Name)
+
+
+def _constants(node: ast.AST) -> Iterator[ast.expr]:
+    """The largest parts that read nothing."""
+    is_read = not isinstance(getattr(node, "ctx", None), ast.Store)
+    if isinstance(node, ast.expr) and not isinstance(node, _NO_PARTS) and is_read and _closed(node, ()):
+        yield node
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _constants(child)
+
+
+def _closed(node: ast.expr, names: Collection[str]) -> bool:
+    """Whether it reads nothing but ``names`` and its own comprehension variables."""
+    found = [name for name in ast.walk(node) if isinstance(name, ast.Name)]
+    bound = {name.id for name in found if isinstance(name.ctx, ast.Store)}
+    return {name.id for name in found} <= {*names, *FUNCTIONS, *bound}

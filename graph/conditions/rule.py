@@ -17,38 +17,22 @@ is decided alike in every process. Parts that read nothing are evaluated when th
 
 from __future__ import annotations
 
+import ast
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from classifiers.errors import SetupError, VisionError
-from graph.conditions.budget import MAX_OPERATIONS, MIN_OPERATIONS, Budget
-from graph.conditions.compiler import FAILURES, Kind, Program, compile_text, describe, programs_shown
-from graph.conditions.syntax import Refused
-from graph.conditions.values import truth
+from graph.conditions.budget import Budget, RuleError
+from graph.conditions.compiler import FAILURES, Compiled, Kind, Program, describe
+from graph.conditions.syntax import RuleSyntaxError
 
-__all__ = ["MAX_OPERATIONS", "MIN_OPERATIONS", "Budget", "Kind", "Rule", "RuleError", "RuleSyntaxError", "compile_rule"]
-
-
-class RuleSyntaxError(SetupError):
-    """The text is not a rule; the message says what is wrong and the fix.
-
-    Attributes:
-        column: where in ``Rule.source`` (the stripped text), in characters from 1; ``None``: no one place.
-    """
-
-    def __init__(self, message: str, column: int | None = None) -> None:
-        super().__init__(message)
-        self.column = column
-
-
-class RuleError(VisionError):
-    """A rule could not be decided: a missing key, a wrong type, a division by zero, too much work."""
+__all__ = ["Kind", "Rule", "compile_rule"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A compiled rule; made by :func:`compile_rule`. Equal and hashed by kind and source; any thread may call it."""
+    """A compiled rule; made by :func:`compile_rule`. Equal and hashed by kind and source; thread-safe."""
 
     kind: Kind
     source: str
@@ -82,10 +66,11 @@ class Rule:
         Raises:
             RuleError: it cannot be decided with these values, or the budget is used up.
         """
-        values = self._values(context, image, detection)
+        budget = budget or Budget()
         try:
-            value = self._program(budget or Budget(), *values)
-            return value if value is True or value is False else truth(value)
+            value = self._program(budget, context, image, detection)
+            budget.spend(1)
+            return bool(value)
         except FAILURES as error:
             raise RuleError(f"{describe(error)} in: {self.source}") from error
 
@@ -101,22 +86,14 @@ class Rule:
 
         What depends on the variable of a comprehension is left out. Where there is no value, the reason stands there.
         """
-        values, budget = self._values(context, image, detection), budget or Budget()
+        budget = budget or Budget()
         found: list[tuple[str, object]] = []
-        for text, program in programs_shown(self.kind, self.source):
+        for text, program in _explanation(self.kind, self.source):
             try:
-                found.append((text, program(budget, *values)))
+                found.append((text, program(budget, context, image, detection)))
             except FAILURES as error:
                 found.append((text, describe(error)))
         return found
-
-    def _values(
-        self, context: Mapping[str, Any], image: Mapping[str, Any], detection: Mapping[str, Any] | None
-    ) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any] | None]:
-        if (detection is None) is (self.kind == "crops"):
-            raise ValueError("detection goes with a rule of kind 'crops', and only with it")
-        image = image if type(image) is dict else dict(image)  # a rule works with plain dicts only
-        return context, image, detection if detection is None or type(detection) is dict else dict(detection)
 
 
 def compile_rule(kind: Kind, source: str) -> Rule:
@@ -125,9 +102,20 @@ def compile_rule(kind: Kind, source: str) -> Rule:
     Raises:
         RuleSyntaxError: the text is not a rule, or a constant part of it cannot be evaluated.
     """
-    source = source.strip()
-    try:
-        compiled = compile_text(kind, source)
-    except Refused as error:
-        raise RuleSyntaxError(str(error), error.column) from None
-    return Rule(kind, source, compiled.reads, compiled.reads_metadata, compiled.program)
+    source, budget = source.strip(), Budget()
+    compiled = Compiled(kind, source)
+    if isinstance(compiled.text.tree, ast.Tuple):
+        raise RuleSyntaxError("a rule with commas always holds; join the parts with 'and' or 'or'", 1)
+    for part in compiled.constants:
+        try:
+            Compiled(kind, compiled.text.of(part)).program(budget, {}, {}, None)
+        except FAILURES as error:
+            message = f"{describe(error)} in the constant {compiled.text.quote(part)}"
+            raise compiled.text.refuse(part, message) from None
+    return Rule(kind, source, frozenset(compiled.reads), compiled.reads_metadata, compiled.program)
+
+
+@functools.lru_cache(maxsize=256)  # asked for every detection
+def _explanation(kind: Kind, source: str) -> tuple[tuple[str, Program], ...]:
+    """What explains a rule: the text and the program of each name or subscript chain, and of each call."""
+    return tuple((text, Compiled(kind, text).program) for text in dict.fromkeys(Compiled(kind, source).watched))

@@ -2,7 +2,6 @@
 
 from graph.pipeline_file.classes import constructor_of
 from graph.pipeline_file.loading import Checked, PipelineError, Source, check, load
-from graph.pipeline_file.mistakes import did_you_mean
 from graph.pipeline_file.placement import hosts_of
 from graph.pipeline_file.schema import PipelineConfig, StepConfig, json_schema
 from graph.pipeline_file.serve_options import INGRESS, AutoscalingConfig, ServeConfig
@@ -22,7 +21,6 @@ __all__ = [
     "StepConfig",
     "check",
     "constructor_of",
-    "did_you_mean",
     "hosts_of",
     "json_schema",
     "load",

@@ -16,7 +16,7 @@ from typing import Any
 
 from classifiers.base import BaseClassifier
 from classifiers.errors import SetupError
-from graph.pipeline_file.mistakes import did_you_mean
+from classifiers.suggestions import did_you_mean
 from graph.pipeline_file.rule_checks import UnusableRuleError, checked_rule
 
 __all__ = ["ClassError", "Constructor", "Parameter", "constructor_of", "default_crops_problem", "import_class"]

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from graph.pipeline_file.mistakes import Mistake, PipelineError, nearest
+from classifiers.suggestions import nearest
+from classifiers.validation import sentence, shown
 from graph.pipeline_file.placement import check_placement
-from graph.pipeline_file.report import Loc, Report
+from graph.pipeline_file.report import Loc, Mistake, PipelineError, Report
 from graph.pipeline_file.schema import PipelineConfig
 from graph.pipeline_file.step_checks import Draft, check_steps, read_drafts
-from graph.pipeline_file.wording import report_validation_error, shown
 from graph.pipeline_file.yaml_reader import Document, Problem, read_yaml
 
 __all__ = ["Checked", "Mistake", "PipelineError", "Source", "check", "load"]
@@ -60,8 +60,9 @@ def check(source: Source) -> Checked:
         document = read_yaml(text)
         report = Report(str(source), document.data, document.lines)
         return _checked(document, report, path.stem[:100], path.absolute().parent, text)
+    document = Document()
     data = source.to_dict() if isinstance(source, PipelineConfig) else source
-    document = _plain_document(data)
+    document.data = _plain(data, (), document.problems)
     return _checked(document, Report(None, document.data), "pipeline")
 
 
@@ -83,10 +84,23 @@ def _checked(document: Document, report: Report, name: str, folder: Path | None 
     try:
         config = PipelineConfig.model_validate(data)
     except ValidationError as error:
-        report_validation_error(error, PipelineConfig, report)
+        _report_invalid(error, report)
         raise report.error() from None
     report.raise_if_any()
     return Checked(config, tuple(drafts))
+
+
+def _report_invalid(error: ValidationError, report: Report) -> None:
+    for detail in error.errors(include_url=False):
+        loc = detail["loc"]
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # pydantic counts the items without mistakes only
+        message = sentence(detail, PipelineConfig)
+        if detail["type"] == "extra_forbidden" and loc[-2:] in (("serve", "timeout_ms"), ("serve", "on_error")):
+            message = "stands beside `serve` too; keep one of the two"
+        elif detail["type"] == "extra_forbidden" and loc[0] == "pipeline" and len(loc) == 3:
+            message += "; what the class's constructor takes stands under `params`" if "known are" in message else ""
+        report.add(loc, message)
 
 
 def _read_text(path: Path, file: str) -> str:
@@ -118,11 +132,10 @@ def _read_text(path: Path, file: str) -> str:
 def _other_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"; there is no folder {str(path.parent)!r} either"
-    files = _pipeline_files(path.parent)
-    known = f"; in that folder are {', '.join(files)}" if files else ""
-    stems = {Path(file).stem: file for file in files}
-    found = nearest(path.stem, stems)
-    return f"; did you mean {stems[found]!r}?" if found else known
+    files = {Path(file).stem: file for file in _pipeline_files(path.parent)}
+    if found := nearest(path.stem, files):
+        return f"; did you mean {files[found]!r}?"
+    return f"; in that folder are {', '.join(files.values())}" if files else ""
 
 
 def _pipeline_files(folder: Path) -> list[str]:
@@ -155,40 +168,27 @@ def _step_and_key_above(text: str, line: int) -> tuple[str | None, str | None]:
     return step, key
 
 
-def _plain_document(source: object) -> Document:
-    """A mapping from a program as the plain data that a file would give."""
-    document = Document()
-    document.data = _plain(source, (), document.problems, 0)
-    return document
+def _plain(value: object, loc: Loc, problems: list[Problem]) -> Any:
+    """A value from a program as the plain data that a file would give."""
 
+    def problem(message: str, *place: str) -> None:
+        problems.append(Problem((*loc, *place), None, message))
 
-def _plain(value: object, loc: Loc, problems: list[Problem], depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        problems.append(Problem(loc, None, f"nested more than {MAX_DEPTH} deep"))
-        return None
+    if len(loc) > MAX_DEPTH:
+        return problem(f"nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
-        problems += [
-            Problem((*loc, str(key)), None, f"a key must be a string; write it as {str(key)!r}")
-            for key in value
-            if not isinstance(key, str)
-        ]
-        return {
-            str(key): _plain(item, (*loc, str(key)), problems, depth + 1)
-            for key, item in value.items()
-            if isinstance(key, str)
-        }
+        for key in value:
+            if not isinstance(key, str):
+                problem(f"a key must be a string; write it as {str(key)!r}", str(key))
+        return {key: _plain(item, (*loc, key), problems) for key, item in value.items() if isinstance(key, str)}
     if isinstance(value, list | tuple):
-        return [_plain(item, (*loc, index), problems, depth + 1) for index, item in enumerate(value)]
+        return [_plain(item, (*loc, index), problems) for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        problems.append(Problem(loc, None, f"must be a finite number; got {value}"))
-        return None
-    if value is None or isinstance(value, bool | int | float):
-        return value
+        return problem(f"must be a finite number; got {value}")
     if isinstance(value, str):
         return str.__str__(value)  # an enumeration's value, not its name
+    if value is None or isinstance(value, bool | int | float):
+        return value
     if isinstance(value, PurePath):
         return str(value)
-    problems.append(
-        Problem(loc, None, f"a {type(value).__name__} cannot stand in a pipeline; use the types that JSON has")
-    )
-    return None
+    return problem(f"a {type(value).__name__} cannot stand in a pipeline; use the types that JSON has")

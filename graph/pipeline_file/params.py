@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc
 import inspect
 import json
 import os
@@ -15,27 +14,13 @@ from typing import Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from classifiers.base import BaseClassifier
+from classifiers.suggestions import did_you_mean, nearest
+from classifiers.validation import sentence, shown
 from classifiers.weights import LocalPath
 from graph.pipeline_file.classes import Constructor, Parameter, constructor_of
-from graph.pipeline_file.mistakes import did_you_mean, nearest
 from graph.pipeline_file.report import Loc
-from graph.pipeline_file.wording import sentence, shown
 
 __all__ = ["absolute_paths", "checked_params"]
-
-_TYPE_WORDS: dict[Any, str] = {
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-    list: "a list",
-    dict: "keys with values",
-}
-_CONTAINER_WORDS: dict[Any, str] = {
-    **dict.fromkeys((list, tuple, set, frozenset, collections.abc.Sequence), "a list"),
-    **dict.fromkeys((dict, collections.abc.Mapping), "keys with values"),
-}
 
 
 def absolute_paths(cls: type[BaseClassifier], params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -76,11 +61,10 @@ def checked_params(
             problems += [((key, *loc), message) for loc, message in found]
     for parameter in constructor.parameters.values():
         if parameter.required and parameter.name not in params:
-            words = _type_words(parameter.annotation)
-            needs = f"is missing: {cls.__name__} needs it{f' ({words})' if words else ''}"
-            meant = (
-                nearest(parameter.name, params.keys() - constructor.parameters.keys()) if constructor.is_open else None
-            )
+            kind = _type_text(parameter.annotation)
+            needs = f"is missing: {cls.__name__} needs it{f' ({kind})' if kind else ''}"
+            others = params.keys() - constructor.parameters.keys()
+            meant = nearest(parameter.name, others) if constructor.is_open else None
             problems.append(((parameter.name,), f"{needs}; is it {meant!r}?" if meant else needs))
     return arguments, problems
 
@@ -102,8 +86,8 @@ def _checked(parameter: Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str
         details = error.errors(include_url=False)
         if any(detail["type"] == "needs_python_object" for detail in details):
             return value, []  # a class of the plug-in's own: the constructor is the judge
-        if words := _union_words(parameter.annotation):
-            return value, [((), f"expected {words}; got {shown(value)}")]
+        if _is_union(parameter.annotation):
+            return value, [((), f"expected {_type_text(parameter.annotation)}; got {shown(value)}")]
         return value, [(tuple(detail["loc"]), sentence(detail)) for detail in details]
     except Exception as error:  # noqa: BLE001 - a plug-in's validator may do anything; the message carries what it was
         return value, [((), f"checking it failed: {type(error).__name__}: {error}")]
@@ -116,31 +100,16 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-def _union_words(annotation: Any) -> str:
-    """``a string or a whole number`` for a union of more than one type beside ``None``; empty for anything else."""
+def _type_text(annotation: Any) -> str:
+    """A type as Python writes it; empty where there is none."""
     bare = _bare(annotation)
-    if typing.get_origin(bare) not in (typing.Union, types.UnionType):
-        return ""
-    arms = [arm for arm in typing.get_args(bare) if arm is not type(None)]
-    return _type_words(bare) if len(arms) > 1 else ""
+    text = inspect.formatannotation(bare).replace("typing.", "")
+    return "" if bare is inspect.Parameter.empty else text
 
 
-def _type_words(annotation: Any) -> str:
-    """A type as a person would call it; empty where there are no words for it."""
-    bare = _bare(annotation)
-    if isinstance(bare, type) and issubclass(bare, PurePath):
-        return "a path"
-    for kind, words in _TYPE_WORDS.items():
-        if bare is kind:
-            return words
-    origin, arguments = typing.get_origin(bare), typing.get_args(bare)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type_words(arm) or str(arm) for arm in arguments)
-    if origin in _CONTAINER_WORDS:
-        return _CONTAINER_WORDS[origin]
-    return bare.__name__ if isinstance(bare, type) and bare is not inspect.Parameter.empty else ""
+def _is_union(annotation: Any) -> bool:
+    arms = {*typing.get_args(_bare(annotation))} - {type(None)}
+    return typing.get_origin(_bare(annotation)) in (typing.Union, types.UnionType) and len(arms) > 1
 
 
 def _bare(annotation: Any) -> Any:

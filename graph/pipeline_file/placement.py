@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graph.pipeline_file.mistakes import did_you_mean
+from classifiers.suggestions import did_you_mean
 from graph.pipeline_file.report import Report
 from graph.pipeline_file.schema import StepConfig
 from graph.pipeline_file.serve_options import INGRESS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
+from classifiers.suggestions import did_you_mean
 from graph.conditions import Rule, RuleSyntaxError, compile_rule
-from graph.pipeline_file.mistakes import did_you_mean
 
 __all__ = ["UnusableRuleError", "checked_rule"]
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from classifiers.imaging import ImageLimits
-from graph.pipeline_file.closed import Closed, mistake
+from classifiers.validation import Closed, mistake
 from graph.pipeline_file.serve_options import INGRESS, ServeConfig
 
 __all__ = ["CLASS_PATH", "PipelineConfig", "StepConfig", "json_schema"]
@@ -40,7 +40,7 @@ StepName = Annotated[str, StringConstraints(pattern=STEP_NAME, max_length=100)]
 Rule = Annotated[str, StringConstraints(min_length=1)]
 
 
-class StepConfig(Closed):
+class StepConfig(Closed, strict=True):
     """One classifier and when it runs."""
 
     name: StepName = Field(
@@ -156,7 +156,7 @@ class PipelineConfig(Closed):
     """A pipeline file: classifiers, and when each of them runs."""
 
     model_config = ConfigDict(
-        json_schema_extra={"patternProperties": {"^x-": {"description": "Ignored; for anchors."}}}
+        strict=True, json_schema_extra={"patternProperties": {"^x-": {"description": "Ignored; for anchors."}}}
     )
 
     name: str = Field(

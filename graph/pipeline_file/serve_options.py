@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from graph.pipeline_file.closed import Closed, mistake
+from classifiers.validation import Closed, mistake
 
 __all__ = ["INGRESS", "AutoscalingConfig", "ServeConfig"]
 
@@ -15,7 +15,7 @@ INGRESS = "ingress"
 """What `colocate_with` calls the process that takes the requests; no step can have the name."""
 
 
-class AutoscalingConfig(Closed):
+class AutoscalingConfig(Closed, strict=True):
     """Between how many replicas the step moves with its load."""
 
     min_replicas: int = Field(1, ge=0, description="Fewest replicas; 0 lets an idle step go away.", examples=[1])
@@ -80,7 +80,7 @@ def _with_moved_keys(schema: dict[str, Any]) -> None:
 class ServeConfig(Closed):
     """How the step is deployed on Ray Serve. Without a cluster only `max_batch_size` counts."""
 
-    model_config = ConfigDict(json_schema_extra=_with_moved_keys)
+    model_config = ConfigDict(strict=True, json_schema_extra=_with_moved_keys)
 
     num_cpus: float = Field(0.25, ge=0, description="CPU cores a replica reserves.", examples=[0.25])
     num_gpus: float = Field(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
-from pydantic import ValidationError
-
+from classifiers.suggestions import did_you_mean
 from graph.pipeline_file.classes import constructor_of, default_crops_problem, import_class
-from graph.pipeline_file.mistakes import did_you_mean
 from graph.pipeline_file.report import Report
 from graph.pipeline_file.schema import PipelineConfig, StepConfig
-from graph.pipeline_file.wording import report_validation_error
 
 __all__ = ["merge", "structure", "tunables"]
 
@@ -37,33 +33,28 @@ def tunables(config: PipelineConfig) -> dict[str, dict[str, Any]]:
     return {step.name: _split(step)[1] for step in config.pipeline}
 
 
-def merge(structure: Mapping[str, Any], tunables: Mapping[str, Mapping[str, Any]]) -> PipelineConfig:
-    """The pipeline that :func:`structure` and :func:`tunables` were taken from.
+def merge(structure: Mapping[str, Any], tunables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The pipeline that :func:`structure` and :func:`tunables` were taken from, as a mapping that is yet to be checked.
 
     Raises:
-        PipelineError: they do not fit each other.
+        PipelineError: a tunable has no place in the structure.
     """
-    data = deepcopy(dict(structure))
-    steps = {step["name"]: step for step in data["pipeline"]}
-    report = Report(None, data)
+    steps = {step["name"]: dict(step) for step in structure["pipeline"]}
+    merged = {**structure, "pipeline": [*steps.values()]}
+    report = Report(None, merged)
     for name, values in tunables.items():
         if name not in steps:
             report.add(("tunables", name), f"unknown step {name!r}{did_you_mean(name, steps)}")
             continue
-        step = steps[name]
         for key, value in values.items():
             if key in ("params", "serve"):
-                step[key] = {**step.get(key, {}), **value}
+                steps[name][key] = {**steps[name].get(key, {}), **value}
             elif key in _RULES:
-                step[key] = value
+                steps[name][key] = value
             else:
                 report.add(("tunables", name, key), f"not a tunable{did_you_mean(key, (*_RULES, 'params', 'serve'))}")
     report.raise_if_any()
-    try:
-        return PipelineConfig.model_validate(data)
-    except ValidationError as error:
-        report_validation_error(error, PipelineConfig, report)
-        raise report.error() from None
+    return merged
 
 
 def _split(step: StepConfig) -> tuple[dict[str, Any], dict[str, Any]]:

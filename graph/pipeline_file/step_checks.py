@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from classifiers.base import BaseClassifier
+from classifiers.suggestions import did_you_mean
 from graph.conditions import Rule
 from graph.pipeline_file.classes import ClassError, default_crops_problem, import_class
-from graph.pipeline_file.mistakes import did_you_mean
 from graph.pipeline_file.params import absolute_paths, checked_params
 from graph.pipeline_file.report import Report
 from graph.pipeline_file.rule_checks import UnusableRuleError, checked_rule

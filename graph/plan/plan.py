@@ -43,24 +43,6 @@ class Plan:
     structure_digest: str
     _step_digests: Mapping[str, str]
 
-    @classmethod
-    def from_config(cls, config: PipelineConfig) -> Plan:
-        """Plan a configuration.
-
-        Raises:
-            PipelineError: it has mistakes; one that comes from ``load`` has none.
-        """
-        return cls._from_checked(check(config))
-
-    @classmethod
-    def _from_checked(cls, checked: Checked) -> Plan:
-        steps = _planned(checked)
-        digests = {
-            step.name: digest([step.class_path, config.params, config.decode, code_digest(step.cls)])
-            for step, config in zip(steps, checked.config.pipeline, strict=True)
-        }
-        return cls(checked.config, steps, notes_on(steps), _structure_digest(steps, digests), digests)
-
     @property
     def name(self) -> str:
         """The pipeline's name."""
@@ -119,7 +101,13 @@ def load_plan(source: Source) -> Plan:
     Raises:
         PipelineError: with every mistake.
     """
-    return Plan._from_checked(check(source))
+    checked = check(source)
+    steps = _planned(checked)
+    digests = {
+        step.name: digest([step.class_path, config.params, config.decode, code_digest(step.cls)])
+        for step, config in zip(steps, checked.config.pipeline, strict=True)
+    }
+    return Plan(checked.config, steps, notes_on(steps), _structure_digest(steps, digests), digests)
 
 
 def _planned(checked: Checked) -> tuple[PlannedStep, ...]:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 
 from classifiers import SetupError
-from graph.pipeline_file import did_you_mean, read_yaml
+from classifiers.suggestions import did_you_mean
+from graph.pipeline_file import read_yaml
 
 __all__ = ["BLOCKS", "AbsolutePath", "absolute_path", "folder_of", "read_block", "read_json"]
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from graph import Engine, Plan
+from graph import Engine, Plan, load_plan
 from graph.pipeline_file import INGRESS, merge
 from serve_app.config import GatewayConfig, IntakeConfig
 from serve_app.deployments.backend import ServeBackend
@@ -97,4 +97,4 @@ class Gateway:
         stop_buffering_logs()
 
     def _plan_with(self, tunables: Mapping[str, Any]) -> Plan:
-        return Plan.from_config(merge(self._structure, tunables))
+        return load_plan(merge(self._structure, tunables))

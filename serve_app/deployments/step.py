@@ -7,9 +7,9 @@ from typing import Any
 
 from ray.serve.exceptions import RayServeException
 
+from graph import load_plan
 from graph.engine import StepAnswer, StepInfo, StepRequest
 from graph.pipeline_file import merge
-from graph.plan import Plan
 from serve_app.autoscaling import CallerLoad, Heard
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
@@ -35,13 +35,13 @@ class StepDeployment:
         set_up_logs()
         self._structure = structure
         self._heard = Heard()
-        plan = Plan.from_config(merge(structure, {}))
+        plan = load_plan(merge(structure, {}))
         self._host = StepHost(plan, step, deadline_s, crashes_of_this_replica(step))
         self._rollout = Rollout(structure, plan, step, awaited)
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Apply tunables; later ones between two batches, and without loading the model again."""
-        plan = Plan.from_config(merge(self._structure, tunables))
+        plan = load_plan(merge(self._structure, tunables))
         async with self._rollout.loading():
             await self._host.reconfigure(plan)
 

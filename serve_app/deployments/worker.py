@@ -8,7 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from graph import Engine, Plan
+from graph import Engine, Plan, load_plan
 from graph.pipeline_file import INGRESS, merge
 from serve_app.autoscaling import worker_stats
 from serve_app.config import FetchConfig, IntakeConfig
@@ -117,7 +117,7 @@ class Worker:
             await self._store.close()
 
     def _plan_with(self, tunables: Mapping[str, Any]) -> Plan:
-        return Plan.from_config(merge(self._structure, tunables))
+        return load_plan(merge(self._structure, tunables))
 
 
 def in_flight(plan: Plan, config: IntakeConfig) -> int:

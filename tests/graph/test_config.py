@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from graph.pipeline_file.loading import load
-from graph.pipeline_file.mistakes import PipelineError
+from graph.pipeline_file.report import PipelineError
 from graph.pipeline_file.schema import PipelineConfig, StepConfig, json_schema
 from graph.pipeline_file.serve_options import AutoscalingConfig, ServeConfig
 from graph.pipeline_file.split import merge, structure, tunables
@@ -240,7 +240,7 @@ CASES = {
 def test_structure_and_tunables_give_the_configuration_back(data: dict[str, Any]) -> None:
     config = load(data)
     fixed, moving = (json.loads(json.dumps(part)) for part in (structure(config), tunables(config)))
-    merged = merge(fixed, moving)
+    merged = load(merge(fixed, moving))
     assert merged == config
     assert merged.to_dict() == config.to_dict()  # keeps null and missing `crops` apart, as == does not
 
@@ -250,7 +250,7 @@ def test_structure_alone_is_a_pipeline(data: dict[str, Any]) -> None:
     fixed = structure(load(data))
     alone = load(fixed)
     assert structure(alone) == fixed
-    assert merge(fixed, {}) == alone
+    assert load(merge(fixed, {})) == alone
 
 
 TUNED = {
@@ -306,7 +306,7 @@ def test_what_is_not_there_leaves_no_empty_blocks() -> None:
 )
 def test_tunables_that_do_not_fit(tuned: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError) as caught:
-        merge(structure(pipeline(step(), make())), tuned)
+        load(merge(structure(pipeline(step(), make())), tuned))
     assert message in str(caught.value)
 
 

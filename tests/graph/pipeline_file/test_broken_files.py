@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graph.pipeline_file.loading import load
-from graph.pipeline_file.mistakes import Mistake, PipelineError
+from graph.pipeline_file.report import Mistake, PipelineError
 from graph.plan.plan import load_plan
 
 GOOD = """\

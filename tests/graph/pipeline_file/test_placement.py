@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from graph.pipeline_file.mistakes import PipelineError
+from graph.pipeline_file.report import PipelineError
 from graph.plan.plan import Plan, load_plan
 
 DETECT = {"name": "detect", "class": "toys.Blobs"}

@@ -83,7 +83,7 @@ def test_a_plan_can_be_pickled_and_made_again() -> None:
     again = pickle.loads(pickle.dumps(made))
     assert (again.steps, again.config, again.structure_digest) == (made.steps, made.config, made.structure_digest)
     assert again.step_digest("make") == made.step_digest("make")
-    from_config = Plan.from_config(made.config)
+    from_config = load_plan(made.config)
     assert (from_config.steps, from_config.structure_digest) == (made.steps, made.structure_digest)
 
 
@@ -288,7 +288,7 @@ def test_a_file_and_its_structure_with_tunables_have_the_same_digest(tmp_path: P
         f'  - {{name: a, class: zoo.Keeper, depends_on: det, crops: "{CARS}"}}\n'
     )
     config = load(path)
-    merged = Plan.from_config(merge(structure(config), tunables(config)))
+    merged = load_plan(merge(structure(config), tunables(config)))
     assert merged.structure_digest == load_plan(path).structure_digest
 
 

@@ -50,7 +50,7 @@ def test_structure_and_tunables_are_the_pipeline(config: dict[str, Any], file: P
     [application] = config["applications"]
     blocks = [deployment["user_config"] for deployment in application["deployments"]]
     assert all(block == blocks[0] for block in blocks)
-    assert merge(application["args"]["pipeline"], blocks[0]) == load(file)
+    assert load(merge(application["args"]["pipeline"], blocks[0])) == load(file)
 
 
 @pytest.mark.parametrize(

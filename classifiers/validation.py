@@ -1,32 +1,40 @@
-"""pydantic's errors in plain sentences: what is expected, an example, what was found."""
+"""Closed pydantic models, and pydantic's errors in plain sentences: what is expected, an example, what was found."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import PydanticCustomError
 
-from graph.pipeline_file.mistakes import did_you_mean
-from graph.pipeline_file.report import Loc, Report
+from classifiers.suggestions import did_you_mean
 
-__all__ = ["report_validation_error", "sentence", "shown"]
+__all__ = ["Closed", "mistake", "sentence", "shown"]
+
+
+class Closed(BaseModel):
+    """Takes no key that it does not know, and no change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def mistake(message: str) -> NoReturn:
+    """For validators: what is wrong, in the words that the user gets."""
+    raise PydanticCustomError("mistake", "{message}", {"message": message})
+
 
 _EXPECTED = {
-    "string_type": "a string",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "dict_type": "keys with values",
-    "model_type": "keys with values",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "set_type": "a list",
-    "frozen_set_type": "a list",
+    "string": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    **dict.fromkeys(("dict", "model", "mapping"), "keys with values"),
+    **dict.fromkeys(("list", "tuple", "set", "frozen_set"), "a list"),
 }
+"""By the first part of an error's type; the rest is ``_type``, ``_parsing`` or ``_from_float``."""
+
 _LIMITS = {
     "greater_than_equal": "at least",
     "less_than_equal": "at most",
@@ -39,56 +47,47 @@ _PATTERNS = {
 }
 
 
-def report_validation_error(error: ValidationError, model: type[BaseModel], report: Report) -> None:
-    """Report each of the errors that validating data as ``model`` gave."""
-    for detail in error.errors(include_url=False):
-        loc = tuple(detail["loc"])
-        if detail["type"] == "too_short" and detail["input"]:
-            continue  # pydantic counts the items without mistakes only
-        owner, field = _owner_and_field(model, loc)
-        example = _example(field, loc)
-        if detail["type"] == "extra_forbidden":
-            message = _unknown_key(loc, owner)
-        elif detail["type"] == "missing":
-            message = f"is missing; write for example `{loc[-1]}: {example}`"
-        else:
-            message = sentence(detail, example)
-        report.add(loc, message)
-
-
-def sentence(detail: ErrorDetails, example: str = "") -> str:
-    """One error as a sentence.
+def sentence(detail: Mapping[str, Any], model: type[BaseModel] | None = None, values: bool = True) -> str:
+    """One of ``error.errors()`` as a sentence.
 
     Args:
         detail: the error.
-        example: a right value, as it would stand in the file.
+        model: what was validated; it knows examples and the keys that there are.
+        values: whether to show what was found; not where it may be a secret.
     """
-    kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
+    kind, loc, context, value = detail["type"], detail["loc"], detail.get("ctx", {}), detail["input"]
+    owner, field = _owner_and_field(model, loc) if model is not None else (None, None)
+    example = _example(field, loc)
     for_example = f", for example {example}" if example else ""
-    got = f"; got {shown(value)}"
-    if kind == "pipeline_mistake":
+    got = f"; got {shown(value)}" if values else ""
+    base = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    if kind == "extra_forbidden":
+        return _unknown_key(str(loc[-1]), owner)
+    if kind == "missing":
+        return f"is missing; write for example `{loc[-1]}: {example}`" if example else "is missing"
+    if kind == "mistake":
         return str(context["message"])
-    if kind == "string_type" and isinstance(value, bool | int | float):  # `no` is false in YAML, and 1.10 is 1.1
-        return f"expected a string{for_example}{got}; put it in quotes if it is a string"
-    if kind in _EXPECTED:
-        return f"expected {_EXPECTED[kind]}{for_example}{got}"
+    if kind == "value_error":  # of a validator that raised ValueError
+        return f"{context['error']}{got}"
+    if base != kind and base in _EXPECTED:
+        is_unquoted = kind == "string_type" and isinstance(
+            value, bool | int | float
+        )  # `no` is false in YAML, 1.10 is 1.1
+        return f"expected {_EXPECTED[base]}{for_example}{got}{'; put it in quotes if it is a string' * is_unquoted}"
     if kind in _LIMITS:
         return f"must be {_LIMITS[kind]} {shown(next(iter(context.values())))}{got}"
     if kind == "literal_error":
         choices = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"must be {context['expected']}{got}{did_you_mean(str(value), choices)}"
     if kind == "string_pattern_mismatch":
-        rule = _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
-        return f"{rule}{for_example}{got}"
+        return f"{_PATTERNS.get(context['pattern'], 'must match ' + context['pattern'])}{for_example}{got}"
     if kind.endswith("too_short") and context.get("min_length") == 1:
         return f"must not be empty{for_example}"
-    if kind == "value_error":  # of a plug-in's validator
-        return f"{context['error']}{got}"
     return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}{got}"
 
 
 def shown(value: object) -> str:
-    """A value of the file as a person would call it."""
+    """A value of a file as a person would call it."""
     if isinstance(value, str):
         return f"the text {value!r}" if len(value) <= 60 else f"the text {value[:57]!r}..."
     if isinstance(value, Mapping):
@@ -102,11 +101,10 @@ def shown(value: object) -> str:
     return _flow(value)
 
 
-def _owner_and_field(model: type[BaseModel], loc: Loc) -> tuple[type[BaseModel], FieldInfo | None]:
+def _owner_and_field(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[type[BaseModel], FieldInfo | None]:
     """The model in which the last key of ``loc`` is, or should be, a field; and that field."""
-    keys = [part for part in loc if isinstance(part, str)]
     field = None
-    for key in keys:
+    for key in [part for part in loc if isinstance(part, str)]:
         if field is not None:
             model = _inner_model(field) or model
         field = _fields(model).get(key)
@@ -129,21 +127,17 @@ def _inner_model(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
-def _unknown_key(loc: Loc, owner: type[BaseModel]) -> str:
-    key, known = str(loc[-1]), _fields(owner)
-    if key in ("timeout_ms", "on_error") and loc[-2] == "serve":
-        return "stands beside `serve` too; keep one of the two"
+def _unknown_key(key: str, owner: type[BaseModel] | None) -> str:
+    known = {} if owner is None else _fields(owner)
     for name, field in known.items():
         inner = _inner_model(field)
-        if inner is not None and key in _fields(inner) and name != "pipeline":
+        if inner is not None and get_args(field.annotation)[1:] != (...,) and key in _fields(inner):
             return f"unknown key here; it belongs under `{name}`"
-    others = f"; known are {', '.join(known)}"
-    if "params" in known:
-        others += "; what the class's constructor takes stands under `params`"
+    others = f"; known are {', '.join(known)}" if known else ""
     return f"unknown key{did_you_mean(key, known, others)}"
 
 
-def _example(field: FieldInfo | None, loc: Loc) -> str:
+def _example(field: FieldInfo | None, loc: tuple[str | int, ...]) -> str:
     if field is None or not field.examples:
         return ""
     example = field.examples[0]
