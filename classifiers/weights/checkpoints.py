@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,9 +12,13 @@ from classifiers.errors import ModelNotFound, SetupError
 from classifiers.weights.catalogue import CATALOGUE
 from classifiers.weights.finding import digest_weights, find_model, model_not_found
 
-__all__ = ["Checkpoint", "Runtime", "find_checkpoint"]
+__all__ = ["CODE", "TOKENIZER", "Checkpoint", "Runtime", "find_checkpoint"]
 
 Runtime = Literal["auto", "torch", "openvino", "onnx"]
+
+CODE = ("*.py",)
+TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+"""Patterns of files that only some checkpoints have."""
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _ABOUT = ("config.json", *_PROCESSORS)
@@ -52,7 +56,13 @@ class Checkpoint:
     digest: str
 
 
-def find_checkpoint(ref: str, revision: str | None, runtime: Runtime, on_gpu: Callable[[], bool]) -> Checkpoint:
+def find_checkpoint(
+    ref: str,
+    revision: str | None,
+    runtime: Runtime,
+    on_gpu: Callable[[], bool],
+    others: Collection[str] = (),
+) -> Checkpoint:
     """Find a checkpoint, at the hub if it is not on this machine, and choose what runs it.
 
     Args:
@@ -60,36 +70,41 @@ def find_checkpoint(ref: str, revision: str | None, runtime: Runtime, on_gpu: Ca
         revision: branch, tag or commit at the hub; a local folder is taken as it is.
         runtime: what is to run it; ``"auto"`` is torch on a GPU, and on a CPU an exported model if there is one.
         on_gpu: whether a GPU is there to run it; only asked where that decides.
+        others: patterns of further files that count, where the checkpoint has them: its tokenizer, its code.
 
     Raises:
         ModelNotFound: it, or a part of it, is neither here nor to be had; the message says which.
         SetupError: there are several models to choose from.
     """
-    path = find_model(ref) or _from_hub(ref, revision, "torch" if runtime == "auto" else runtime)
+    path = find_model(ref) or _from_hub(ref, revision, "torch" if runtime == "auto" else runtime, others)
     if path.is_file():
-        return _with_file(ref, path, runtime)
+        return _with_file(ref, path, runtime, others)
     wanted: list[Runtime] = ["openvino", "onnx", "torch"] if runtime == "auto" else [runtime]
     there = [candidate for candidate in wanted if _matching(path, _WEIGHTS[candidate])]
     _require(ref, path, [] if there else [" or ".join(_IN_WORDS[candidate] for candidate in wanted)])
     chosen = "torch" if len(there) > 1 and "torch" in there and on_gpu() else there[0]
-    return _checkpoint(path, chosen, _matching(path, _WEIGHTS[chosen]))
+    return _checkpoint(path, chosen, _matching(path, _WEIGHTS[chosen]), others)
 
 
-def _with_file(ref: str, file: Path, runtime: Runtime) -> Checkpoint:
+def _with_file(ref: str, file: Path, runtime: Runtime, others: Collection[str]) -> Checkpoint:
     runs: dict[str, Runtime] = {".xml": "openvino", ".onnx": "onnx", ".safetensors": "torch"}
     chosen = runs.get(file.suffix)
     if chosen is None or runtime not in ("auto", chosen):
         asked = "" if runtime == "auto" else f" with runtime: {runtime}"
         raise SetupError(f"{file} cannot be run{asked}; name a folder, or a file that ends in {', '.join(runs)}")
     _require(ref, file.parent, [])
-    return _checkpoint(file.parent, chosen, [file])
+    return _checkpoint(file.parent, chosen, [file], others)
 
 
-def _checkpoint(folder: Path, runtime: Runtime, weights: Sequence[Path]) -> Checkpoint:
+def _checkpoint(folder: Path, runtime: Runtime, weights: Sequence[Path], others: Collection[str]) -> Checkpoint:
     if runtime != "torch" and len(weights) > 1:
         names = ", ".join(file.relative_to(folder).as_posix() for file in weights)
         raise SetupError(f"{folder} holds several models ({names}); give the path of the one to run")
-    counting = [*weights, *(file.with_suffix(".bin") for file in weights if file.suffix == ".xml")]
+    counting = [
+        *weights,
+        *_matching(folder, others),
+        *(file.with_suffix(".bin") for file in weights if file.suffix == ".xml"),
+    ]
     relative = {file.relative_to(folder).as_posix() for file in counting}
     file = None if runtime == "torch" else weights[0]
     return Checkpoint(folder, file, digest_weights(folder, relative | set(_ABOUT)))
@@ -108,15 +123,20 @@ def _require(ref: str, folder: Path, missing: Sequence[str]) -> None:
 
 
 def _missing_about(folder: Path) -> list[str]:
-    missing = [] if (folder / "config.json").exists() else ["config.json"]
-    return missing if any((folder / name).exists() for name in _PROCESSORS) else [*missing, "preprocessor_config.json"]
+    config = folder / "config.json"
+    missing = [] if config.exists() else ["config.json"]
+    if any((folder / name).exists() for name in _PROCESSORS):
+        return missing
+    if not missing and b'"pretrained_cfg"' in config.read_bytes():  # timm's checkpoints have one file for both
+        return []
+    return [*missing, "preprocessor_config.json"]
 
 
-def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def _matching(folder: Path, patterns: Collection[str]) -> list[Path]:
     return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
 
 
-def _from_hub(ref: str, revision: str | None, runtime: Runtime) -> Path:
+def _from_hub(ref: str, revision: str | None, runtime: Runtime, others: Collection[str]) -> Path:
     """The folder of a repository's files in the hub's cache, fetched if they are not there yet."""
     if ref in CATALOGUE:
         raise model_not_found(ref, "visiongraph models PIPELINE --download")
@@ -128,7 +148,7 @@ def _from_hub(ref: str, revision: str | None, runtime: Runtime) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     def fetch(patterns: Sequence[str], local_files_only: bool = False) -> Path:
-        patterns = [*_ABOUT, *patterns]
+        patterns = [*_ABOUT, *others, *patterns]
         return Path(
             snapshot_download(ref, revision=revision, allow_patterns=patterns, local_files_only=local_files_only)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,5 +52,26 @@ def yolos(photos: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) ->
         model.model.eval()
         model.save(path)
         return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_vit() -> Callable[[Path, Sequence[str]], Path]:
+    """Writes an untrained ViT of 32 x 32 pixels with these labels to a folder."""
+
+    def make(folder: Path, labels: Sequence[str]) -> Path:
+        import torch
+        from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+        torch.manual_seed(0)
+        small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        config = ViTConfig(**small, image_size=32, patch_size=8, id2label=dict(enumerate(labels)))
+        model = ViTForImageClassification(config)
+        for parameter in model.parameters():  # as initialized, all logits are nearly the same
+            parameter.data.normal_(0, 0.2)
+        model.save_pretrained(folder)
+        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+        return folder
 
     return make
