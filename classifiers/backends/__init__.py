@@ -3,11 +3,12 @@
 from classifiers.backends.batch_model import BatchModel
 from classifiers.backends.checkpoint_model import RunOptions, load_network, read_config
 from classifiers.backends.devices import Half, choose_device, choose_half
-from classifiers.backends.openvino_model import OpenVinoModel, read_model
+from classifiers.backends.openvino_model import OpenVinoModel, read_model, select_output
 from classifiers.backends.preprocessing import Preprocessing, read_preprocessing
+from classifiers.backends.text_encoder import ImageTextModel, unit
 from classifiers.backends.threads import limit_threads, thread_count
 from classifiers.backends.torch_runner import TorchRunner, compiled
-from classifiers.backends.transformers_loading import load_model, load_tokenizer
+from classifiers.backends.transformers_loading import load_model
 from classifiers.backends.ultralytics_networks import download
 from classifiers.backends.yolo import Candidates, load_detector
 
@@ -15,6 +16,7 @@ __all__ = [
     "BatchModel",
     "Candidates",
     "Half",
+    "ImageTextModel",
     "OpenVinoModel",
     "Preprocessing",
     "RunOptions",
@@ -27,9 +29,10 @@ __all__ = [
     "load_detector",
     "load_model",
     "load_network",
-    "load_tokenizer",
     "read_config",
     "read_model",
     "read_preprocessing",
+    "select_output",
     "thread_count",
+    "unit",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -16,7 +16,7 @@ from classifiers.backends.threads import limit_threads
 from classifiers.errors import SetupError
 from classifiers.weights import model_not_found
 
-__all__ = ["OpenVinoModel", "import_openvino", "input_size", "read_model"]
+__all__ = ["OpenVinoModel", "import_openvino", "input_size", "read_model", "select_output"]
 
 
 def import_openvino() -> ModuleType:
@@ -67,6 +67,23 @@ def input_size(model: Any) -> tuple[int, int] | None:
             shape[3].get_length(),
         )
     )
+
+
+def select_output(rank: int) -> Callable[[Any], Any]:
+    """A function that leaves of a model the one output that has so many axes.
+
+    Raises:
+        SetupError: there is not exactly one; raised by that function.
+    """
+
+    def select(model: Any) -> Any:
+        fitting = [output for output in model.outputs if output.partial_shape.rank.get_length() == rank]
+        if len(fitting) != 1:
+            raise SetupError(f"the exported model must have one output with {rank} axes, but has {model.outputs}")
+        source = fitting[0].get_node().input_value(0)
+        return import_openvino().Model([source], model.get_parameters(), model.get_friendly_name())
+
+    return select
 
 
 class OpenVinoModel:

@@ -24,15 +24,9 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _ABOUT = ("config.json", *_PROCESSORS)
 _TORCH = ("model*.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-_WEIGHTS: dict[Runtime, tuple[str, ...]] = {
-    "openvino": ("*.xml",),
-    "onnx": ("*.onnx", "onnx/*.onnx"),
-    "torch": (*_TORCH, *_PICKLED),
-}
-_AT_THE_HUB: dict[Runtime, tuple[str, ...]] = {
-    "openvino": ("openvino_model.xml", "openvino_model.bin"),
-    "onnx": ("model.onnx", "onnx/model.onnx"),
-    "torch": _TORCH,
+_EXPORTED_AT_THE_HUB = {
+    "openvino": ("openvino_{}.xml", "openvino_{}.bin"),
+    "onnx": ("{}.onnx", "onnx/{}.onnx"),
 }
 _IN_WORDS: dict[Runtime, str] = {
     "openvino": "an OpenVINO model (.xml and .bin)",
@@ -62,6 +56,7 @@ def find_checkpoint(
     runtime: Runtime,
     on_gpu: Callable[[], bool],
     others: Collection[str] = (),
+    part: str = "",
 ) -> Checkpoint:
     """Find a checkpoint, at the hub if it is not on this machine, and choose what runs it.
 
@@ -71,19 +66,28 @@ def find_checkpoint(
         runtime: what is to run it; ``"auto"`` is torch on a GPU, and on a CPU an exported model if there is one.
         on_gpu: whether a GPU is there to run it; only asked where that decides.
         others: patterns of further files that count, where the checkpoint has them: its tokenizer, its code.
+        part: how the name of an exported file ends that is a part of the model only; the torch weights are the rest.
 
     Raises:
         ModelNotFound: it, or a part of it, is neither here nor to be had; the message says which.
         SetupError: there are several models to choose from.
     """
-    path = find_model(ref) or _from_hub(ref, revision, "torch" if runtime == "auto" else runtime, others)
+    path = find_model(ref) or _from_hub(ref, revision, "torch" if runtime == "auto" else runtime, others, part)
+    if part:
+        others = (*others, *_TORCH, *_PICKLED)
     if path.is_file():
         return _with_file(ref, path, runtime, others)
     wanted: list[Runtime] = ["openvino", "onnx", "torch"] if runtime == "auto" else [runtime]
-    there = [candidate for candidate in wanted if _matching(path, _WEIGHTS[candidate])]
+    there = [candidate for candidate in wanted if _matching(path, _weights(candidate, part))]
     _require(ref, path, [] if there else [" or ".join(_IN_WORDS[candidate] for candidate in wanted)])
     chosen = "torch" if len(there) > 1 and "torch" in there and on_gpu() else there[0]
-    return _checkpoint(path, chosen, _matching(path, _WEIGHTS[chosen]), others)
+    return _checkpoint(path, chosen, _matching(path, _weights(chosen, part)), others)
+
+
+def _weights(runtime: Runtime, part: str = "") -> tuple[str, ...]:
+    """Patterns of the files that a runtime reads."""
+    exported = {"openvino": (f"*{part}.xml",), "onnx": (f"*{part}.onnx", f"onnx/*{part}.onnx")}
+    return exported.get(runtime, (*_TORCH, *_PICKLED))
 
 
 def _with_file(ref: str, file: Path, runtime: Runtime, others: Collection[str]) -> Checkpoint:
@@ -136,7 +140,7 @@ def _matching(folder: Path, patterns: Collection[str]) -> list[Path]:
     return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
 
 
-def _from_hub(ref: str, revision: str | None, runtime: Runtime, others: Collection[str]) -> Path:
+def _from_hub(ref: str, revision: str | None, runtime: Runtime, others: Collection[str], part: str) -> Path:
     """The folder of a repository's files in the hub's cache, fetched if they are not there yet."""
     if ref in CATALOGUE:
         raise model_not_found(ref, "visiongraph models PIPELINE --download")
@@ -154,7 +158,10 @@ def _from_hub(ref: str, revision: str | None, runtime: Runtime, others: Collecti
         )
 
     folder = None
-    for weights in (_AT_THE_HUB[runtime], _PICKLED):  # what is here already needs no connection
+    at_the_hub = [name.format(part or "model") for name in _EXPORTED_AT_THE_HUB.get(runtime, ())]
+    if part or runtime == "torch":
+        at_the_hub += _TORCH
+    for weights in (at_the_hub, _PICKLED):  # what is here already needs no connection
         try:
             folder = fetch(weights, local_files_only=True)
         except OSError:
@@ -162,7 +169,7 @@ def _from_hub(ref: str, revision: str | None, runtime: Runtime, others: Collecti
         if not _missing(folder, runtime):
             return folder
     try:
-        folder = fetch(_AT_THE_HUB[runtime])
+        folder = fetch(at_the_hub)
         if runtime == "torch" and _missing(folder, runtime) == [_IN_WORDS["torch"]]:
             folder = fetch(_PICKLED)
     except (OSError, ValueError, HfHubHTTPError) as error:
@@ -175,7 +182,7 @@ def _from_hub(ref: str, revision: str | None, runtime: Runtime, others: Collecti
 def _missing(folder: Path | None, runtime: Runtime) -> list[str]:
     if folder is None:
         return ["config.json", "preprocessor_config.json", _IN_WORDS[runtime]]
-    return [*_missing_about(folder), *([] if _matching(folder, _WEIGHTS[runtime]) else [_IN_WORDS[runtime]])]
+    return [*_missing_about(folder), *([] if _matching(folder, _weights(runtime)) else [_IN_WORDS[runtime]])]
 
 
 def _not_at_hub(ref: str, revision: str | None, missing: Sequence[str], reason: str) -> ModelNotFound:
