@@ -1,4 +1,4 @@
-"""Finding objects with any detector that ultralytics trains or exports."""
+"""Finding objects with any model that ultralytics trains or exports."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from classifiers.backends import Candidates, Half, download, load_detector
+from classifiers.backends import Candidates, Detector, Half, Labeller, download, load_detector
 from classifiers.base import BaseClassifier, Image
 from classifiers.errors import SetupError
-from classifiers.imaging import Fit, letterbox, suppress
+from classifiers.imaging import Fit, crop, letterbox
+from classifiers.labels import ranked
 from classifiers.suggestions import nearest
 from classifiers.tunables import Tunables, check
 from classifiers.weights import ModelRef, digest_weights, find_model
@@ -23,6 +25,9 @@ Count = Annotated[int, Field(ge=1, le=10_000)]
 ClassNames = Annotated[list[str], Field(min_length=1)]
 
 
+_MAX_LABELS = 5
+
+
 class _Tunables(Tunables):
     confidence: Share
     iou: Share
@@ -30,12 +35,113 @@ class _Tunables(Tunables):
     classes: ClassNames | None
 
 
-class ObjectClassifier(BaseClassifier):
+class _DetectorClassifier(BaseClassifier):
+    """What detectors of all kinds have in common."""
+
+    tunables: ClassVar[frozenset[str]] = frozenset(_Tunables.model_fields)
+
+    _detector: Detector | Labeller
+    _tunables: _Tunables
+
+    def _use(self, detector: Detector | Labeller, tunables: _Tunables) -> None:
+        self._detector = detector
+        self._class_ids = self._ids_of(tunables.classes)
+        self._tunables = tunables
+        self.frame_size = detector.size
+        if isinstance(detector, Labeller):
+            self.input_size, self.resize = detector.size, "center_crop"
+
+    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
+        return self.process_batch([image], [context])[0]
+
+    def process_batch(
+        self,
+        images: Sequence[Image],
+        contexts: Sequence[Mapping[str, Any]],  # noqa: ARG002 - part of the interface
+    ) -> list[dict[str, Any]]:
+        if not images:
+            return []
+        canvases = self._detector.buffer(len(images))
+        if isinstance(self._detector, Labeller):
+            return self._labels(self._detector, images, canvases)
+        fits = letterbox(images, canvases, self._detector.stretch)
+        candidates = self._detector(canvases, self._tunables.confidence)
+        return [self._result(self._detector, *pair) for pair in zip(candidates, fits, strict=True)]
+
+    def reconfigure(self, **tunables: Any) -> None:
+        checked = check(_Tunables, type(self).__name__, self._tunables.model_dump() | tunables)
+        self._class_ids = self._ids_of(checked.classes)
+        self._tunables = checked
+
+    def warm_up(self, batch_size: int) -> None:
+        grey = np.full((*self._detector.size, 3), 128, np.uint8)
+        for size in self._detector.sizes_to_warm_up(batch_size):
+            self.process_batch([grey] * size, [{}] * size)
+
+    def _result(self, detector: Detector, candidates: Candidates, fit: Fit) -> dict[str, Any]:
+        if self._class_ids is not None:
+            candidates = candidates.part(np.isin(candidates.class_ids, self._class_ids))
+        iou = self._tunables.iou if detector.overlapping else None
+        best = candidates.best(iou, self._tunables.max_detections)
+        detections = [
+            {
+                "bbox": [round(side, 2) for side in box],
+                "confidence": round(score, 4),
+                "class_id": class_id,
+                "class_name": detector.names[class_id],
+                **shape,
+            }
+            for box, score, class_id, shape in zip(
+                fit.to_image(best.boxes).tolist(),
+                best.scores.tolist(),
+                best.class_ids.tolist(),
+                detector.shapes(best, fit),
+                strict=True,
+            )
+            # nothing is left of a box that lay on the grey beside the image
+            if round(box[0], 2) < round(box[2], 2) and round(box[1], 2) < round(box[3], 2)
+        ]
+        return {
+            "detections": detections,
+            "detected_classes": sorted({detection["class_name"] for detection in detections}),
+        }
+
+    def _labels(
+        self, labeller: Labeller, images: Sequence[Image], batch: npt.NDArray[np.uint8]
+    ) -> list[dict[str, Any]]:
+        for image, out in zip(images, batch, strict=True):
+            out[:] = crop(image, (0, 0, image.shape[1], image.shape[0]), labeller.size, "center_crop")
+        ids = list(labeller.names) if self._class_ids is None else self._class_ids
+        names = [labeller.names[class_id] for class_id in ids]
+        top_k = min(self._tunables.max_detections, _MAX_LABELS)
+        return [ranked(names, row[ids], top_k, self._tunables.confidence) for row in labeller(batch)]
+
+    def _ids_of(self, classes: Sequence[str] | None) -> list[int] | None:
+        if classes is None:
+            return None
+        names = self._detector.names
+        unknown = [name for name in classes if name not in names.values()]
+        if unknown:
+            hints = ", ".join(f"{name!r}{_hint(name, names.values())}" for name in unknown)
+            raise SetupError(f"classes: the model does not know {hints}", classes=unknown)
+        return [class_id for class_id, name in names.items() if name in classes]
+
+
+class ObjectClassifier(_DetectorClassifier):
     """Finds objects: where they are, what they are, how sure that is.
 
     The result of an image is ``{"detections": [{"bbox": [x1, y1, x2, y2], "confidence": 0.93, "class_id": 5,
     "class_name": "bus"}], "detected_classes": ["bus"]}``: the most confident first, boxes in pixels of the image and
     inside it. It does not depend on what else is in the batch: every image has a canvas of the same size to itself.
+
+    Models for segmentation, poses and oriented boxes add to each detection, in pixels of the image:
+
+    - ``mask``: the outlines of the object, a list of polygons, each a list of [x, y]; the largest first, without holes;
+    - ``keypoints``: a list of [x, y, confidence], or of [x, y] if the model has no confidences;
+    - ``corners``: the four corners [x, y] of the oriented box, in order; ``bbox`` is the upright box around it.
+
+    A model that classifies has no detections. Its result is ``label``, ``confidence`` and up to five ``labels``, and
+    the label ``unknown`` with a ``reason`` where none has the wanted confidence.
 
     Args:
         model: a .pt checkpoint (one of ultralytics' own is fetched by its name), an .onnx file, a folder with an
@@ -50,10 +156,8 @@ class ObjectClassifier(BaseClassifier):
 
     Raises:
         ModelNotFound: the model is not on this machine, and cannot be fetched.
-        SetupError: the model is not a detector or does not work here, or it does not know one of ``classes``.
+        SetupError: the model is not such a model or does not work here, or it does not know one of ``classes``.
     """
-
-    tunables: ClassVar[frozenset[str]] = frozenset(_Tunables.model_fields)
 
     def __init__(
         self,
@@ -67,78 +171,14 @@ class ObjectClassifier(BaseClassifier):
         half: Half = "auto",
     ) -> None:
         tunables = {"confidence": confidence, "iou": iou, "max_detections": max_detections, "classes": classes}
-        self._tunables = check(_Tunables, "ObjectClassifier", tunables)
+        checked = check(_Tunables, "ObjectClassifier", tunables)
         path = find_model(model) or download(model)
-        self._detector = load_detector(path, image_size, device, half)
-        self._class_ids = self._ids_of(self._tunables.classes)
-        self.frame_size = self._detector.size
+        self._use(load_detector(path, image_size, device, half), checked)
         self.weights_digest = digest_weights(path)
 
     @property
     def name(self) -> str:
         return "objects"
-
-    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
-        return self.process_batch([image], [context])[0]
-
-    def process_batch(
-        self,
-        images: Sequence[Image],
-        contexts: Sequence[Mapping[str, Any]],  # noqa: ARG002 - part of the interface
-    ) -> list[dict[str, Any]]:
-        if not images:
-            return []
-        canvases = self._detector.buffer(len(images))
-        fits = letterbox(images, canvases, self._detector.stretch)
-        candidates = self._detector(canvases, self._tunables.confidence)
-        return [self._result(*pair) for pair in zip(candidates, fits, strict=True)]
-
-    def reconfigure(self, **tunables: Any) -> None:
-        checked = check(_Tunables, "ObjectClassifier", self._tunables.model_dump() | tunables)
-        self._class_ids = self._ids_of(checked.classes)
-        self._tunables = checked
-
-    def warm_up(self, batch_size: int) -> None:
-        grey = np.full((*self._detector.size, 3), 128, np.uint8)
-        for size in self._detector.sizes_to_warm_up(batch_size):
-            self.process_batch([grey] * size, [{}] * size)
-
-    def _result(self, candidates: Candidates, fit: Fit) -> dict[str, Any]:
-        boxes, scores, class_ids = candidates.boxes, candidates.scores, candidates.class_ids
-        if self._class_ids is not None:
-            wanted = np.isin(class_ids, self._class_ids)
-            boxes, scores, class_ids = boxes[wanted], scores[wanted], class_ids[wanted]
-        if self._detector.overlapping:
-            kept = suppress(boxes, scores, class_ids, self._tunables.iou, self._tunables.max_detections)
-        else:
-            kept = np.argsort(-scores, kind="stable")[: self._tunables.max_detections]
-        detections = [
-            {
-                "bbox": [round(side, 2) for side in box],
-                "confidence": round(score, 4),
-                "class_id": class_id,
-                "class_name": self._detector.names[class_id],
-            }
-            for box, score, class_id in zip(
-                fit.to_image(boxes[kept]).tolist(), scores[kept].tolist(), class_ids[kept].tolist(), strict=True
-            )
-            # nothing is left of a box that lay on the grey beside the image
-            if round(box[0], 2) < round(box[2], 2) and round(box[1], 2) < round(box[3], 2)
-        ]
-        return {
-            "detections": detections,
-            "detected_classes": sorted({detection["class_name"] for detection in detections}),
-        }
-
-    def _ids_of(self, classes: Sequence[str] | None) -> list[int] | None:
-        if classes is None:
-            return None
-        names = self._detector.names
-        unknown = [name for name in classes if name not in names.values()]
-        if unknown:
-            names_and_hints = ", ".join(f"{name!r}{_hint(name, names.values())}" for name in unknown)
-            raise SetupError(f"classes: the model does not know {names_and_hints}", classes=unknown)
-        return [class_id for class_id, name in names.items() if name in classes]
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

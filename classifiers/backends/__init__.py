@@ -1,30 +1,41 @@
 """What runs a model: OpenVINO, torch, ultralytics, transformers."""
 
 from classifiers.backends.batch_model import BatchModel
+from classifiers.backends.checkpoint_model import RunOptions, load_network, read_config
+from classifiers.backends.detector import Candidates, Detector, Labeller
 from classifiers.backends.devices import Half, choose_device, choose_half
-from classifiers.backends.openvino_model import OpenVinoModel, read_model
+from classifiers.backends.openvino_model import OpenVinoModel, read_model, select_output
 from classifiers.backends.preprocessing import Preprocessing, read_preprocessing
+from classifiers.backends.text_encoder import ImageTextModel, unit
 from classifiers.backends.threads import limit_threads, thread_count
 from classifiers.backends.torch_runner import TorchRunner, compiled
-from classifiers.backends.transformers_loading import load_classifier
+from classifiers.backends.transformers_loading import load_model
 from classifiers.backends.ultralytics_networks import download
-from classifiers.backends.yolo import Candidates, load_detector
+from classifiers.backends.yolo import load_detector
 
 __all__ = [
     "BatchModel",
     "Candidates",
+    "Detector",
     "Half",
+    "ImageTextModel",
+    "Labeller",
     "OpenVinoModel",
     "Preprocessing",
+    "RunOptions",
     "TorchRunner",
     "choose_device",
     "choose_half",
     "compiled",
     "download",
     "limit_threads",
-    "load_classifier",
     "load_detector",
+    "load_model",
+    "load_network",
+    "read_config",
     "read_model",
     "read_preprocessing",
+    "select_output",
     "thread_count",
+    "unit",
 ]

@@ -20,7 +20,10 @@ class BatchModel(Protocol):
         """Batch sizes to run before the first request, so that none waits for what is only done once."""
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Any:
-        """N answers for (N, H, W, 3) RGB uint8, an array or a tensor on the device; read them before the next call."""
+        """N answers for (N, H, W, 3) RGB uint8, an array or a tensor on the device; read them before the next call.
+
+        A model with several outputs gives a tuple of them.
+        """
 
     def to_numpy(self, part: Any) -> npt.NDArray[np.float32]:
         """A part of the answers, on the CPU."""

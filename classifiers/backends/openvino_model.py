@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from classifiers.backends.threads import limit_threads
 from classifiers.errors import SetupError
 from classifiers.weights import model_not_found
 
-__all__ = ["OpenVinoModel", "import_openvino", "input_size", "read_model"]
+__all__ = ["OpenVinoModel", "import_openvino", "input_size", "read_model", "select_output"]
 
 
 def import_openvino() -> ModuleType:
@@ -69,8 +69,25 @@ def input_size(model: Any) -> tuple[int, int] | None:
     )
 
 
+def select_output(rank: int) -> Callable[[Any], Any]:
+    """A function that leaves of a model the one output that has so many axes.
+
+    Raises:
+        SetupError: there is not exactly one; raised by that function.
+    """
+
+    def select(model: Any) -> Any:
+        fitting = [output for output in model.outputs if output.partial_shape.rank.get_length() == rank]
+        if len(fitting) != 1:
+            raise SetupError(f"the exported model must have one output with {rank} axes, but has {model.outputs}")
+        source = fitting[0].get_node().input_value(0)
+        return import_openvino().Model([source], model.get_parameters(), model.get_friendly_name())
+
+    return select
+
+
 class OpenVinoModel:
-    """A compiled model: images in as they are, first output out; a :class:`.batch_model.BatchModel`.
+    """A compiled model: images in as they are, its outputs out; a :class:`.batch_model.BatchModel`.
 
     Args:
         model: from :func:`read_model`.
@@ -79,6 +96,7 @@ class OpenVinoModel:
         scale: of each channel, or of all; divided by then.
         half: bfloat16. ``"auto"`` and ``False`` are single precision, also on CPUs where OpenVINO by itself would take
             bfloat16: that moves YOLO's boxes by up to 3 pixels, and results would depend on the host.
+        outputs: how many of its outputs are wanted, from the first on.
     """
 
     def __init__(
@@ -88,8 +106,12 @@ class OpenVinoModel:
         mean: float | Sequence[float],
         scale: float | Sequence[float],
         half: Half = "auto",
+        outputs: int = 1,
     ) -> None:
         self._size = size
+        self._outputs = outputs
+        if len(model.outputs) < outputs:
+            raise SetupError(f"the exported model must have {outputs} outputs, but has {model.outputs}")
         self._buffer = np.empty((0, *size, 3), np.uint8)
         core = import_openvino().Core()
         if half is True and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -125,18 +147,22 @@ class OpenVinoModel:
         """See ``BatchModel``: all are the same to it."""
         return (largest,)
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(N, H, W, 3) RGB uint8 in, the first output (N, ...) out."""
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Any:
+        """(N, H, W, 3) RGB uint8 in, the first output (N, ...) out, or a tuple of several."""
         count = len(images)
         if padding := -count % self._batch:
             images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
-        outputs = [self._compiled(images[i : i + self._batch])[0] for i in range(0, len(images), self._batch)]
-        joined = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
-        return cast("npt.NDArray[np.float32]", joined[:count])
+        answers = [self._compiled(images[i : i + self._batch]) for i in range(0, len(images), self._batch)]
+        joined = tuple(_joined([answer[k] for answer in answers])[:count] for k in range(self._outputs))
+        return joined[0] if self._outputs == 1 else joined
 
     def to_numpy(self, part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See ``BatchModel``."""
         return part
+
+
+def _joined(parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _with_uint8_input(model: Any, mean: float | Sequence[float], scale: float | Sequence[float]) -> Any:

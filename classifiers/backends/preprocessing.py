@@ -52,7 +52,7 @@ class Preprocessing:
         return crop(image, (0, 0, width, height), size=self.input_size, resize=self.resize)
 
 
-def read_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessing:
+def read_preprocessing(folder: Path, config: Mapping[str, Any], trust_remote_code: bool = False) -> Preprocessing:
     """Read a checkpoint's image processor.
 
     Where its settings say all there is to know, they are read. Otherwise ``transformers`` loads it, its settings say
@@ -62,11 +62,12 @@ def read_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessing
     Args:
         folder: the checkpoint.
         config: its config.json.
+        trust_remote_code: run Python code that the checkpoint brings.
 
     Raises:
         SetupError: the processor cannot be loaded, or does something that cannot be done in batches.
     """
-    return _as_written(folder / "preprocessor_config.json") or _as_measured(folder, config)
+    return _as_written(folder / "preprocessor_config.json") or _as_measured(folder, config, trust_remote_code)
 
 
 def _as_written(file: Path) -> Preprocessing | None:
@@ -90,12 +91,14 @@ def _as_written(file: Path) -> Preprocessing | None:
     return Preprocessing((height, width), "stretch", (slice(0, height), slice(0, width)), *pixels)
 
 
-def _as_measured(folder: Path, config: Mapping[str, Any]) -> Preprocessing:
-    processor = load_image_processor(folder)
-    input_size, resize = _resizing(processor, config)
+def _as_measured(folder: Path, config: Mapping[str, Any], trust_remote_code: bool = False) -> Preprocessing:
+    processor = load_image_processor(folder, trust_remote_code)
+    timm = getattr(processor, "data_config", None)
+    input_size, resize = _resizing_of_timm(timm) if timm else _resizing(processor, config)
+    options = {"return_tensors": "pt"} if timm else {"return_tensors": "np", "input_data_format": "channels_last"}
 
     def process(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        batch = processor(images=image, return_tensors="np", input_data_format="channels_last")
+        batch = processor(images=image, **options)
         return np.asarray(batch["pixel_values"][0], np.float64).transpose(1, 2, 0)
 
     black, white = (process(np.full((*input_size, 3), value, np.uint8))[0, 0] for value in (0, 255))
@@ -134,6 +137,18 @@ def _resizing(processor: Any, config: Mapping[str, Any]) -> tuple[tuple[int, int
         shortest = int(shortest / crop_share)
     # the shorter side becomes that long, and a centred window cut out of the image is also one of its central square
     return (shortest, shortest), "center_crop"
+
+
+def _resizing_of_timm(settings: Mapping[str, Any]) -> tuple[tuple[int, int], ResizeMode]:
+    """As :func:`_resizing`, from what ``timm.data.resolve_data_config`` returns."""
+    height, width = (int(side / settings["crop_pct"]) for side in settings["input_size"][1:])
+    modes: Mapping[str, ResizeMode] = {"squash": "stretch", "center": "center_crop"}
+    mode = modes.get(settings["crop_mode"])
+    if mode is None:
+        raise SetupError(
+            f"timm's crop_mode {settings['crop_mode']!r} is not supported; it must be one of {list(modes)}"
+        )
+    return (height, width), mode
 
 
 def _windows(outer: tuple[int, int], inner: tuple[int, ...]) -> list[tuple[slice, slice]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["TorchRunner", "compiled"]
+
+_Answers: TypeAlias = "torch.Tensor | tuple[torch.Tensor, ...]"
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +42,8 @@ class TorchRunner:
     cannot be recorded runs as it is, with a warning in the log.
 
     Args:
-        function: (N, 3, H, W) uint8 on the device in, one tensor (N, ...) out: for each image an answer that does not
-            depend on the others.
+        function: (N, 3, H, W) uint8 on the device in, one tensor (N, ...) out, or a tuple of them: for each image an
+            answer that does not depend on the others.
         device: where it runs.
         size: (H, W) of the images.
         recordable: torch runs all of it; ``False`` for engines that bring a runtime of their own.
@@ -50,7 +52,7 @@ class TorchRunner:
 
     def __init__(
         self,
-        function: Callable[[torch.Tensor], torch.Tensor],
+        function: Callable[[torch.Tensor], _Answers],
         device: torch.device,
         size: tuple[int, int],
         recordable: bool = True,
@@ -78,7 +80,7 @@ class TorchRunner:
         images: npt.NDArray[np.uint8] = self._buffer[:count].numpy()
         return images
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    def __call__(self, images: npt.NDArray[np.uint8]) -> _Answers:
         """See ``BatchModel``; the next call may overwrite the answers."""
         import torch
 
@@ -121,7 +123,7 @@ class _Recording:
 
     def __init__(
         self,
-        function: Callable[[torch.Tensor], torch.Tensor],
+        function: Callable[[torch.Tensor], _Answers],
         device: torch.device,
         shape: tuple[int, ...],
         pool: Any,
@@ -142,9 +144,11 @@ class _Recording:
             with torch.cuda.graph(self._graph, pool, capture_error_mode="thread_local"):
                 self._answers = function(images)
 
-    def replay(self, images: torch.Tensor) -> torch.Tensor:
+    def replay(self, images: torch.Tensor) -> _Answers:
         self._images[: len(images)].copy_(images, non_blocking=True)
         self._graph.replay()
+        if isinstance(self._answers, tuple):
+            return tuple(answers[: len(images)] for answers in self._answers)
         return self._answers[: len(images)]
 
 

@@ -1,6 +1,6 @@
 """Pixels: decoding, cropping, resizing."""
 
-from classifiers.imaging.boxes import suppress
+from classifiers.imaging.boxes import corners, suppress
 from classifiers.imaging.crops import crop
 from classifiers.imaging.decoding import (
     DEFAULT_LIMITS,
@@ -12,6 +12,7 @@ from classifiers.imaging.decoding import (
     probe,
 )
 from classifiers.imaging.letterboxing import Fit, letterbox
+from classifiers.imaging.masks import polygons
 from classifiers.imaging.signatures import served_format
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "ImageHeader",
     "ImageLimits",
     "OpenedImage",
+    "corners",
     "crop",
     "decode",
     "from_pillow",
     "letterbox",
+    "polygons",
     "probe",
     "served_format",
     "suppress",

@@ -29,10 +29,14 @@ class Fit:
 
     def to_image(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Boxes (K, 4) as x1, y1, x2, y2: from pixels of the canvas to pixels of the image, clipped to it."""
-        offset = np.array([self.left, self.top] * 2, np.float32)
-        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
-        limit = np.array([self.width, self.height] * 2, np.float32)
-        return ((boxes - offset) / scale).clip(0, limit)
+        points = self.points_to_image(boxes.reshape(-1, 2, 2))
+        limit = np.array([self.width, self.height], np.float32)
+        return np.clip(points, 0, limit).reshape(-1, 4)
+
+    def points_to_image(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Points (..., 2) of x and y, also those beside the image: from pixels of the canvas to pixels of the image."""
+        offset = np.array([self.left, self.top], np.float32)
+        return np.asarray((points - offset) / np.array([self.scale_x, self.scale_y], np.float32), np.float32)
 
 
 def letterbox(images: Sequence[Image], canvases: npt.NDArray[np.uint8], stretch: float = 0.0) -> list[Fit]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from classifiers.backends.detector import Detector
 from classifiers.backends.devices import Half
 from classifiers.backends.torch_runner import TorchRunner
-from classifiers.backends.yolo import Detector, load_detector
+from classifiers.backends.yolo import load_detector
 from classifiers.imaging.letterboxing import letterbox
 from classifiers.makes import StanfordViT
 

@@ -226,7 +226,7 @@ def test_top_k(export: Callable[..., Path]) -> None:
     assert len(classifier.process(image(), {})["labels"]) == 4
     with pytest.raises(SetupError, match=r"StanfordViT: top_k: must be at least 1; got 0; top: unknown key"):
         classifier.reconfigure(top_k=0, top=1)
-    assert classifier.tunables == {"top_k"}
+    assert classifier.tunables == {"top_k", "threshold"}
 
 
 def test_cars_and_trucks_by_default() -> None:

@@ -261,7 +261,10 @@ def test_boxes_of_a_head_without_overlaps_are_all_kept_best_first(build: Build) 
     [
         ((5, 9), {}, r"shape \(1, 5, 9\) is not that of a detector with 3 classes"),
         ((3,), {}, r"shape \(1, 3\) is not that of a detector"),
-        ((7, 9), {"task": "classify"}, "is a model for 'classify', which has no upright boxes"),
+        ((7, 9), {"task": "classify"}, r"shape \(1, 7, 9\) is not that of a classifier with 3 classes"),
+        ((7, 9), {"task": "depth"}, "is a model for 'depth'; use one for detect, segment, pose, obb or classify"),
+        ((7, 9), {"task": "segment"}, "must have 2 outputs, but has"),
+        ((11, 9), {"task": "pose", "kpt_shape": [17, 3]}, r"has 4 values for the keypoints .* are \(17, 3\); export"),
         ((7, 9), {"names": {}}, "does not say which classes it knows; export it with ultralytics"),
     ],
 )
@@ -485,12 +488,6 @@ def test_an_export_that_ultralytics_runs(yolos: Callable[[str], Path], photos: l
     np.testing.assert_allclose([found["bbox"] for found in first], [found["bbox"] for found in second], atol=0.5)
     with pytest.raises(SetupError, match="exported for 320x320"):
         ObjectClassifier(exported, image_size=640, device="cpu")
-
-
-@pytest.mark.slow
-def test_tasks_without_upright_boxes(yolos: Callable[[str], Path]) -> None:
-    with pytest.raises(SetupError, match="is a model for 'obb', which has no upright boxes; use one for detect"):
-        ObjectClassifier(str(yolos("yolo11n-obb")), device="cpu")
 
 
 class Payload:
