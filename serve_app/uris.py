@@ -12,10 +12,15 @@ from urllib.parse import unquote_to_bytes
 
 from graph import Malformed
 
-__all__ = ["CONTROL_CHARACTERS", "checked_uri", "path_of_file_uri", "scheme_of", "split_bucket_uri"]
+__all__ = ["CONTROL_CHARACTERS", "IMAGE_SUFFIXES", "checked_uri", "path_of_file_uri", "scheme_of", "split_bucket_uri"]
 
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
 """What no key of an object may hold here. Everything else is in use: macOS puts U+202F into names of screenshots."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+)
+"""What is taken of folders and prefixes."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(file):/", re.IGNORECASE)
 

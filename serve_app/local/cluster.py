@@ -101,6 +101,7 @@ def local_cluster(
     haproxy: bool = True,
     quiet: bool = True,
     keep_logs: bool = False,
+    serve: bool = True,
 ) -> Iterator[LocalCluster]:
     """Start Ray and Serve on this machine; when the block ends, stop them and everything that they started.
 
@@ -120,11 +121,14 @@ def local_cluster(
         haproxy: HAProxy in front; where it cannot run, Ray's Python proxy and a warning.
         quiet: Ray's progress and the replicas' output go to the log files only.
         keep_logs: leave the files of the cluster, its logs among them, where they are.
+        serve: ``False``: Ray alone.
 
     Raises:
         SetupError: a port is taken, Ray runs in this process already, or Serve does not start.
     """
-    require_port(host, http_port, "--port")
+    haproxy = haproxy and serve
+    if serve:
+        require_port(host, http_port, "--port")
     if dashboard_port is not None:
         require_port("127.0.0.1", dashboard_port, "--dashboard-port")
     if "RAY_ADDRESS" in os.environ:
@@ -151,7 +155,8 @@ def local_cluster(
         with signals.held():  # a ray.init() that is broken off half-way may crash this process later
             log_dir = _start_ray(dashboard_port, max(_cpu_count(), min_cpus), num_gpus, quiet)
         stack.enter_context(signals.raised())
-        _start_serve(host, http_port, log_dir, quiet)
+        if serve:
+            _start_serve(host, http_port, log_dir, quiet)
         yield LocalCluster(
             http_url=f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http_port}",  # noqa: S104 - compared, not bound
             dashboard_url=None if dashboard_port is None else f"http://127.0.0.1:{dashboard_port}",
