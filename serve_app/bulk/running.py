@@ -12,6 +12,7 @@ import math
 import random
 import time
 import uuid
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -262,6 +263,7 @@ class BulkRun:
             except Exception as error:  # noqa: BLE001 - ends the run, in words
                 yield {"number": [-1], "error": [f"the sources cannot be listed: {error}"]}
 
+        warnings.filterwarnings("ignore", "The minimum number of concurrent actors")  # there may be fewer chunks
         names = "+".join(step.name for step in job.plan)
         dataset = ray.data.from_items([{"start": 0}]).map_batches(list_images, batch_size=None, num_cpus=0)
         dataset = dataset.map(

@@ -112,11 +112,12 @@ def _ray(dashboard_port: int | None) -> Iterator[int]:
     stand back for others."""
     if find_spec("pandas") is None:
         raise MissingExtra("batch needs Ray Data; install it with: pip install 'visiongraph[bulk]'")
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # each restart of an actor is an "error" on stderr
     if "RAY_ADDRESS" in os.environ:
         import ray
 
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        _be_quiet()
         try:
             yield _NICE_BESIDE_OTHERS
         finally:
@@ -125,14 +126,7 @@ def _ray(dashboard_port: int | None) -> Iterator[int]:
         from serve_app.local.cluster import local_cluster
 
         with local_cluster(serve=False, dashboard_port=dashboard_port):
-            _be_quiet()
             yield 0
-
-
-def _be_quiet() -> None:
-
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _follow(run: BulkRun) -> None:
