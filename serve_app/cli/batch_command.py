@@ -18,10 +18,12 @@ from rich.table import Column, Table
 
 from graph import Malformed, load_plan
 from graph.engine import parse_metadata
+from serve_app.bulk.sources import allowed, open_sources
 from serve_app.cli.arguments import PipelineArgument, stderr, stdout
 from serve_app.cli.phases import phases
 from serve_app.config import SourcesConfig, read_intake_config
 from serve_app.queues.protocol import MissingExtra
+from serve_app.results import objects_from_uri
 from serve_app.uris import scheme_of
 
 if TYPE_CHECKING:
@@ -88,12 +90,15 @@ def batch(
     config = read_intake_config(intake).fetch if intake else SourcesConfig()
     sources, out = [_absolute(source) for source in sources], _absolute(out)
     most = _share_or_number(max_failures)
+    known = _metadata(metadata)
+    fetch = allowed(sources, config)
+    open_sources(sources, fetch)  # a mistake in them is told before Ray starts
+    objects_from_uri(out)
     with _ray(dashboard_port) as nice:
         from serve_app.bulk.chunk_runner import Job
         from serve_app.bulk.running import BulkRun, Settings
-        from serve_app.bulk.sources import allowed
 
-        job = Job(plan, out, allowed(sources, config), _metadata(metadata), timeout_s=timeout_s, nice=nice)
+        job = Job(plan, out, fetch, known, timeout_s=timeout_s, nice=nice)
         run = BulkRun(job, sources, Settings(in_flight, chunk_size, skip_known, restart, most))
         if sample is not None:
             _print_sample(*run.sample(sample), run.processes)
