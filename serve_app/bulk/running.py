@@ -47,7 +47,7 @@ class Settings:
         chunk_size: images of a chunk, at most.
         skip_known: leave out images that the store has a result for.
         restart: begin from the start.
-        max_failures: failed images, at most: a share between 0 and 1 of those that have ended, or a number.
+        max_failures: failed images, at most: a whole number, or a share (a float from 0 to 1) of those that have ended.
         least_for_share: ended images from which on the share counts.
     """
 
@@ -55,7 +55,7 @@ class Settings:
     chunk_size: int = 2000
     skip_known: bool = True
     restart: bool = False
-    max_failures: float = 0.5
+    max_failures: int | float = 0.5
     least_for_share: int = 1000
 
 
@@ -235,7 +235,7 @@ class BulkRun:
         progress.seconds = seconds
         if progress.total is None and (listing := ledger.listing()) is not None:
             progress.total = listing["images"]
-        is_share = most < 1
+        is_share = isinstance(most, float)
         if progress.failed > (most * progress.images if is_share else most) and not (
             is_share and progress.images < self._settings.least_for_share
         ):

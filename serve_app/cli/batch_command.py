@@ -216,14 +216,16 @@ def _absolute(address: str) -> str:
     return address if scheme_of(address) or not address else str(Path(address).absolute())
 
 
-def _share_or_number(text: str) -> float:
+def _share_or_number(text: str) -> int | float:
     try:
         value = float(text.removesuffix("%")) / 100 if text.endswith("%") else int(text)
-        if value >= 0 and (isinstance(value, int) or value <= 1):
-            return value if isinstance(value, int) else min(value, 0.999999)
     except ValueError:
-        pass
-    raise typer.BadParameter(f"'{text}' is no number of images and no share such as 50%", param_hint="--max-failures")
+        value = -1
+    if value < 0 or (isinstance(value, float) and not value <= 1):
+        raise typer.BadParameter(
+            f"'{text}' is no number of images and no share such as 50%", param_hint="--max-failures"
+        )
+    return value
 
 
 def _metadata(text: str) -> dict[str, Any]:
