@@ -15,10 +15,23 @@ import httpx
 from graph import Malformed
 from serve_app.refusals import Forbidden
 
-__all__ = ["CONTROL_CHARACTERS", "checked_uri", "path_of_file_uri", "scheme_of", "split_bucket_uri", "web_address"]
+__all__ = [
+    "CONTROL_CHARACTERS",
+    "IMAGE_SUFFIXES",
+    "checked_uri",
+    "path_of_file_uri",
+    "scheme_of",
+    "split_bucket_uri",
+    "web_address",
+]
 
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
 """Not allowed in keys of objects. All other characters are in use: macOS puts U+202F into names of screenshots."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+)
+"""What is taken of folders and prefixes."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(file):/", re.IGNORECASE)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 _SERVE_APP = Path(__file__).parent / "serve_app"
-_ON_RAY = {_SERVE_APP, *(_SERVE_APP / name for name in ("deployments", "local", "rendering"))}
+_ON_RAY = {_SERVE_APP, *(_SERVE_APP / name for name in ("bulk", "deployments", "local", "rendering"))}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

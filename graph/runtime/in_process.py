@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import functools
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +24,10 @@ class LocalBackend:
         plan: the pipeline.
         decoders: threads that decode and crop.
 
+    Attributes:
+        busy_since: when the running batch of each step began, by :func:`time.monotonic`; steps that are idle are not
+            in it.
+
     Raises:
         SetupError: a model could not be loaded; the message names the step.
     """
@@ -29,10 +35,16 @@ class LocalBackend:
     crop_budget_bytes: int | None = None  # crops stay in this process
 
     def __init__(self, plan: Plan, decoders: int = 2) -> None:
-        self._runners = {step.name: StepRunner(plan, step.name, load_classifier(step)) for step in plan}
+        self.busy_since: dict[str, float] = {}
+        self._runners = {
+            step.name: StepRunner(plan, step.name, load_classifier(step), functools.partial(self._is_busy, step.name))
+            for step in plan
+        }
         self._infos: Mapping[str, StepInfo] = {name: runner.info for name, runner in self._runners.items()}
         self._batchers: dict[str, Batcher[Prepared, list[Any] | StepError]] = {
-            step.name: Batcher(self._runners[step.name].infer, step.serve.max_batch_size, f"step-{step.name}")
+            step.name: Batcher(
+                functools.partial(self._infer, step.name), step.serve.max_batch_size, f"step-{step.name}"
+            )
             for step in plan
         }
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
@@ -52,6 +64,15 @@ class LocalBackend:
             return prepared
         outcome = await self._batchers[step].submit(prepared)
         return await loop.run_in_executor(self._pool, runner.finish, prepared, outcome)
+
+    def _infer(self, step: str, batch: Sequence[Prepared]) -> list[list[Any] | StepError]:
+        try:
+            return self._runners[step].infer(batch)
+        finally:
+            self.busy_since.pop(step, None)
+
+    def _is_busy(self, step: str) -> None:
+        self.busy_since[step] = time.monotonic()
 
     def close(self) -> None:
         """End the threads, after the calls that they are in."""

@@ -17,13 +17,10 @@ import httpx
 from classifiers import TooManyBytes, VisionError
 from classifiers.imaging import ImageLimits
 from graph import Frame
-from serve_app.uris import path_of_file_uri, scheme_of, split_bucket_uri
+from serve_app.uris import IMAGE_SUFFIXES, path_of_file_uri, scheme_of, split_bucket_uri
 
 __all__ = ["Found", "SourceError", "expand", "read"]
 
-_SUFFIXES = {
-    ".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"
-}  # fmt: skip
 _TIMEOUT_S = 30.0
 
 
@@ -89,12 +86,12 @@ def _images_of(folder: Path) -> list[Found]:
                     continue
                 if entry.is_dir():
                     (linked if entry.is_symlink() else folders).append(entry)
-                elif entry.suffix.lower() in _SUFFIXES:
+                elif entry.suffix.lower() in IMAGE_SUFFIXES:
                     found[str(entry)] = _unless_it_blocks(str(entry))
         except OSError as error:
             found[str(current)] = SourceError(f"cannot read {current}: {error.strerror or error}", uri=str(current))
     if not found:
-        raise SourceError(f"the folder {folder} has no images ({', '.join(sorted(_SUFFIXES))})")
+        raise SourceError(f"the folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [found[path] for path in sorted(found)]
 
 
@@ -196,7 +193,7 @@ def _s3() -> Any:
 def _s3_objects(bucket: str, prefix: str) -> list[str]:
     pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-    found = [f"s3://{bucket}/{key}" for key in keys if Path(key).suffix.lower() in _SUFFIXES]
+    found = [f"s3://{bucket}/{key}" for key in keys if Path(key).suffix.lower() in IMAGE_SUFFIXES]
     if not found:
-        raise SourceError(f"there are no images below s3://{bucket}/{prefix} ({', '.join(sorted(_SUFFIXES))})")
+        raise SourceError(f"there are no images below s3://{bucket}/{prefix} ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found

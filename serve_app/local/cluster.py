@@ -97,6 +97,7 @@ def local_cluster(
     min_cpus: int = 1,
     num_gpus: int | None = None,
     keep_logs: bool = False,
+    serve: bool = True,
 ) -> Iterator[LocalCluster]:
     """Start Ray and Serve on this machine; when the block ends, stop them and everything that they started.
 
@@ -114,19 +115,21 @@ def local_cluster(
             cores.
         num_gpus: GPUs that Ray hands out; ``None``: those that it finds.
         keep_logs: leave the files of the cluster, its logs among them, where they are.
+        serve: ``False``: Ray alone.
 
     Raises:
         SetupError: a port is taken, Ray runs in this process already, or Serve does not start.
     """
-    require_port("127.0.0.1", http_port, "--port")
+    if serve:
+        require_port("127.0.0.1", http_port, "--port")
     if dashboard_port is not None:
         require_port("127.0.0.1", dashboard_port, "--dashboard-port")
     if "RAY_ADDRESS" in os.environ:
         logger.warning(
             "RAY_ADDRESS is not used: this starts a cluster of its own. To deploy to yours: visiongraph render PIPELINE"
         )
-    binary = find_haproxy()
-    if binary is None:
+    binary = find_haproxy() if serve else None
+    if serve and binary is None:
         logger.warning("HAProxy does not run here: Ray's Python proxy takes the requests, about a tenth as many")
     with ExitStack() as stack:
         folder = _make_folder()
@@ -144,7 +147,8 @@ def local_cluster(
         with signals.held():  # a ray.init() that is interrupted may crash this process later
             log_dir = _start_ray(dashboard_port, max(_cpu_count(), min_cpus), num_gpus)
         stack.enter_context(signals.raised())
-        _start_serve(http_port, log_dir)
+        if serve:
+            _start_serve(http_port, log_dir)
         yield LocalCluster(
             http_url=f"http://127.0.0.1:{http_port}",
             dashboard_url=None if dashboard_port is None else f"http://127.0.0.1:{dashboard_port}",

@@ -13,7 +13,6 @@ so only files whose period covers a new outcome are searched for its id: mostly 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -22,7 +21,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,12 +29,11 @@ from pyarrow.fs import FileSelector, FileSystem
 
 from classifiers import VisionError
 from serve_app.results.object_stores import Objects, StoreUnavailable
-from serve_app.results.table import row_of, rows_to_table
+from serve_app.results.table import partition_of, row_of, rows_to_table, to_parquet
 
 __all__ = ["Compacted", "compact"]
 
 _MAX_SEGMENTS = 2000
-_MAX_NAME = 200
 _PLANS = "compaction/"
 _FILE = re.compile(r"part-(\d+)(?:_(-?\d+)_(-?\d+))?\.parquet")
 
@@ -92,7 +89,7 @@ def _carry_out(objects: Objects, number: int) -> Compacted:
             new = _new_rows(objects, partition, number, found)
             table = pa.concat_tables([rows_to_table([]), *_tables(new, rejected)])
             if table.num_rows:
-                objects.put(f"{partition}/{_file_name(number, new)}", _parquet(table))
+                objects.put(f"{partition}/{_file_name(number, new)}", to_parquet(table))
                 rows, files = rows + table.num_rows, files + 1
         if rejected:
             _set_aside(objects, number, rejected)
@@ -133,22 +130,12 @@ def _by_partition(outcomes: dict[str, dict[str, Any]], rejected: list[dict[str, 
         try:
             row = row_of(outcome)
             row["id"].encode()  # ids are compared before rows become a table
-            pipeline = _folder_name(outcome["result"]["pipeline"]["name"])
-            partition = f"parquet/pipeline={pipeline}/date={row['finished'].astimezone(UTC).date().isoformat()}"
+            partition = partition_of(outcome["result"]["pipeline"]["name"], row["finished"].astimezone(UTC).date())
         except Exception as error:  # noqa: BLE001 - whatever it lacks
             rejected.append(_rejection(json.dumps(outcome), error))
         else:
             partitions.setdefault(partition, []).append(row)
     return partitions
-
-
-def _folder_name(pipeline: str) -> str:
-    """The pipeline's name as the value of a partition; shortened to what a file's name may have."""
-    name = quote(pipeline, safe="")
-    if len(name) <= _MAX_NAME:
-        return name
-    digest = hashlib.sha256(pipeline.encode()).hexdigest()
-    return quote(f"{pipeline[:12]}-{digest[:12]}", safe="")
 
 
 def _tables(rows: list[_Row], rejected: list[dict[str, str]]) -> Iterator[pa.Table]:
@@ -213,13 +200,6 @@ def _time(row: _Row) -> int:
     """When the outcome ended: milliseconds since the epoch."""
     finished: datetime = row["finished"]
     return round(finished.timestamp() * 1000)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
 
 
 def _plans(objects: Objects) -> list[tuple[str, int]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-__all__ = ["SCHEMA", "row_of", "rows_to_table"]
+__all__ = ["SCHEMA", "partition_of", "row_of", "rows_to_table", "to_parquet"]
+
+_MAX_NAME = 200
 
 _LABEL = pa.struct([("step", pa.string()), ("label", pa.string()), ("confidence", pa.float64())])
 _DETECTION = pa.struct(
@@ -63,6 +68,23 @@ def rows_to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         Exception: a value does not fit into its column.
     """
     return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def partition_of(pipeline: str, day: date) -> str:
+    """The folder of a pipeline's rows of a day, in UTC."""
+    name = quote(pipeline, safe="")
+    if len(name) > _MAX_NAME:
+        digest = hashlib.sha256(pipeline.encode()).hexdigest()
+        name = quote(f"{pipeline[:12]}-{digest[:12]}", safe="")
+    return f"parquet/pipeline={name}/date={day.isoformat()}"
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """The file of a table."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def row_of(outcome: Mapping[str, Any]) -> dict[str, Any]:

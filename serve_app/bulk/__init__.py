@@ -1,0 +1,1 @@
+"""A pipeline over everything that is stored: listed in chunks, run on Ray Data, resumable."""
