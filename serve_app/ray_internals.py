@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "application_states",
+    "bootstrap_address",
     "controller",
     "crop_budget_bytes",
+    "free_resources",
+    "http_options",
     "is_gone",
     "kv_delete",
     "kv_get",
@@ -47,6 +50,17 @@ def application_states() -> dict[str, str]:
     return {one.name: str(one.app_status.status.value) for one in client.list_serve_statuses()}
 
 
+def bootstrap_address(address: str) -> str:
+    """``HOST:PORT`` of a cluster's head, for an address that ``ray.init`` takes, such as ``auto``.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    return str(canonicalize_bootstrap_address_or_die(address))
+
+
 def controller() -> Any:
     """Serve's controller. ``graceful_shutdown.remote(wait=False)`` stops Serve without waiting for it.
 
@@ -65,6 +79,24 @@ def crop_budget_bytes() -> int:
     from ray.serve._private.constants import RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH
 
     return max(0, int(RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH) - _ROOM_BYTES)
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What is not reserved on each node, by the node's id."""
+    from ray._private.state import available_resources_per_node
+
+    return cast("dict[str, dict[str, float]]", cast("Any", available_resources_per_node)())
+
+
+def http_options() -> Any:
+    """``host`` and ``port`` of Serve's HTTP endpoint.
+
+    Raises:
+        ValueError: Serve is not running.
+    """
+    import ray
+
+    return ray.get(controller().get_http_config.remote())
 
 
 def session_dir() -> Path:

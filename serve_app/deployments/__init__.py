@@ -1,5 +1,6 @@
 """Ray Serve deployments, and how they call each other."""
 
+from serve_app.deployments.demands import Demand, Room, demands, first_fit
 from serve_app.deployments.gateway import Gateway
 from serve_app.deployments.options import GATEWAY, OPEN_GATEWAY, WORKER, gateway_options, step_options, worker_options
 from serve_app.deployments.rollout import awaited_hosts
@@ -10,10 +11,14 @@ __all__ = [
     "GATEWAY",
     "OPEN_GATEWAY",
     "WORKER",
+    "Demand",
     "Gateway",
+    "Room",
     "StepDeployment",
     "Worker",
     "awaited_hosts",
+    "demands",
+    "first_fit",
     "gateway_options",
     "step_options",
     "worker_options",
