@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ClusterStore",
     "application_states",
+    "bootstrap_address",
     "crop_budget_bytes",
+    "free_resources",
+    "http_options",
     "is_gone",
     "replica_count",
     "session_dir",
@@ -46,12 +49,42 @@ def application_states() -> dict[str, str]:
     return {one.name: str(one.app_status.status.value) for one in client.list_serve_statuses()}
 
 
+def bootstrap_address(address: str) -> str:
+    """``HOST:PORT`` of a cluster's head, for an address that ``ray.init`` takes, such as ``auto``.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    return str(canonicalize_bootstrap_address_or_die(address))
+
+
 def crop_budget_bytes() -> int:
     """Bytes of pixels that one message between two replicas may carry, of what
     ``RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`` allows in this process."""
     from ray.serve._private.constants import RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH
 
     return max(0, int(RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH) - _ROOM_BYTES)
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What is not reserved on each node, by the node's id."""
+    from ray._private.state import available_resources_per_node
+
+    return cast("dict[str, dict[str, float]]", cast("Any", available_resources_per_node)())
+
+
+def http_options() -> Any:
+    """``host`` and ``port`` of Serve's HTTP endpoint.
+
+    Raises:
+        ValueError: Serve is not running.
+    """
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    return ray.get(ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE).get_http_config.remote())
 
 
 def session_dir() -> Path:

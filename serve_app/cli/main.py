@@ -9,6 +9,7 @@ import typer
 
 from classifiers import SetupError, VisionError
 from serve_app.cli.batch_command import batch
+from serve_app.cli.doctor_command import doctor
 from serve_app.cli.inspect_commands import explain, graph, models, schema, validate
 from serve_app.cli.key_commands import keys
 from serve_app.cli.queue_commands import dlq, queue, submit
@@ -30,7 +31,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (run, batch, validate, explain, graph, schema, models, render, serve, demo, submit, query, compact):
+for _command in (
+    run,
+    batch,
+    validate,
+    explain,
+    graph,
+    schema,
+    models,
+    render,
+    serve,
+    demo,
+    doctor,
+    submit,
+    query,
+    compact,
+):
     app.command()(_command)
 for _group in (queue, dlq, keys):
     app.add_typer(_group)

@@ -3,6 +3,7 @@
 from serve_app.config.blocks import read_json
 from serve_app.config.gateway_config import (
     JWT_TENANTS,
+    LOOPBACK_HOSTS,
     Algorithm,
     AuthConfig,
     FetchConfig,
@@ -15,6 +16,7 @@ from serve_app.config.intake_config import IntakeConfig, SourcesConfig, read_int
 
 __all__ = [
     "JWT_TENANTS",
+    "LOOPBACK_HOSTS",
     "Algorithm",
     "AuthConfig",
     "FetchConfig",

@@ -122,6 +122,16 @@ class IntakeConfig(BaseModel):
         return self
 
     @property
+    def of_one_node(self) -> list[str]:
+        """What other nodes do not reach, in words."""
+        found = []
+        if self.queue.startswith("sqlite:"):
+            found.append("intake.queue: an SQLite file is on one node; use amqp://, redis://, sqs:// or pubsub://")
+        if urlsplit(self.results).scheme not in ("s3", "gs"):
+            found.append(f"intake.results: the folder {self.results} is on one node; use s3:// or gs://")
+        return found
+
+    @property
     def most_replicas(self) -> int:
         """The most workers."""
         return self.autoscaling.max_replicas if self.autoscaling is not None else self.num_replicas or 1

@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from classifiers import SetupError
 from graph import Plan
-from serve_app.config import GatewayConfig, IntakeConfig
-from serve_app.config.gateway_config import LOOPBACK_HOSTS
-from serve_app.kubernetes.capacity import Demand, WorkerGroup
+from serve_app.config import LOOPBACK_HOSTS, GatewayConfig, IntakeConfig
+from serve_app.deployments import Demand
+from serve_app.kubernetes.capacity import WorkerGroup
 from serve_app.kubernetes.target import GIB_PER_CPU, Target
 from serve_app.local.model_downloads import required_models
 
@@ -51,7 +51,7 @@ def require_it_can_work(
     mistakes = [
         *_upgrade(target),
         *_too_large(target, wanted),
-        *_of_one_machine(intake),
+        *(intake.of_one_node if intake is not None else ()),
         *_loopback(target, gateway, intake),
         *_passwords(target, gateway, intake),
     ]
@@ -118,15 +118,6 @@ def _too_large(target: Target, wanted: Iterable[Demand]) -> Iterator[str]:
                 f"'{each.name}' reserves the custom resource '{each.resources[0]}', which no pod has: "
                 "use num_gpus with --gpu-type"
             )
-
-
-def _of_one_machine(intake: IntakeConfig | None) -> Iterator[str]:
-    if intake is None:
-        return
-    if intake.queue.startswith("sqlite:"):
-        yield "intake.queue: an SQLite file is on one node; use amqp://, redis://, sqs:// or pubsub://"
-    if urlsplit(intake.results).scheme not in ("s3", "gs"):
-        yield f"intake.results: the folder {intake.results} is on one node; use s3:// or gs://"
 
 
 def _loopback(target: Target, gateway: GatewayConfig, intake: IntakeConfig | None) -> Iterator[str]:

@@ -11,7 +11,8 @@ import yaml
 
 from graph import load_plan
 from serve_app.config import GatewayConfig, IntakeConfig
-from serve_app.kubernetes.capacity import demands, worker_groups
+from serve_app.deployments import demands
+from serve_app.kubernetes.capacity import worker_groups
 from serve_app.kubernetes.checks import kubernetes_name, require_it_can_work, warnings
 from serve_app.kubernetes.companions import disruption_budgets, pipeline_file, pod_monitors, service_account
 from serve_app.kubernetes.network_policies import network_policies

@@ -7,8 +7,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from serve_app.queues.protocol import BadQueueUrl, MissingExtra, Queue
-from serve_app.queues.urls import QueueUrl
+from serve_app.queues.protocol import MissingExtra, Queue
+from serve_app.queues.urls import BadQueueUrl, QueueUrl
 
 if TYPE_CHECKING:
     from collections.abc import Callable

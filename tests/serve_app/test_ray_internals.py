@@ -23,7 +23,12 @@ _RAY = Path(ray.__file__).parent
 _USED = [
     ("application_states", "ray.serve.context", "_get_global_client", ()),
     ("application_states", "ray.serve._private.client", "ServeControllerClient.list_serve_statuses", ("self",)),
+    ("bootstrap_address", "ray._private.services", "canonicalize_bootstrap_address_or_die", ("addr",)),
     ("crop_budget_bytes", "ray.serve._private.constants", "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", None),
+    ("free_resources", "ray._private.state", "available_resources_per_node", ()),
+    ("http_options", "ray.serve._private.constants", "SERVE_CONTROLLER_NAME", None),
+    ("http_options", "ray.serve._private.constants", "SERVE_NAMESPACE", None),
+    ("http_options", "ray.serve._private.controller", "ServeController.get_http_config", ("self",)),
     ("session_dir", "ray._private.worker", "global_worker", None),
     ("session_dir", "ray._private.node", "Node.get_session_dir_path", ("self",)),
     ("ClusterStore", "ray.experimental.internal_kv", "_internal_kv_put", ("key", "value", "overwrite", "namespace")),

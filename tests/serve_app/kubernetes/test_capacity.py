@@ -7,7 +7,8 @@ import pytest
 from classifiers import SetupError
 from graph import load_plan
 from serve_app.config import read_gateway_config, read_intake_config
-from serve_app.kubernetes.capacity import demands, worker_groups
+from serve_app.deployments import demands
+from serve_app.kubernetes.capacity import worker_groups
 from serve_app.kubernetes.target import Target
 
 

@@ -1,0 +1,70 @@
+"""The command ``doctor``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from serve_app.cli.arguments import stdout
+from serve_app.cli.serve_commands import DashboardPortOption, GatewayOption, IntakeOption, PortOption
+from serve_app.doctor import Finding
+
+__all__ = ["doctor"]
+
+_COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+def doctor(
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="[PIPELINE]", help="Also check models and room for this pipeline file.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A running cluster: HOST:6379, or auto for the one of this machine."),
+    ] = None,
+    gateway: GatewayOption = None,
+    intake: IntakeOption = None,
+    port: PortOption = 8000,
+    dashboard_port: DashboardPortOption = 8265,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check this machine, or with --address a running cluster, before and after a deployment.
+
+    Each line is ok, a warning or an error with its fix; exit status 1 on an error. Versions, environment, models and
+    clocks are compared between nodes; with --gateway and --intake, Redis, the broker and the store are used once.
+    """
+    from serve_app.config import read_gateway_config, read_intake_config
+    from serve_app.doctor import examine_cluster, examine_machine
+
+    entry = None if gateway is None else read_gateway_config(gateway)
+    jobs = None if intake is None else read_intake_config(intake)
+    if address is not None:
+        findings = examine_cluster(address, pipeline, entry, jobs)
+    else:
+        findings = examine_machine(pipeline, entry, jobs, {"--port": port, "--dashboard-port": dashboard_port})
+    found = _print_json(findings) if as_json else _print_lines(findings)
+    raise typer.Exit(1 if found["error"] else 0)
+
+
+def _print_lines(findings: Iterable[Finding]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for each in findings:
+        found[each.status] += 1
+        stdout.print(f"[{_COLORS[each.status]}]{each.status:8}[/]", end="")
+        stdout.print(f"{each.check:12}{each.message}", markup=False, highlight=False)
+        if each.fix:
+            stdout.print(f"{'':20}fix: {each.fix}", markup=False, highlight=False)
+    stdout.print(f"{found['ok']} ok, {found['warning']} warnings, {found['error']} errors")
+    return found
+
+
+def _print_json(findings: Iterable[Finding]) -> Counter[str]:
+    every = [asdict(each) for each in findings]
+    found = Counter(each["status"] for each in every)
+    typer.echo(json.dumps({"ok": not found["error"], "findings": every}, indent=2))
+    return found
