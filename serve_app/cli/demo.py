@@ -128,6 +128,8 @@ def _words(item: Mapping[str, Any]) -> str:
     """What a step says of an object, in short."""
     if "label" not in item:
         return ", ".join(f"{key} {value}" for key, value in item.items() if key != "detection")
+    if "reason" in item:
+        return f"{item['label']}: {item['reason']}"
     best, *others = (f"{one['label']} {one['confidence']:.0%}" for one in item.get("labels") or [item])
     if item["confidence"] >= _SURE or not others:
         return best
