@@ -16,6 +16,7 @@ from classifiers.clothing import (
     balanced,
     breast_weights,
     name_memberships,
+    show_a_face,
     skin_likeness,
     unlike_background,
 )
@@ -30,6 +31,11 @@ BackgroundSuppression = Annotated[float, Field(ge=0, le=100)]
 
 # Bits of each channel that name a colour, and that tell it from the background.
 _FINE_BITS, _COARSE_BITS = 5, 4
+
+_LEAST_HEIGHT, _LEAST_WIDTH = 32, 12
+"""Pixels of a person in the photo."""
+_GREATEST_ASPECT = 5.0
+"""Height by width: what is narrower is the edge of a person, behind something or at the border of the photo."""
 
 # Sharpens shares of the vote to confidences: of the answers given with 0.8, a little more than 8 in 10 are right.
 _SHARPNESS = 2
@@ -50,6 +56,8 @@ class TShirtColorClassifier(BaseClassifier):
 
     The result of a crop is ``{"label": "black", "confidence": 0.8, "labels": [{"label": "black", "confidence": 0.8},
     {"label": "grey", "confidence": 0.1}, ...]}``: the most confident first, the confidences of all eleven sum to 1.
+    It is ``{"label": "unknown", "confidence": 0.0, "labels": [], "reason": ...}`` where too little of the person is
+    seen, or where a face fills the crop.
 
     Args:
         top_k: how many names ``labels`` has, 1..11.
@@ -91,7 +99,7 @@ class TShirtColorClassifier(BaseClassifier):
     def process_batch(
         self,
         images: Sequence[Image],
-        contexts: Sequence[Mapping[str, Any]],  # noqa: ARG002 - part of the interface
+        contexts: Sequence[Mapping[str, Any]],
     ) -> list[dict[str, Any]]:
         if not images:
             return []
@@ -104,10 +112,14 @@ class TShirtColorClassifier(BaseClassifier):
         bare = (weights * skin).sum(axis=(1, 2), keepdims=True)
         weights *= unlike_background(self._coarse[colours], weights, self._tunables.background_suppression)
         weights *= 1 - self._tunables.skin_suppression * skin * (1 - bare)
+        reasons = [
+            _too_little(context) or ("a face fills the crop" if face else None)
+            for context, face in zip(contexts, show_a_face(skin), strict=True)
+        ]
         # Crop by crop, because the memberships of a whole batch leave the processor's cache.
         return [
-            self._result(where.ravel() @ self._names[colour.ravel()])
-            for where, colour in zip(weights, colours, strict=True)
+            self._result(where.ravel() @ self._names[colour.ravel()]) if reason is None else _unknown(reason)
+            for where, colour, reason in zip(weights, colours, reasons, strict=True)
         ]
 
     def reconfigure(self, **tunables: Any) -> None:
@@ -119,6 +131,23 @@ class TShirtColorClassifier(BaseClassifier):
         best = np.argsort(-confidences, kind="stable")[: self._tunables.top_k]
         labels = [{"label": COLOUR_NAMES[i], "confidence": round(float(confidences[i]), 4)} for i in best]
         return {**labels[0], "labels": labels}
+
+
+def _too_little(context: Mapping[str, Any]) -> str | None:
+    """Why the detection shows too little of a person, in its own pixels: the crop may have been resized."""
+    if "detection" not in context:
+        return None
+    left, top, right, bottom = context["detection"]["bbox"]
+    width, height = right - left, bottom - top
+    if height < _LEAST_HEIGHT or width < _LEAST_WIDTH:
+        return f"the person is too small: {width:.0f}x{height:.0f} pixels"
+    if height > _GREATEST_ASPECT * width:
+        return f"only an edge of the person is visible: {width:.0f}x{height:.0f} pixels"
+    return None
+
+
+def _unknown(reason: str) -> dict[str, Any]:
+    return {"label": "unknown", "confidence": 0.0, "labels": [], "reason": reason}
 
 
 def _sized(image: Image) -> Image:

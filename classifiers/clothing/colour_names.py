@@ -2,10 +2,13 @@
 
 After the parametric model of Benavente, Vanrell and Baldrich, "Parametric fuzzy sets for automatic color naming", J.
 Opt. Soc. Am. A 25(10), 2008, which was fitted to what observers called samples of known colour: CIELAB is cut into six
-layers of lightness, and each layer into sectors of hue around a grey core. Four things differ, because that model names
-samples under a lamp, and this one names cloth in photographs:
+layers of lightness, and each layer into sectors of hue around a grey core. Some things differ, because that model names
+samples under a lamp, and this one names cloth in photographs. The numbers were fitted to labelled crops of persons:
 
-- Lightness is raised by one stop. Photographs leave headroom for highlights, so that white cloth lies near L* 65 to 80.
+- Lightness is raised by a fifth. Photographs leave headroom for highlights, so that white cloth lies near L* 65 to 80.
+- Black begins at a higher lightness (the paper has 28), because black cloth in daylight is dark grey.
+- Red begins nearer to pink (the paper has hues of 14 to 27 degrees for all but the darkest layers), and blue 10 degrees
+  further from green.
 - The grey core is twice as wide (the paper has 6 to 7.5 units of chroma), and wider still for light, yellowish colours:
   what is called a white shirt is often cream, and lamps are warm.
 - Colours more vivid than the paper's samples have one layer of their own: from red to yellow, and from blue to pink, it
@@ -30,32 +33,33 @@ _Sectors = Sequence[tuple[float, str]]
 
 # Hue in CIELAB degrees where each name begins, going round; the last one ends where the first begins.
 _LAYERS: tuple[_Sectors, ...] = (
-    ((-2.2, "red"), (33.4, "brown"), (104.6, "green"), (224.6, "blue"), (302.8, "purple")),
-    ((-15.7, "pink"), (2.2, "red"), (41.2, "brown"), (96.9, "green"), (210.5, "blue"), (301.5, "purple")),
+    ((-2.2, "red"), (33.4, "brown"), (104.6, "green"), (234.3, "blue"), (302.8, "purple")),
+    ((-15.7, "pink"), (2.2, "red"), (41.2, "brown"), (96.9, "green"), (220.2, "blue"), (301.5, "purple")),
     (
-        *((-22.6, "pink"), (13.6, "red"), (44.5, "orange"), (61.2, "brown")),
-        *((96.7, "green"), (199.4, "blue"), (301.8, "purple")),
+        *((-22.6, "pink"), (9.0, "red"), (44.5, "orange"), (61.2, "brown")),
+        *((96.7, "green"), (209.1, "blue"), (301.8, "purple")),
     ),
     (
-        *((-33.9, "pink"), (26.5, "red"), (33.0, "orange"), (80.1, "yellow")),
-        *((95.7, "green"), (198.3, "blue"), (301.2, "purple")),
+        *((-33.9, "pink"), (10.0, "red"), (39.0, "orange"), (80.1, "yellow")),
+        *((95.7, "green"), (208.0, "blue"), (301.2, "purple")),
     ),
-    ((-32.5, "pink"), (25.7, "orange"), (74.2, "yellow"), (102.3, "green"), (188.6, "blue"), (299.2, "purple")),
-    ((-32.4, "pink"), (25.7, "orange"), (72.4, "yellow"), (106.0, "green"), (190.0, "blue"), (300.6, "purple")),
+    ((-32.5, "pink"), (20.0, "orange"), (74.2, "yellow"), (102.3, "green"), (198.3, "blue"), (299.2, "purple")),
+    ((-32.4, "pink"), (20.0, "orange"), (72.4, "yellow"), (106.0, "green"), (199.7, "blue"), (300.6, "purple")),
 )
 _LAYER_TOPS = (31.0, 42.0, 51.0, 66.0, 76.0)
 _VIVID: _Sectors = (
     *((-25.5, "pink"), (14.5, "red"), (48.0, "orange"), (79.5, "yellow")),
-    *((106.0, "green"), (195.0, "blue"), (309.5, "purple")),
+    *((106.0, "green"), (204.7, "blue"), (309.5, "purple")),
 )
-_VIVID_CHROMA = 70.0
+_VIVID_CHROMA = 62.0
 
-_BLACK_BELOW = 28.28
-_WHITE_ABOVE = 79.65
-_ONE_STOP = 2 ** (1 / 3)  # L* goes with the cube root of light
+_BRIGHTER = 1.22
+# of the raised lightness
+_BLACK_BELOW = 38.0
+_WHITE_ABOVE = 79.0
 
-_GREY_CORE = 13.0
-_CREAM_CORE = 12.0
+_GREY_CORE = 12.0
+_CREAM_CORE = 13.0
 _CREAM_HUE, _CREAM_HUE_SPREAD = 90.0, 30.0
 _PALE_CHROMA = 45.0
 
@@ -76,7 +80,7 @@ def name_memberships(rgb: npt.NDArray[np.uint8]) -> Floats:
         (N, 11), in the order of ``COLOUR_NAMES``; each row sums to 1.
     """
     lightness, chroma, hue = _lightness_chroma_hue(rgb)
-    lightness = lightness * _ONE_STOP
+    lightness = lightness * _BRIGHTER
     colourful = _rise(chroma - _grey_core(lightness, hue), 2.5)
     white, black = _rise(lightness - _WHITE_ABOVE, 3.5), _rise(_BLACK_BELOW - lightness, 2.5)
     memberships = _hue_memberships(lightness, chroma, hue) * colourful[:, np.newaxis]

@@ -73,7 +73,7 @@ def _words(answer: Mapping[str, Any]) -> str:
 
 def _percent(answer: Mapping[str, Any]) -> str:
     confidence = answer.get("confidence")
-    return "" if confidence is None else f"{confidence:.0%}"
+    return "" if confidence is None or "reason" in answer else f"{confidence:.0%}"
 
 
 def _box(bbox: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

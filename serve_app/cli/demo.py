@@ -119,6 +119,8 @@ def _label(item: Mapping[str, Any]) -> str:
     """The result of a step for an object, in short."""
     if "label" not in item:
         return ", ".join(f"{key} {value}" for key, value in item.items() if key != "detection")
+    if "reason" in item:
+        return f"{item['label']}: {item['reason']}"
     best, *others = (f"{one['label']} {one['confidence']:.0%}" for one in item.get("labels") or [item])
     if item["confidence"] >= _SURE or not others:
         return best

@@ -130,6 +130,12 @@ def test_an_answer_that_is_not_sure_is_shown_with_the_next_best() -> None:
     assert "red 80%  " in _shown(_found({"detect": _detected("car", "car"), "colour": {"objects": objects}}))
 
 
+def test_an_answer_that_names_nothing_says_why() -> None:
+    unknown = {"detection": 0, "label": "unknown", "confidence": 0.0, "labels": [], "reason": "too small"}
+
+    assert "unknown: too small" in _shown(_found({"detect": _detected("person"), "colour": {"objects": [unknown]}}))
+
+
 def test_a_classifier_need_not_answer_with_a_label() -> None:
     shown = _shown(_found({"detect": _detected("car"), "size": {"objects": [{"detection": 0, "width": 7}]}}))
 

@@ -50,6 +50,16 @@ def test_objects_without_a_label_show_their_values() -> None:
     assert spoken.sum() > plain.sum()
 
 
+def test_an_answer_that_names_nothing_has_no_confidence() -> None:
+    def picture(answer: dict[str, Any]) -> np.ndarray:
+        return drawn(
+            {"d": {"detections": [detection(20, 100, 60, 200)]}, "c": {"objects": [{"detection": 0, **answer}]}}
+        )
+
+    unknown = picture({"label": "unknown", "confidence": 0.0, "labels": [], "reason": "too small"})
+    assert (unknown == picture({"label": "unknown"})).all()
+
+
 def test_a_label_of_the_whole_image_stands_in_the_corner() -> None:
     assert drawn({"scene": {"label": "street", "confidence": 0.7}})[:60, :150].any()
     assert not drawn({})[:60, :150].any()
