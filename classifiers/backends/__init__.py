@@ -4,7 +4,7 @@ from classifiers.backends.batch_model import BatchModel
 from classifiers.backends.devices import Half, choose_device, choose_half
 from classifiers.backends.openvino_model import OpenVinoModel, read_model
 from classifiers.backends.preprocessing import Preprocessing, read_preprocessing
-from classifiers.backends.threads import limit_threads, thread_count
+from classifiers.backends.threads import core_count, limit_threads, thread_count
 from classifiers.backends.torch_runner import TorchRunner, compiled
 from classifiers.backends.transformers_loading import load_classifier
 from classifiers.backends.ultralytics_networks import download
@@ -20,6 +20,7 @@ __all__ = [
     "choose_device",
     "choose_half",
     "compiled",
+    "core_count",
     "download",
     "limit_threads",
     "load_classifier",
