@@ -23,7 +23,7 @@ from benchmarks.serving.verification import differences
 from benchmarks.serving.workload import MIXES, Workload, make_workloads
 
 _PARTS = ("table", "memory", "overload")
-_ESSENTIAL_SYSTEMS = ("ours", "ours-colocated", "plain-ray-serve", "mosec", "litserve", "bentoml")
+_ESSENTIAL_SYSTEMS = ("default", "ours", "ours-colocated", "plain-ray-serve", "mosec", "litserve", "bentoml")
 _ESSENTIAL_MIXES = ("few", "no-op")
 # For the parts that are about one server, not about which is faster.
 _OWN = ("ours", "ours-colocated")

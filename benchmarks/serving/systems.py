@@ -59,6 +59,7 @@ class System:
 _MOSEC: Groups = ((r"bin/mosec", "mosec's front"), (r".", "workers"))
 
 SYSTEMS: Mapping[str, System] = {
+    "default": System(("ours", "default"), "/v1/images", RAY, answer="context"),
     "ours": System(("ours", "separate"), "/v1/images", RAY, answer="context"),
     "ours-colocated": System(("ours", "colocated"), "/v1/images", RAY, answer="context"),
     "plain-ray-serve": System(("plain_ray_serve",), "/", RAY),

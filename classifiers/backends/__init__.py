@@ -7,7 +7,7 @@ from classifiers.backends.devices import Half, choose_device, choose_half
 from classifiers.backends.openvino_model import OpenVinoModel, read_model, select_output
 from classifiers.backends.preprocessing import Preprocessing, read_preprocessing
 from classifiers.backends.text_encoder import ImageTextModel, unit
-from classifiers.backends.threads import limit_threads, thread_count
+from classifiers.backends.threads import core_count, limit_threads, thread_count
 from classifiers.backends.torch_runner import TorchRunner, compiled
 from classifiers.backends.transformers_loading import load_model
 from classifiers.backends.ultralytics_networks import download
@@ -27,6 +27,7 @@ __all__ = [
     "choose_device",
     "choose_half",
     "compiled",
+    "core_count",
     "download",
     "limit_threads",
     "load_detector",

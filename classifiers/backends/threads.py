@@ -12,19 +12,24 @@ from pathlib import Path
 
 import cv2
 
-__all__ = ["limit_threads", "thread_count"]
+__all__ = ["core_count", "limit_threads", "thread_count"]
 
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
+def core_count() -> int:
+    """CPU cores that this process may run on: its affinity, and the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _quota(cores)))
+
+
 def thread_count() -> int:
-    """Threads for this process: ``OMP_NUM_THREADS`` (Ray sets it from ``num_cpus``), else the cores it may run on."""
+    """Threads for this process: ``OMP_NUM_THREADS`` (Ray sets it from ``num_cpus``), else :func:`core_count`."""
     # OpenMP allows a list, one number for each level of nesting
     configured = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if configured.isdecimal() and int(configured) > 0:
         return int(configured)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _quota(cores)))
+    return core_count()
 
 
 def limit_threads() -> int:

@@ -15,7 +15,9 @@ from rich.table import Table
 from classifiers import SetupError
 from serve_app.cli.arguments import stderr, stdout
 from serve_app.cli.phases import phases
-from serve_app.local import FetchFailed, demo_photos, fetch_car_photos, serving
+from serve_app.deployments import OPEN_GATEWAY
+from serve_app.deployments.fitting import Machine, fit_to
+from serve_app.local import FetchFailed, demo_photos, fetch_car_photos, load_with_models, serving
 
 __all__ = ["Found", "run_demo", "show"]
 
@@ -44,7 +46,11 @@ def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int) -> 
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with phases(stderr) as begin:
-            server = stack.enter_context(serving(pipeline, port=port, dashboard_port=None, report=begin))
+            begin("checking the pipeline and its models")
+            fitted = fit_to(Machine.this(), load_with_models(pipeline), OPEN_GATEWAY)
+            server = stack.enter_context(
+                serving(fitted.plan, gateway=fitted.gateway, port=port, dashboard_port=None, report=begin)
+            )
         stderr.print(f"  it answers at {server.http_url}", highlight=False)
         # only once the pipeline and its models are known to work
         photos = photos or [*packaged, *_car_photos(stderr)]

@@ -61,6 +61,14 @@ def render(
     models: ModelsOption = "image",
     upgrade: UpgradeOption = "new-cluster",
     gateway_class: GatewayClassOption = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MACHINE",
+            help="Choose replicas and placement for a machine, such as cpus=16, where the file does not: what "
+            "visiongraph serve does for its own.",
+        ),
+    ] = None,
 ) -> None:
     """Print the Serve config file of a pipeline: visiongraph render PIPELINE > serve.yaml && serve deploy serve.yaml.
 
@@ -70,12 +78,16 @@ def render(
     """
     from serve_app.config.gateway_config import read_gateway_config
     from serve_app.config.intake_config import read_intake_config
+    from serve_app.deployments.fitting import Machine
     from serve_app.deployments.options import OPEN_GATEWAY
     from serve_app.kubernetes import Target, render_kubernetes
     from serve_app.rendering.serve_file import render as render_config
 
     if kubernetes and (host, port) != ("127.0.0.1", 8000):
         raise SetupError("--host and --port do not go with --kubernetes: pods answer on all addresses, at port 8000")
+    if kubernetes and fit is not None:
+        raise SetupError("--fit does not go with --kubernetes: pods are added for what the deployments reserve")
+    machine = None if fit is None else Machine.parse(fit)
     if gateway is None and (kubernetes or host not in ("127.0.0.1", "::1", "localhost")):
         option = "--kubernetes" if kubernetes else f"--host {host}"
         raise SetupError(
@@ -86,7 +98,8 @@ def render(
     has_intake = intake is not None or queue is not None or results is not None
     workers = read_intake_config(intake or {}, queue=queue, results=results) if has_intake else None
     if not kubernetes:
-        sys.stdout.write(render_config(pipeline, gateway=config, intake=workers, host=host, port=port))
+        text = render_config(pipeline, gateway=config, intake=workers, host=host, port=port, machine=machine)
+        sys.stdout.write(text)
         return
     target = Target(
         image=image or f"visiongraph:{version('visiongraph')}",
@@ -115,6 +128,13 @@ def serve(
     results: ResultsOption = None,
     port: PortOption = 8000,
     dashboard_port: DashboardPortOption = 8265,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            help="Choose replicas and placement for this machine where the file does not. --no-fit: serve the file "
+            "unchanged, by default with one deployment per step."
+        ),
+    ] = True,
 ) -> None:
     """Serve a pipeline over HTTP on this machine until Ctrl-C: starts Ray and Serve in the fast configuration.
 
@@ -123,30 +143,50 @@ def serve(
     """
     from serve_app.config.gateway_config import read_gateway_config
     from serve_app.config.intake_config import local_intake, read_intake_config
-    from serve_app.local.serving import serving
+    from serve_app.deployments.fitting import Machine, fit_to
+    from serve_app.deployments.options import OPEN_GATEWAY
+    from serve_app.local.serving import load_with_models, serving
 
-    config = None if gateway is None else read_gateway_config(gateway)
+    config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
     files = Path() if queue is None or queue.startswith("sqlite:") else None
     local = local_intake(Path("visiongraph-jobs") / Path(pipeline).stem, files)
     workers = read_intake_config(intake or local, queue=queue, results=results)
     with contextlib.ExitStack() as stack:
         with phases(stderr) as begin:
+            begin("checking the pipeline and its models")
+            plan = load_with_models(pipeline)
+            fitted = fit_to(Machine.this(), plan, config) if fit else None
             server = stack.enter_context(
                 serving(
-                    pipeline, port=port, dashboard_port=dashboard_port, gateway=config, intake=workers, report=begin
+                    plan if fitted is None else fitted.plan,
+                    port=port,
+                    dashboard_port=dashboard_port,
+                    gateway=config if fitted is None else fitted.gateway,
+                    intake=workers,
+                    report=begin,
                 )
             )
         url, token = server.http_url, server.token_file
-        for line in (
+        lines = [
             f"[green]ready[/]   POST an image to  {url}/v1/images",
             f"        or addresses to    {url}/v1/jobs",
             f"        their results in   {workers.results}",
             f"        API documentation  {url}/docs",
             f"        Ray dashboard      {server.dashboard_url}",
-            *([] if token is None else [f"        its token is in    {token}"]),
+        ]
+        if token is not None:
+            lines.append(f"        its token is in    {token}")
+        if fitted is not None:
+            lines.append(f"        placement          {fitted.choice}")
+            if fitted.is_changed:
+                lines.append(
+                    "        to change it       serve: options of the steps; --no-fit: one deployment per step"
+                )
+        lines += [
             f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {url}/v1/images",
             "        Ctrl-C stops it",
-        ):
+        ]
+        for line in lines:
             stderr.print(line, soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):  # SIGTERM and SIGHUP raise it here too
             while True:

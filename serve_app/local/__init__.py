@@ -2,7 +2,7 @@
 
 from serve_app.local.cluster import FAST_ENVIRONMENT, LOGGING
 from serve_app.local.photos import demo_photos, fetch_car_photos
-from serve_app.local.serving import serving
+from serve_app.local.serving import load_with_models, serving
 from serve_app.local.wheels import FetchFailed
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "FetchFailed",
     "demo_photos",
     "fetch_car_photos",
+    "load_with_models",
     "serving",
 ]

@@ -18,7 +18,7 @@ from serve_app.local.cluster import LOGGING, LocalCluster, local_cluster
 from serve_app.local.model_downloads import required_models
 from serve_app.ray_internals import application_states
 
-__all__ = ["NotEnoughResources", "serving"]
+__all__ = ["NotEnoughResources", "load_with_models", "serving"]
 
 _POLL_S = 0.2
 
@@ -29,9 +29,24 @@ class NotEnoughResources(VisionError):
     """This machine lacks something that the pipeline's steps reserve: nothing is wrong with the file."""
 
 
+def load_with_models(file: str) -> Plan:
+    """Load a pipeline file whose models are on this machine.
+
+    Raises:
+        PipelineError: the file has errors.
+        SetupError: a model is missing that its classifier does not fetch by itself.
+    """
+    plan = load_plan(file)
+    missing = [m for m in required_models(plan) if m.state != "there" and m.ref in CATALOGUE]
+    if missing:
+        found = "\n".join(f"model '{m.ref}' for {', '.join(m.steps)} is {m.state}" for m in missing)
+        raise SetupError(f"{found}\nget it with: visiongraph models {file} --download")
+    return plan
+
+
 @contextmanager
 def serving(
-    pipeline: str,
+    plan: Plan,
     *,
     port: int,
     dashboard_port: int | None,
@@ -39,10 +54,10 @@ def serving(
     intake: IntakeConfig | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LocalCluster]:
-    """Start Ray and Serve, deploy the pipeline, and stop everything when the block ends.
+    """Start Ray and Serve, deploy a pipeline, and stop everything when the block ends.
 
     Args:
-        pipeline: the file.
+        plan: the pipeline.
         port: of the HTTP endpoint, on loopback.
         dashboard_port: of the Ray dashboard, on loopback; ``None``: none, which starts sooner.
         gateway: authentication and limits; without it every client on this machine is allowed.
@@ -50,15 +65,11 @@ def serving(
         report: called with the name of each phase when it begins.
 
     Raises:
-        PipelineError: the file has errors.
         SetupError: a model cannot be loaded, or a port is taken.
         NotEnoughResources: this machine lacks something that the steps reserve.
     """
-    report("checking the pipeline and its models")
-    plan = load_plan(pipeline)
     # explicitly no authentication: the endpoint is bound to loopback
     gateway = (gateway or GatewayConfig.model_validate({"auth": "none"})).bound_to("127.0.0.1")
-    _require_models(plan, pipeline)  # before anything is started
     options = deployment_options(plan, gateway, intake)
     # None: as many as Ray finds; none where no step wants one, so that a pipeline for the CPU starts anywhere
     gpus = None if any(step.serve.num_gpus for step in plan) else 0
@@ -68,19 +79,8 @@ def serving(
     ) as cluster:
         _require_resources(options)
         report("loading the models")
-        _deploy(pipeline, plan.name, gateway, intake)
+        _deploy(plan, gateway, intake)
         yield cluster
-
-
-def _require_models(plan: Plan, pipeline: str) -> None:
-    """
-    Raises:
-        SetupError: a model is missing that its classifier does not fetch by itself.
-    """
-    missing = [m for m in required_models(plan) if m.state != "there" and m.ref in CATALOGUE]
-    if missing:
-        found = "\n".join(f"model '{m.ref}' for {', '.join(m.steps)} is {m.state}" for m in missing)
-        raise SetupError(f"{found}\nget it with: visiongraph models {pipeline} --download")
 
 
 def _cpus(options: Options) -> int:
@@ -150,17 +150,17 @@ def _quantity(resource: str, amount: float) -> str:
     return f"{int(amount / 2**20)} MiB of memory" if resource == "memory" else f"{amount:g} {resource}"
 
 
-def _deploy(pipeline: str, name: str, gateway: GatewayConfig, intake: IntakeConfig | None) -> None:
+def _deploy(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> None:
     from ray import serve
 
     from serve_app.app import AppArgs, build
 
-    args = AppArgs(pipeline=pipeline, gateway=gateway, intake=intake)
-    target = serve.RunTarget(build(args), name, logging_config=dict(LOGGING))
+    args = AppArgs(pipeline=plan.config.to_dict(), gateway=gateway, intake=intake)
+    target = serve.RunTarget(build(args), plan.name, logging_config=dict(LOGGING))
     serve.run_many([target], wait_for_applications_running=False)
-    while (state := application_states().get(name)) != "RUNNING":
+    while (state := application_states().get(plan.name)) != "RUNNING":
         if state == "DEPLOY_FAILED":
-            application = serve.status().applications[name]
+            application = serve.status().applications[plan.name]
             failed = [
                 f"{key}: {d.message}" for key, d in application.deployments.items() if d.status == "DEPLOY_FAILED"
             ]

@@ -13,6 +13,7 @@ from graph import load_plan
 from graph.pipeline_file import structure, tunables
 from serve_app.config import GatewayConfig, IntakeConfig
 from serve_app.deployments import OPEN_GATEWAY, deployment_options
+from serve_app.deployments.fitting import Machine, fit_to
 from serve_app.local import LOGGING
 
 __all__ = ["BlockDumper", "commented", "render"]
@@ -52,6 +53,7 @@ def render(
     host: str = "127.0.0.1",
     port: int = 8000,
     environment: Mapping[str, str] | None = None,
+    machine: Machine | None = None,
 ) -> str:
     """The Serve config of a pipeline file, as commented YAML.
 
@@ -64,12 +66,16 @@ def render(
         intake: where images come from, and results go; without it there are no workers and no jobs.
         host: address that the HTTP endpoint binds.
         port: of the HTTP endpoint.
+        machine: choose replicas and placement for it, see :func:`serve_app.deployments.fitting.fit_to`.
         environment: of the replicas, in ``runtime_env``; ``None``: where this process finds classes and models.
 
     Raises:
         PipelineError: the file has mistakes.
     """
     plan = load_plan(pipeline)
+    if machine is not None:
+        fitted = fit_to(machine, plan, gateway)
+        plan, gateway = fitted.plan, fitted.gateway
     gateway = gateway.bound_to(host)
     changeable = tunables(plan.config)
     application: dict[str, Any] = {"name": plan.name, "route_prefix": "/", "import_path": "serve_app.app:build"}

@@ -9,6 +9,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from graph import load, load_plan
 from graph.pipeline_file.split import merge
+from serve_app.deployments.fitting import Machine
 from serve_app.rendering.serve_file import render
 
 PIPELINE = """
@@ -120,3 +121,14 @@ def test_the_committed_serve_config_is_what_is_rendered(monkeypatch: pytest.Monk
     monkeypatch.chdir(root)
     again = "render it again: visiongraph render configs/demo.yaml > configs/serve/demo.yaml"
     assert (root / "configs" / "serve" / "demo.yaml").read_text() == render("configs/demo.yaml"), again
+
+
+def test_fitted_to_a_machine(tmp_path: Path) -> None:
+    path = tmp_path / "open.yaml"
+    path.write_text(PIPELINE.replace("num_gpus: 0.25, ", "").replace("max_queued_requests: 100", "num_cpus: 2"))
+    assert yaml.safe_load(render(path, machine=Machine(4)))["applications"][0]["deployments"][0]["name"] == "detect"
+
+    path.write_text(path.read_text().replace("autoscaling: {min_replicas: 1, max_replicas: 4}", "max_batch_size: 2"))
+    [entry] = yaml.safe_load(render(path, machine=Machine(4)))["applications"][0]["deployments"]
+    assert entry["name"] == "gateway"
+    assert entry["num_replicas"] == 4
