@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClusterStore",
     "application_states",
+    "controller",
     "crop_budget_bytes",
     "is_gone",
     "replica_count",
@@ -44,6 +45,18 @@ def application_states() -> dict[str, str]:
     client = _get_global_client()
     assert client is not None  # noqa: S101 - it raises where Serve is not running
     return {one.name: str(one.app_status.status.value) for one in client.list_serve_statuses()}
+
+
+def controller() -> Any:
+    """Serve's controller.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    return ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
 
 
 def crop_budget_bytes() -> int:
@@ -108,16 +121,13 @@ async def is_gone(handle: DeploymentHandle[Any]) -> bool:
 
     ``False`` where Serve's controller does not answer.
     """
-    import ray
     from ray.exceptions import RayError
     from ray.serve._private.common import DeploymentStatus, DeploymentStatusInfo, DeploymentStatusTrigger
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
     from ray.serve.generated import serve_pb2
 
     try:
-        controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
         async with asyncio.timeout(_ANSWER_S):
-            status = await controller.get_deployment_status.remote(handle.deployment_name, handle.app_name)
+            status = await controller().get_deployment_status.remote(handle.deployment_name, handle.app_name)
     except (RayError, ValueError, TimeoutError):  # it is restarting
         return False
     if status is None:

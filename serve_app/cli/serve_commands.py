@@ -74,9 +74,10 @@ def serve(
     """
     from serve_app.config.gateway_config import read_gateway_config
     from serve_app.config.intake_config import local_intake, read_intake_config
+    from serve_app.deployments import OPEN_GATEWAY
     from serve_app.local.serving import serving
 
-    config = None if gateway is None else read_gateway_config(gateway)
+    config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
     files = Path() if queue is None or queue.startswith("sqlite:") else None
     local = local_intake(Path("visiongraph-jobs") / Path(pipeline).stem, files)
     workers = read_intake_config(intake or local, queue=queue, results=results)

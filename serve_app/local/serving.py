@@ -13,7 +13,7 @@ from classifiers import SetupError, VisionError
 from classifiers.weights import CATALOGUE
 from graph import Plan, load_plan
 from serve_app.config import GatewayConfig, IntakeConfig
-from serve_app.deployments import deployment_options
+from serve_app.deployments import OPEN_GATEWAY, deployment_options
 from serve_app.local.cluster import LOGGING, LocalCluster, local_cluster
 from serve_app.local.model_downloads import required_models
 from serve_app.ray_internals import application_states
@@ -35,7 +35,7 @@ def serving(
     *,
     port: int,
     dashboard_port: int | None,
-    gateway: GatewayConfig | None = None,
+    gateway: GatewayConfig = OPEN_GATEWAY,
     intake: IntakeConfig | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LocalCluster]:
@@ -56,8 +56,7 @@ def serving(
     """
     report("checking the pipeline and its models")
     plan = load_plan(pipeline)
-    # explicitly no authentication: the endpoint is bound to loopback
-    gateway = (gateway or GatewayConfig.model_validate({"auth": "none"})).bound_to("127.0.0.1")
+    gateway = gateway.bound_to("127.0.0.1")
     _require_models(plan, pipeline)  # before anything is started
     options = deployment_options(plan, gateway, intake)
     # None: as many as Ray finds; none where no step wants one, so that a pipeline for the CPU starts anywhere
@@ -75,7 +74,7 @@ def serving(
 def _require_models(plan: Plan, pipeline: str) -> None:
     """
     Raises:
-        SetupError: a model is missing that its classifier does not fetch by itself.
+        SetupError: a model is missing that its classifier does not download itself.
     """
     missing = [m for m in required_models(plan) if m.state != "there" and m.ref in CATALOGUE]
     if missing:
