@@ -5,7 +5,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from ray import serve
 from ray.serve import Application, Deployment
 
@@ -36,10 +36,8 @@ def _read_by(read: Callable[[Any], BaseModel]) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
-class AppArgs(BaseModel):
+class AppArgs(BaseModel, extra="forbid", frozen=True):
     """``args`` of the application in a Serve config file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")
     gateway: Annotated[GatewayConfig, _read_by(read_gateway_config)] = Field(
@@ -66,7 +64,7 @@ def build(args: AppArgs) -> Application:
     options = deployment_options(plan, args.gateway, args.intake)
 
     def deployment(name: str, cls: type[Any]) -> Deployment:
-        made = cast("Deployment", serve.deployment(cls))  # its own annotation does not tell its two forms apart
+        made = cast("Deployment", serve.deployment(cls))  # its annotation does not distinguish its two forms
         return made.options(name=name, user_config=changeable, **options[name])
 
     steps = {name: deployment(name, StepDeployment).bind(fixed, name, awaited, deadline_s) for name in plan.hosts}

@@ -18,6 +18,7 @@ __all__ = [
     "ClusterStore",
     "application_states",
     "bootstrap_address",
+    "controller",
     "crop_budget_bytes",
     "free_resources",
     "http_options",
@@ -60,6 +61,18 @@ def bootstrap_address(address: str) -> str:
     return str(canonicalize_bootstrap_address_or_die(address))
 
 
+def controller() -> Any:
+    """Serve's controller.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    return ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+
+
 def crop_budget_bytes() -> int:
     """Bytes of pixels that one message between two replicas may carry, of what
     ``RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`` allows in this process."""
@@ -82,9 +95,8 @@ def http_options() -> Any:
         ValueError: Serve is not running.
     """
     import ray
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-    return ray.get(ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE).get_http_config.remote())
+    return ray.get(controller().get_http_config.remote())
 
 
 def session_dir() -> Path:
@@ -141,16 +153,13 @@ async def is_gone(handle: DeploymentHandle[Any]) -> bool:
 
     ``False`` where Serve's controller does not answer.
     """
-    import ray
     from ray.exceptions import RayError
     from ray.serve._private.common import DeploymentStatus, DeploymentStatusInfo, DeploymentStatusTrigger
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
     from ray.serve.generated import serve_pb2
 
     try:
-        controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
         async with asyncio.timeout(_ANSWER_S):
-            status = await controller.get_deployment_status.remote(handle.deployment_name, handle.app_name)
+            status = await controller().get_deployment_status.remote(handle.deployment_name, handle.app_name)
     except (RayError, ValueError, TimeoutError):  # it is restarting
         return False
     if status is None:

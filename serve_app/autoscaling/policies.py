@@ -6,21 +6,22 @@ value to the controller; what it imports must be installed there.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
+import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
 from serve_app.autoscaling.decisions import WINDOW_S, Load, Scaler
 from serve_app.autoscaling.stats import CROPS, HEARTBEAT
-from serve_app.autoscaling.watching import QueueWatcher
-from serve_app.queues import QueueStats
+from serve_app.queues import QueueStats, queue_from_url
 
-__all__ = ["BacklogPolicy", "StepPolicy"]
+__all__ = ["BacklogPolicy", "QueueWatcher", "StepPolicy"]
 
 _log = logging.getLogger("ray.serve")
 
@@ -28,6 +29,10 @@ _EVERY_S = 1.0
 _STALE_S = 30.0
 _BACKLOG_UP_S = 2.0
 _STEP_DRAIN_S = 10.0  # a crop's caller waits for it
+_READ_EVERY_S = 2.0
+_READ_TIMEOUT_S = 10.0
+_READ_STALE_S = 20.0
+_LOG_AGAIN_S = 300.0
 
 Decision = tuple[int, dict[str, Any]]
 _Reports = Mapping[Any, Mapping[str, float]]
@@ -60,7 +65,7 @@ class _Policy:
     def _decide(self, ctx: AutoscalingContext, now: float) -> int | None:
         """The number of replicas; ``None``: as it is."""
         reports = _reports(ctx)
-        # since when each replica has been publishing: the rate of a new one says nothing yet
+        # since when each replica has been publishing: the rate of a new one is not known yet
         self._since = {replica: self._since.get(replica, now) for replica in reports}
         rates = [reports[replica]["rate"] for replica, since in self._since.items() if now - since > WINDOW_S]
         seen = self._load(ctx, reports)
@@ -133,7 +138,7 @@ class BacklogPolicy(_Policy):
                 return None
             last = seen[-1]
             queue = QueueStats(round(last["waiting"]), round(last.get("in_flight", 0)), last.get("oldest_age_s"))
-        # numbers that are minutes old say that there is work, but not how much of it the workers have done since
+        # numbers that are minutes old show that there was work, but not how much of it is done by now
         is_old = self._watcher.is_late and bool(reports)
         ages = [report["oldest_age_s"] for report in reports.values() if "oldest_age_s" in report]
         in_hand = _sum(reports, "in_hand")
@@ -145,6 +150,73 @@ class BacklogPolicy(_Policy):
             "in_hand": in_hand,
             "room": _sum(reports, "room"),
         }
+
+
+class QueueWatcher:
+    """Reads the statistics of a queue every 2 seconds, in a daemon thread. Never raises; errors are logged.
+
+    Args:
+        url: the queue's.
+        every_s: seconds between two reads.
+        clock: for tests.
+    """
+
+    def __init__(self, url: str, every_s: float = _READ_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = url
+        self._every_s = every_s
+        self._clock = clock
+        self._seen: tuple[QueueStats, float] | None = None
+        self._stop = threading.Event()
+        self._complained_at: float | None = None
+        self.is_late = False
+        """Whether the broker's numbers are minutes old."""
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._watch, name="queue-watcher", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread, soon."""
+        self._stop.set()
+
+    @property
+    def stats(self) -> QueueStats | None:
+        """The latest statistics; ``None``: there are none, or they are stale."""
+        stats, read_at = self._seen or (None, 0.0)
+        return None if self._clock() - read_at > _READ_STALE_S else stats
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                asyncio.run(self._watch_connected())
+            except Exception as error:  # noqa: BLE001 - a broker's client may raise anything; the next round retries
+                self._complain(error)
+            self._stop.wait(self._every_s)
+
+    async def _watch_connected(self) -> None:
+        queue = queue_from_url(self._url)
+        self.is_late = queue.stats_are_late
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                await queue.open()
+            while not self._stop.is_set():
+                async with asyncio.timeout(_READ_TIMEOUT_S):
+                    stats = await queue.stats()
+                self._seen = stats, self._clock()
+                self._complained_at = None
+                await asyncio.to_thread(self._stop.wait, self._every_s)
+        finally:
+            await queue.close()
+
+    def _complain(self, error: Exception) -> None:
+        now = time.monotonic()
+        if self._complained_at is None or now - self._complained_at > _LOG_AGAIN_S:
+            self._complained_at = now
+            _log.warning(
+                "autoscaling cannot see the queue, the number of workers stays as it is: %s: %s",
+                type(error).__name__,
+                error,
+            )
 
 
 def _reports(ctx: AutoscalingContext) -> _Reports:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from graph.pipeline_file import AutoscalingConfig
 
@@ -17,10 +17,8 @@ _METRICS = {"metrics_interval_s": 2.0, "look_back_period_s": 10.0}
 _NO_DELAYS = {"upscale_delay_s": 0.0, "downscale_delay_s": 0.0}
 
 
-class BacklogAutoscaling(BaseModel):
+class BacklogAutoscaling(BaseModel, extra="forbid", frozen=True):
     """The number of workers follows the backlog of the queue, between these bounds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_replicas: int = Field(1, ge=0, description="Fewest workers; 0: none while the queue is empty")
     max_replicas: int = Field(ge=1, description="Most workers")
@@ -74,8 +72,8 @@ def _by_policy(name: str, scaling: AutoscalingConfig | BacklogAutoscaling, **kwa
 
 
 def entry_replicas(num_replicas: int | None, scaling: AutoscalingConfig | None, target: float) -> dict[str, Any]:
-    """Serve's options for the number of replicas of a deployment whose load is requests; ``target``: ongoing requests
-    per replica, where the configuration does not say it."""
+    """Serve's options for the number of replicas of a deployment whose load is requests; ``target``: the default of
+    ongoing requests per replica."""
     if scaling is None:
         return {"num_replicas": num_replicas or 1}
     given = scaling.model_dump(exclude_none=True, exclude={"target_ongoing_crops"})

@@ -13,14 +13,14 @@ from graph.engine import StepRequest
 from serve_app.autoscaling.decisions import WINDOW_S
 from serve_app.queues.protocol import QueueStats
 
-__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "CropsUnderWay", "Heard", "worker_stats"]
+__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "CropsInProgress", "ReplicaLoad", "worker_stats"]
 
 HEARTBEAT = "alive"
 """Always published, so that a missing number is distinguished from a missing report."""
 CROPS = "crops:"
 """Followed by a caller's id: the crops that it has in progress at the step that publishes."""
 
-_HEARD_S = 10.0
+_REPORTED_S = 10.0
 
 CallerLoad: TypeAlias = "tuple[str, int]"
 """A caller's id, and the crops that it has in progress at the step that it calls."""
@@ -47,7 +47,7 @@ def _crops(request: StepRequest) -> int:
     return 1 if request.targets is None else len(request.targets)
 
 
-class CropsUnderWay:
+class CropsInProgress:
     """A caller's count of its crops in progress at each deployment: waiting for a replica, or in one."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class CropsUnderWay:
             self._crops[deployment] -= crops
 
 
-class Heard:
+class ReplicaLoad:
     """What a step's replica knows of its load: the crops in progress that its callers sent last, and its own rate.
 
     Args:
@@ -80,15 +80,15 @@ class Heard:
     @contextmanager
     def call(self, load: CallerLoad, request: StepRequest) -> Iterator[None]:
         """Count a call, with the load of its caller, this call included."""
-        caller, under_way = load
+        caller, in_progress = load
         crops = _crops(request)
-        self._callers[caller] = under_way, self._clock()
+        self._callers[caller] = in_progress, self._clock()
         try:
             yield
         finally:
             # a caller that makes no further call has at least this one less
-            under_way, told = self._callers.get(caller, (0, 0.0))
-            self._callers[caller] = max(0, under_way - crops), told
+            in_progress, told = self._callers.get(caller, (0, 0.0))
+            self._callers[caller] = max(0, in_progress - crops), told
             self._done.append((self._clock(), crops))
             self._forget()
 
@@ -103,4 +103,4 @@ class Heard:
         now = self._clock()
         while self._done and self._done[0][0] < now - WINDOW_S:
             self._done.popleft()
-        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= now - _HEARD_S}
+        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= now - _REPORTED_S}

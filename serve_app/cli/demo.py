@@ -64,7 +64,7 @@ def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int) -> 
 
 def show(found: Sequence[Found], console: Console) -> None:
     """A table of what was found, and where the pictures are."""
-    table = Table("photo", "object", "confidence", "what the classifiers say", title="What was found")
+    table = Table("photo", "object", "confidence", "labels", title="What was found")
     for photo, result, _ in found:
         for number, cells in enumerate(_rows(result)):
             table.add_row(escape(photo.name) if number == 0 else "", *cells)

@@ -45,7 +45,7 @@ def expand(arguments: Iterable[str]) -> list[Found]:
         try:
             found += [_as_text(entry) if isinstance(entry, str) else entry for entry in _expand(argument)]
         except Exception as error:  # noqa: BLE001 - as in `read`
-            found.append(SourceError(str(_as_source_error(argument, error)), uri=argument))
+            found.append(_as_source_error(argument, error))
     return found
 
 
@@ -111,7 +111,7 @@ def _matches(pattern: str) -> list[Found]:
 
 
 def _unless_it_blocks(path: str) -> Found:
-    """The path, or an error where reading it may block for ever: of a pipe or a device."""
+    """The path, or an error where reading it may block forever: of a pipe or a device."""
     if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
         return SourceError(f"{path} is not a regular file; name it itself to have it read", uri=path)
     return path
@@ -168,9 +168,9 @@ def _read(uri: str, max_bytes: int) -> bytes:
 
 def _as_source_error(uri: str, error: Exception) -> SourceError:
     if isinstance(error, SourceError):
-        return error
+        return SourceError(str(error), uri=uri)
     reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return SourceError(f"cannot read {uri}: {reason}")
+    return SourceError(f"cannot read {uri}: {reason}", uri=uri)
 
 
 def _http(uri: str, max_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The console script: its commands, and what an error looks like to the person who typed it."""
+"""The console script: its commands, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="visiongraph",
-    help="Conditional vision pipelines: one YAML file says which classifiers there are and when each of them runs. "
+    help="Conditional vision pipelines: one YAML file lists the classifiers and the condition of each. "
     "The same file runs in this process ([b]run[/]), on Ray Serve on this machine ([b]serve[/]), and on a cluster "
     "([b]render[/], then serve deploy).",
     epilog="Start with: visiongraph validate configs/demo.yaml",
@@ -53,10 +53,10 @@ for _group in (queue, dlq, keys):
 
 
 def main() -> None:
-    """Run the command line. Exit status: 0; 1 where an image failed; 2 for a mistake in the command, the pipeline
-    file or the setup."""
+    """Run the command line. Exit status: 0; 1 if an image failed; 2 for an error in the command, the pipeline file or
+    the setup."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # whatever the locale is, and whatever bytes names of files have
+        if isinstance(stream, io.TextIOWrapper):  # in every locale, and for any bytes in names of files
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app()

@@ -35,8 +35,8 @@ from serve_app.uris import checked_uri, path_of_file_uri, scheme_of, split_bucke
 __all__ = ["dlq", "queue", "submit"]
 
 _CHUNK = 500
-_AT_A_TIME = 10_000  # letters that are held at a time
-_QUIET_S = 1.0  # a queue of dead letters from which nothing comes for so long has been read to its end
+_MOST_HELD = 10_000  # letters that are leased at once
+_QUIET_S = 1.0  # a queue of dead letters that delivers nothing for this time has been read to its end
 _EVERY_S = 2.0
 _MOST_UNANSWERED = 3
 
@@ -268,7 +268,7 @@ def _existing(queue_url: str) -> Queue:
     parts = QueueUrl.parse(queue_url)
     if parts.scheme == "sqlite" and "$" not in parts.path and not Path(parts.path).exists():
         raise SetupError(f"there is no queue in the file {parts.path}: no such file")
-    return queue_from_url(with_prefetch(queue_url, _AT_A_TIME))
+    return queue_from_url(with_prefetch(queue_url, _MOST_HELD))
 
 
 @contextlib.asynccontextmanager
@@ -360,7 +360,7 @@ def purge(
 
 
 async def _letters(queue_url: str, ids: Sequence[str]) -> list[dict[str, Any]]:
-    async with _both(queue_url) as (_, dead), hold(dead, _AT_A_TIME, _QUIET_S) as held:
+    async with _both(queue_url) as (_, dead), hold(dead, _MOST_HELD, _QUIET_S) as held:
         return [each.letter.as_dict() for each in _selected(held, ids)]
 
 
@@ -385,14 +385,14 @@ async def _for_each(
 ) -> int:
     """Act on the selected letters, and count them. Letters that return meanwhile are not acted on again.
 
-    Few at a time, unless they have to be searched: they are leased only for a while.
+    In chunks, unless they have to be searched: their leases expire.
     """
     seen: set[str] = set()
     async with _both(queue_url) as (live, dead):
         with progress() as bar:
             task = bar.add_task(done, total=None)
             while True:
-                async with hold(dead, _AT_A_TIME if ids else _CHUNK, _QUIET_S) as held:
+                async with hold(dead, _MOST_HELD if ids else _CHUNK, _QUIET_S) as held:
                     new = [each for each in _selected(held, ids) if each.letter.id not in seen]
                     bar.update(task, total=len(seen) + len(new))
                     for each in new:

@@ -143,8 +143,8 @@ def serve(
     """
     from serve_app.config.gateway_config import read_gateway_config
     from serve_app.config.intake_config import local_intake, read_intake_config
+    from serve_app.deployments import OPEN_GATEWAY
     from serve_app.deployments.fitting import Machine, fit_to
-    from serve_app.deployments.options import OPEN_GATEWAY
     from serve_app.local.serving import load_with_models, serving
 
     config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)

@@ -16,7 +16,7 @@ from classifiers import SetupError
 from graph.engine import StepAnswer, StepInfo, StepRequest
 from graph.failures import Overloaded, StepUnavailable, Unreachable
 from graph.plan import Plan
-from serve_app.autoscaling import CropsUnderWay
+from serve_app.autoscaling import CropsInProgress
 from serve_app.deployments.crashes import Crashes
 from serve_app.deployments.hosting import StepHost
 from serve_app.ray_internals import is_gone, replica_count
@@ -42,7 +42,7 @@ class ServeBackend:
     """Steps behind deployment handles, and those in this process. Use it from one event loop.
 
     Args:
-        plan: says in whose deployment each step runs.
+        plan: the pipeline, with the deployment of each step.
         handles: a handle to each step's deployment, by the name of the step that has it.
         here: the steps of this process.
         crop_budget_bytes: pixels that one answer may carry; the transport's message limit less room for the rest.
@@ -67,7 +67,7 @@ class ServeBackend:
         }
         self._always_running = [name for name in self._hosts if not plan[name].serve.scales_to_zero]
         self._deployments = {step.name: step.host for step in plan}
-        self._under_way = CropsUnderWay()
+        self._in_progress = CropsInProgress()
         self._here = here
         self._infos: dict[str, StepInfo] = {}  # of the steps elsewhere
         self._waiting: dict[DeploymentResponse[Any], str] = {}  # calls in progress, and their deployments
@@ -79,7 +79,7 @@ class ServeBackend:
         return {**self._infos, **self._here.describe()}
 
     async def ready(self) -> None:
-        """See :class:`graph.engine.engine.StepBackend`; asks a replica of every deployment that must have one.
+        """See :class:`graph.engine.engine.StepBackend`; calls one replica of every deployment that must have one.
 
         Raises:
             StepUnavailable: one of them does not answer.
@@ -101,13 +101,13 @@ class ServeBackend:
         Raises:
             SetupError: they did not get it in time.
         """
-        began = said = time.monotonic()
+        began = logged = time.monotonic()
         while differing := await self._differences(plan):
             found = "; ".join(differing)
             if time.monotonic() - began > _AGREE_S:
                 raise SetupError(f"the steps' deployments are not those of this version of the pipeline: {found}")
-            if time.monotonic() - said > _SAY_EVERY_S:
-                said = time.monotonic()
+            if time.monotonic() - logged > _SAY_EVERY_S:
+                logged = time.monotonic()
                 _log.warning("not ready: the steps are not those of this version of the pipeline yet: %s", found)
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -149,7 +149,7 @@ class ServeBackend:
         if self._gone_until.get(deployment, 0.0) > time.monotonic() and replica_count(self._hosts[deployment]) == 0:
             raise _unavailable(step)
         alone = self._crashes.is_suspect(deployment, request.sha256)
-        with self._under_way.call(deployment, request) as load:
+        with self._in_progress.call(deployment, request) as load:
             for attempt in range(1, _ATTEMPTS + 1):  # pragma: no branch
                 response = cast("DeploymentResponse[Any]", self._hosts[deployment].remote(step, request, load, alone))
                 self._waiting[response] = deployment

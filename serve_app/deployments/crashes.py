@@ -18,8 +18,8 @@ import logging
 import os
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from pydantic import TypeAdapter
 
 from serve_app.refusals import Quarantined
 
-__all__ = ["Crashes", "Death", "Turns", "UnderWay", "crashes_of_this_replica"]
+__all__ = ["Crashes", "Death", "InProgress", "Turns", "crashes_of_this_replica"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Death:
 
     Attributes:
         process: Ray's id of the actor.
-        host: whose steps it hosted: the step that has the deployment, or ``INGRESS``.
+        host: the step that has its deployment, or ``INGRESS``.
         images: SHA-256 of the images that its threads were working on, once per thread.
         is_crash: it ended by itself: a fatal signal, ``os._exit``, or a thread that hung. Otherwise it may have been
             killed from outside.
@@ -71,14 +71,14 @@ class Death:
 _DEATH = TypeAdapter(Death)
 
 
-class UnderWay:
+class InProgress:
     """The images that the threads of this process are working on, in a file that outlives the process. Costs 3
     microseconds per image.
 
     Args:
         folder: of the node's records.
         process: names this process.
-        host: whose steps it hosts.
+        host: the step that has its deployment, or ``INGRESS``.
     """
 
     def __init__(self, folder: Path, process: str, host: str) -> None:
@@ -91,7 +91,7 @@ class UnderWay:
         fcntl.lockf(self._file, fcntl.LOCK_EX)  # not inherited by a child that this process forks
         self._head = np.memmap(self._file, _HEAD, mode="r+", shape=1)
         self._images = self._head["images"][0].view(np.ndarray)  # faster than a view of a memmap
-        self._free = deque(range(_PLACES))  # whose methods are atomic
+        self._free = deque(range(_PLACES))  # its methods are atomic
         new.rename(self.path)
 
     def watch_exits(self) -> None:
@@ -155,7 +155,7 @@ def _sweep(folder: Path, own: Path | None = None) -> Iterator[Death]:
                 continue  # another process has read it
             content = file.read()
             fault = path.with_suffix(".fault")
-            said = fault.read_text(errors="replace") if fault.exists() else ""
+            trace = fault.read_text(errors="replace") if fault.exists() else ""
             path.unlink()
             fault.unlink(missing_ok=True)
         [head] = np.frombuffer(content, _HEAD, count=1)
@@ -163,8 +163,8 @@ def _sweep(folder: Path, own: Path | None = None) -> Iterator[Death]:
         if images:
             host = content[_HEAD.itemsize :].decode()
             alone = len(set(images)) == 1 and bool(head["alone"] or len(images) == 1)
-            yield Death(path.stem, host, images, bool(head["ended"] or said), alone, time.time())
-            _log.error("a process of '%s' died while it worked on images %s\n%s", host, ", ".join(images), said)
+            yield Death(path.stem, host, images, bool(head["ended"] or trace), alone, time.time())
+            _log.error("a process of '%s' died while it worked on images %s\n%s", host, ", ".join(images), trace)
 
 
 class Crashes:
@@ -173,16 +173,16 @@ class Crashes:
     Args:
         folder: of the node's records; it need not exist.
         store: the deaths that are known in the cluster, by process. Its methods may block.
-        under_way: the record of this process; ``None``: it has none.
+        in_progress: the record of this process; ``None``: it has none.
     """
 
-    def __init__(self, folder: Path, store: MutableMapping[str, bytes], under_way: UnderWay | None = None) -> None:
-        self.under_way = under_way
+    def __init__(self, folder: Path, store: MutableMapping[str, bytes], in_progress: InProgress | None = None) -> None:
+        self.in_progress = in_progress
         self._folder = folder
         self._store = store
         self._found: list[Death] = []
-        self._deaths: dict[str, Death] = {}
-        self._by_image: Mapping[str, list[Death]] = {}
+        self._deaths: dict[str, Death] = {}  # those that count, the oldest first
+        self._images: frozenset[str] = frozenset()  # of these
         self._acquitted: dict[tuple[str, str], float] = {}
         self._refreshing = threading.Lock()
         self._refreshed_at = 0.0
@@ -214,7 +214,7 @@ class Crashes:
             if self._refreshed_at > asked:
                 return  # another thread did meanwhile
             self._refreshed_at = time.monotonic()
-            self._found += _sweep(self._folder, None if self.under_way is None else self.under_way.path)
+            self._found += _sweep(self._folder, None if self.in_progress is None else self.in_progress.path)
             while self._found:  # the store may not answer now, and a death is found only once
                 self._store[self._found[0].process] = _DEATH.dump_json(self._found[0])
                 del self._found[0]
@@ -224,11 +224,8 @@ class Crashes:
             for death in latest:
                 if death not in kept:
                     self._store.pop(death.process, None)
-            by_image = defaultdict(list)
-            for death in kept:
-                for image in set(death.images):
-                    by_image[image].append(death)
-            self._deaths, self._by_image = {death.process: death for death in kept}, dict(by_image)
+            self._deaths = {death.process: death for death in kept}
+            self._images = frozenset(image for death in kept for image in death.images)
             self._acquitted = {key: at for key, at in self._acquitted.items() if at > time.time() - _REFUSED_S}
 
     def _read(self, process: str) -> Death | None:
@@ -241,7 +238,10 @@ class Crashes:
         Raises:
             Quarantined: the image is quarantined.
         """
-        deaths = [d for d in self._by_image.get(image, ()) if d.at > self._acquitted.get((d.host, image), 0.0)]
+        if image not in self._images:
+            return False
+        deaths = [death for death in self._deaths.values() if image in death.images]
+        deaths = [death for death in deaths if death.at > self._acquitted.get((death.host, image), 0.0)]
         for died in {death.host for death in deaths}:
             counted = [death for death in deaths if death.host == died]
             if _is_guilty(counted):
@@ -298,7 +298,7 @@ class Turns:
 
         Args:
             alone: let no other call in.
-            still: whether it must still be alone; asked when its turn has come.
+            still: whether it must still be alone; called when its turn has come.
         """
         async with self._door:
             if alone and still():
@@ -328,8 +328,8 @@ def crashes_of_this_replica(host: str) -> Crashes:
 
     name = quote(serve.get_replica_context().app_name, safe="")
     folder = session_dir() / "visiongraph" / name
-    under_way = UnderWay(folder, str(ray.get_runtime_context().get_actor_id()), host)
-    under_way.watch_exits()
-    crashes = Crashes(folder, ClusterStore(f"deaths/{name}/"), under_way)
+    in_progress = InProgress(folder, str(ray.get_runtime_context().get_actor_id()), host)
+    in_progress.watch_exits()
+    crashes = Crashes(folder, ClusterStore(f"deaths/{name}/"), in_progress)
     crashes.start()
     return crashes

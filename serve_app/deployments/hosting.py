@@ -19,7 +19,7 @@ from graph.engine import Carried, StepAnswer, StepError, StepInfo, StepRequest
 from graph.plan import Plan, PlannedStep
 from graph.runtime import Prepared, StepRunner, load_classifier
 from serve_app.deployments.admission import Admission
-from serve_app.deployments.crashes import Crashes, Turns, UnderWay
+from serve_app.deployments.crashes import Crashes, InProgress, Turns
 from serve_app.refusals import Quarantined
 
 __all__ = ["StepHost"]
@@ -48,7 +48,7 @@ class StepHost:
 
     Args:
         plan: the pipeline.
-        host: whose process this is: the step that has the deployment, or ``INGRESS``.
+        host: the step that has the deployment of this process, or ``INGRESS``.
         deadline_s: of a request. A batch of a model without ``timeout_ms`` that takes longer is stuck.
         crashes: which images are run alone, and which are quarantined; without it every image is run.
     """
@@ -56,9 +56,9 @@ class StepHost:
     def __init__(self, plan: Plan, host: str, deadline_s: float = 30.0, crashes: Crashes | None = None) -> None:
         self._host = host
         self._crashes = crashes
-        under_way = None if crashes is None else crashes.under_way
-        self._turns = Turns() if under_way is None else Turns(under_way.alone)
-        self._work = _Work(under_way, deadline_s)
+        in_progress = None if crashes is None else crashes.in_progress
+        self._turns = Turns() if in_progress is None else Turns(in_progress.alone)
+        self._work = _Work(in_progress, deadline_s)
         self._names = frozenset(step.name for step in plan.hosted_by(host))
         self._steps: dict[str, _HostedStep] = {}
 
@@ -135,12 +135,12 @@ class _Work:
     """The work of the threads of this process, and since when they are at it.
 
     Args:
-        under_way: where the images are recorded.
+        in_progress: where the images are recorded.
         deadline_s: of a request.
     """
 
-    def __init__(self, under_way: UnderWay | None, deadline_s: float) -> None:
-        self._under_way = under_way
+    def __init__(self, in_progress: InProgress | None, deadline_s: float) -> None:
+        self._in_progress = in_progress
         self._deadline_s = deadline_s
         self._limits: dict[str, float] = {}
         self._since: dict[int, tuple[str, float]] = {}
@@ -152,7 +152,7 @@ class _Work:
     def run(self, step: str, calls: Sequence[StepRequest], work: Callable[..., _T], *args: Any) -> _T:
         """Do a step's work for these calls, in this thread."""
         self._since[threading.get_ident()] = step, time.monotonic()
-        recorded = nullcontext() if self._under_way is None else self._under_way([call.sha256 for call in calls])
+        recorded = nullcontext() if self._in_progress is None else self._in_progress([call.sha256 for call in calls])
         try:
             with recorded:
                 return work(*args)
@@ -171,8 +171,8 @@ class _Work:
         """
         now = time.monotonic()
         stuck = [step for step, since in tuple(self._since.values()) if now - since > self._limits[step]]
-        if self._under_way is not None:
-            self._under_way.hangs(bool(stuck))
+        if self._in_progress is not None:
+            self._in_progress.hangs(bool(stuck))
         if stuck:
             step = stuck[0]
             raise RuntimeError(

@@ -55,7 +55,7 @@ class Rollout:
     Args:
         structure: the pipeline without its tunables, which identifies the version, along with the code of its classes.
         plan: the same, planned.
-        host: whose process this is: the step that has the deployment, or ``INGRESS``.
+        host: the step that has the deployment of this process, or ``INGRESS``.
         awaited: see :func:`awaited_hosts`.
     """
 
@@ -71,8 +71,8 @@ class Rollout:
 
     @asynccontextmanager
     async def loading(self) -> AsyncIterator[None]:
-        """Load the models in the block; it ends when those of the whole version are loaded. After the first time it
-        does nothing.
+        """Load the models in the block; afterwards it waits until those of the whole version are loaded. Only the first
+        call has an effect.
 
         Raises:
             SetupError: another process of the version could not load its models.
@@ -86,17 +86,14 @@ class Rollout:
             self._note("failed", f"{type(error).__name__}: {error}")
             raise
         self._note("loaded")
-        await self._wait_for_the_others()
-        self._is_over = True
-
-    async def _wait_for_the_others(self) -> None:
-        missing, began, said = self._awaited, time.monotonic(), time.monotonic()
+        missing, began, logged = self._awaited, time.monotonic(), time.monotonic()
         while missing := await asyncio.to_thread(self._not_loaded, missing, time.monotonic() - began):
-            if time.monotonic() - said > _SAY_EVERY_S:
-                said = time.monotonic()
+            if time.monotonic() - logged > _SAY_EVERY_S:
+                logged = time.monotonic()
                 _log.warning("ready, and waiting for the rest of this version to load: %s", ", ".join(missing))
             await asyncio.sleep(_POLL_S)
         await asyncio.to_thread(self._complete)
+        self._is_over = True
 
     def _not_loaded(self, hosts: Sequence[str], waited_s: float) -> list[str]:
         """Those of ``hosts`` that have not loaded yet.

@@ -10,7 +10,7 @@ from ray.serve.exceptions import RayServeException
 from graph import load_plan
 from graph.engine import StepAnswer, StepInfo, StepRequest
 from graph.pipeline_file import merge
-from serve_app.autoscaling import CallerLoad, Heard
+from serve_app.autoscaling import CallerLoad, ReplicaLoad
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
@@ -34,7 +34,7 @@ class StepDeployment:
     def __init__(self, structure: Mapping[str, Any], step: str, awaited: Sequence[str], deadline_s: float) -> None:
         set_up_logs()
         self._structure = structure
-        self._heard = Heard()
+        self._load = ReplicaLoad()
         plan = load_plan(merge(structure, {}))
         self._host = StepHost(plan, step, deadline_s, crashes_of_this_replica(step))
         self._rollout = Rollout(structure, plan, step, awaited)
@@ -50,25 +50,19 @@ class StepDeployment:
         return self._host.describe()
 
     async def __call__(self, step: str, request: StepRequest, load: CallerLoad, alone: bool) -> StepAnswer:
-        """Answer one call of one of the steps.
-
-        Args:
-            step: its name.
-            request: the call.
-            load: the crops that its caller has in progress here.
-            alone: run it while no other call is in progress.
+        """Answer one call of one of the steps; ``load``: of its caller; ``alone``: while no other call is in progress.
 
         Raises:
             RayServeException: the step is not in this deployment: the caller has another version of the pipeline.
         """
         if step not in self._host:
             raise RayServeException(f"step '{step}' is not in this deployment")
-        with self._heard.call(load, request):
+        with self._load.call(load, request):
             return await self._host.call(step, request, alone=alone)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve, where the number of replicas follows the load."""
-        return self._heard.stats()
+        return self._load.stats()
 
     def check_health(self) -> None:
         """Called by Serve; an exception makes it replace the replica."""

@@ -121,8 +121,8 @@ class Worker:
 
 
 def in_flight(plan: Plan, config: IntakeConfig) -> int:
-    """Images that one worker processes at a time: the capacity of its share of the first steps, twice, so that the next
-    images are fetched meanwhile."""
+    """Concurrent images of one worker: twice its share of the capacity of the first steps, so that the next images are
+    fetched meanwhile."""
     if config.in_flight is not None:
         return config.in_flight
     taken = 0

@@ -17,8 +17,7 @@ from types import MappingProxyType
 from classifiers import SetupError
 from serve_app.local.haproxy import find_haproxy, haproxy_environment
 from serve_app.local.ports import require_port
-from serve_app.local.shutdown import MARK, stop
-from serve_app.local.signals import StopRequests
+from serve_app.local.shutdown import MARK, StopRequests, stop
 from serve_app.ray_internals import session_dir
 
 __all__ = ["FAST_ENVIRONMENT", "LOGGING", "LocalCluster", "local_cluster"]
@@ -75,11 +74,10 @@ class LocalCluster:
     Attributes:
         http_url: base of the applications' routes, for example ``http://127.0.0.1:8000``.
         dashboard_url: the Ray dashboard; ``None`` without one.
-        token_file: has the token that the dashboard and Ray's commands ask for. The commands send it where
-            ``RAY_AUTH_MODE=token`` and ``RAY_AUTH_TOKEN_PATH`` are in their environment. ``None``: they ask for none,
-            or the environment has it.
+        token_file: the token for the dashboard and Ray's commands, which send it if ``RAY_AUTH_MODE=token`` and
+            ``RAY_AUTH_TOKEN_PATH`` are in their environment. ``None``: no token is needed, or the environment has it.
         haproxy: HAProxy takes the requests; else Ray's Python proxy.
-        log_dir: the folder of Ray's and Serve's logs; removed at the end, unless they are kept.
+        log_dir: the logs of Ray and Serve; removed at the end, unless they are kept.
     """
 
     http_url: str
@@ -111,10 +109,9 @@ def local_cluster(
     Args:
         http_port: port of the HTTP endpoint, on loopback.
         dashboard_port: port of the dashboard, on loopback; ``None``: no dashboard, and no ``serve deploy``.
-        min_cpus: the least number of CPUs that Ray hands out: logical ones, so that more replicas start than there are
-            cores.
-        num_gpus: GPUs that Ray hands out; ``None``: those that it finds.
-        keep_logs: leave the files of the cluster, its logs among them, where they are.
+        min_cpus: minimum of logical CPUs in Ray, so that more replicas can start than there are cores.
+        num_gpus: GPUs in Ray; ``None``: those that it finds.
+        keep_logs: do not remove the files of the cluster, with its logs, at the end.
         serve: ``False``: Ray alone.
 
     Raises:
@@ -196,7 +193,7 @@ def _make_folder() -> Path:
 
 
 def _remove(folder: Path, error: BaseException | None) -> None:
-    """Remove the cluster's files, unless the user is told to look at them."""
+    """Remove the cluster's files, unless the error message refers to them."""
     if not (isinstance(error, SetupError) and "logs" in error.fields):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -216,7 +213,7 @@ def _environment(defaults: Mapping[str, str], fixed: Mapping[str, str]) -> Itera
 def _token_file(folder: Path) -> Path | None:
     """Where the token of this cluster is: the user's, or a new one; ``None`` where the environment needs no file.
 
-    The new one is not in the home folder, where Ray would keep it and make every later cluster of this user ask for it.
+    The new one is not in the home folder, where Ray would store it and require it in every later cluster of this user.
     """
     if os.environ.get("RAY_AUTH_MODE", "token") != "token" or "RAY_AUTH_TOKEN" in os.environ:
         return None

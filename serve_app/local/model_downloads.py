@@ -61,18 +61,17 @@ def required_models(plan: Plan) -> list[ModelStatus]:
     return [_status(ref, steps) for ref, steps in users.items()]
 
 
-def download(models: Iterable[ModelStatus], console: Console | None = None) -> None:
+def download(models: Iterable[ModelStatus], console: Console) -> None:
     """Get the models that are missing or damaged.
 
     Args:
         models: from :func:`required_models`.
-        console: where the progress bar goes; stderr by default.
+        console: where the progress bar goes.
 
     Raises:
         FetchFailed: a model cannot be downloaded; those before it are there.
         SetupError: a model that a classifier downloads itself is not available.
     """
-    console = console or Console(stderr=True)
     for model in models:
         known = CATALOGUE.get(model.ref)
         if model.state == "there":

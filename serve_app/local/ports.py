@@ -21,8 +21,7 @@ def require_port(host: str, port: int, option: str) -> None:
     Raises:
         SetupError: the port is taken, or this machine does not have that address.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, because of closed connections
         try:
             probe.bind((host, port))

@@ -13,7 +13,7 @@ from classifiers import SetupError, VisionError
 from classifiers.weights import CATALOGUE
 from graph import Plan, load_plan
 from serve_app.config import GatewayConfig, IntakeConfig
-from serve_app.deployments import deployment_options
+from serve_app.deployments import OPEN_GATEWAY, deployment_options
 from serve_app.local.cluster import LOGGING, LocalCluster, local_cluster
 from serve_app.local.model_downloads import required_models
 from serve_app.ray_internals import application_states
@@ -50,7 +50,7 @@ def serving(
     *,
     port: int,
     dashboard_port: int | None,
-    gateway: GatewayConfig | None = None,
+    gateway: GatewayConfig = OPEN_GATEWAY,
     intake: IntakeConfig | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LocalCluster]:
@@ -68,8 +68,7 @@ def serving(
         SetupError: a model cannot be loaded, or a port is taken.
         NotEnoughResources: this machine lacks something that the steps reserve.
     """
-    # explicitly no authentication: the endpoint is bound to loopback
-    gateway = (gateway or GatewayConfig.model_validate({"auth": "none"})).bound_to("127.0.0.1")
+    gateway = gateway.bound_to("127.0.0.1")
     options = deployment_options(plan, gateway, intake)
     # None: as many as Ray finds; none where no step wants one, so that a pipeline for the CPU starts anywhere
     gpus = None if any(step.serve.num_gpus for step in plan) else 0

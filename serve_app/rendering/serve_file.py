@@ -57,12 +57,12 @@ def render(
 ) -> str:
     """The Serve config of a pipeline file, as commented YAML.
 
-    The pipeline stands inline, so that the cluster needs no file but the models: its structure in ``args``, its
-    tunables in ``user_config``, and each step's deployment options where Serve looks for them.
+    The pipeline is inline, so that the cluster needs no files but the models: its structure in ``args``, its tunables
+    in ``user_config``, and the options of each step in its deployment.
 
     Args:
         pipeline: the file.
-        gateway: authentication and limits; without it everybody on this machine is allowed.
+        gateway: authentication and limits; without it every client on this machine is allowed.
         intake: where images come from, and results go; without it there are no workers and no jobs.
         host: address that the HTTP endpoint binds.
         port: of the HTTP endpoint.
@@ -70,7 +70,7 @@ def render(
         environment: of the replicas, in ``runtime_env``; ``None``: where this process finds classes and models.
 
     Raises:
-        PipelineError: the file has mistakes.
+        PipelineError: the file has errors.
     """
     plan = load_plan(pipeline)
     if machine is not None:

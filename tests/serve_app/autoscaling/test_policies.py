@@ -20,15 +20,14 @@ from graph.engine.messages import StepRequest, Target
 from graph.pipeline_file.serve_options import AutoscalingConfig
 from serve_app.autoscaling import (
     BacklogAutoscaling,
-    CropsUnderWay,
-    Heard,
+    CropsInProgress,
+    ReplicaLoad,
     entry_replicas,
     step_replicas,
     worker_replicas,
     worker_stats,
 )
-from serve_app.autoscaling.policies import BacklogPolicy, StepPolicy
-from serve_app.autoscaling.watching import QueueWatcher
+from serve_app.autoscaling.policies import BacklogPolicy, QueueWatcher, StepPolicy
 from serve_app.queues import QueueStats, queue_from_url
 
 NOW = 1_800_000_000.0
@@ -71,7 +70,7 @@ def request(crops: int | None) -> StepRequest:
 class TestCounts:
     def test_a_step_hears_what_its_callers_have_under_way(self) -> None:
         now = 0.0
-        heard, gateway, worker = Heard(lambda: now), CropsUnderWay(), CropsUnderWay()
+        heard, gateway, worker = ReplicaLoad(lambda: now), CropsInProgress(), CropsInProgress()
         with gateway.call("step", request(50)) as first, gateway.call("step", request(3)) as second:
             assert (first[1], second[1]) == (50, 53)
             with (
@@ -87,7 +86,7 @@ class TestCounts:
         assert heard.stats() == {"alive": 1.0, "rate": 0.0}
 
     def test_other_steps_count_by_themselves(self) -> None:
-        caller = CropsUnderWay()
+        caller = CropsInProgress()
         with caller.call("makes", request(5)), caller.call("colours", request(2)) as load:
             assert load[1] == 2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.deployments.crashes import Crashes, Death, Turns, UnderWay
+from serve_app.deployments.crashes import Crashes, Death, InProgress, Turns
 from serve_app.refusals import Quarantined
 
 
@@ -43,8 +43,8 @@ _ENDS = {
     "exit": "os._exit(0)",
     "segmentation fault": "import ctypes; ctypes.string_at(0)",
     "abort": "os.abort()",
-    "hung": "under_way.hangs(True); os.kill(os.getpid(), 9)",
-    "killed": "under_way.hangs(True); under_way.hangs(False); os.kill(os.getpid(), 9)",
+    "hung": "in_progress.hangs(True); os.kill(os.getpid(), 9)",
+    "killed": "in_progress.hangs(True); in_progress.hangs(False); os.kill(os.getpid(), 9)",
 }
 
 
@@ -53,14 +53,14 @@ def _die(folder: Path, end: str, images: list[str], name: str = "p1", alone: boo
     program = f"""
         import os
         from pathlib import Path
-        from serve_app.deployments.crashes import UnderWay
+        from serve_app.deployments.crashes import InProgress
 
-        under_way = UnderWay(Path({str(folder)!r}), {name!r}, "detect")
-        under_way.watch_exits()
-        under_way.alone({alone})
-        with under_way(["ab" * 32]):
+        in_progress = InProgress(Path({str(folder)!r}), {name!r}, "detect")
+        in_progress.watch_exits()
+        in_progress.alone({alone})
+        with in_progress(["ab" * 32]):
             pass
-        with under_way({images!r}):
+        with in_progress({images!r}):
             {_ENDS[end]}
         """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False)
@@ -90,9 +90,9 @@ def test_a_process_that_ends_with_nothing_to_do_is_no_death(tmp_path: Path, cras
 
 
 def test_a_process_that_lives_is_left_alone(tmp_path: Path, store: Store) -> None:
-    under_way = UnderWay(tmp_path, "me", "detect")
-    crashes = Crashes(tmp_path, store, under_way)
-    with under_way([sha("one")]):
+    in_progress = InProgress(tmp_path, "me", "detect")
+    crashes = Crashes(tmp_path, store, in_progress)
+    with in_progress([sha("one")]):
         crashes.refresh()
         look = f"""
             from pathlib import Path
@@ -101,15 +101,15 @@ def test_a_process_that_lives_is_left_alone(tmp_path: Path, store: Store) -> Non
             """
         subprocess.run([sys.executable, "-c", textwrap.dedent(look)], check=True)
     assert not store
-    assert under_way.path.exists()
+    assert in_progress.path.exists()
 
 
 def test_more_images_than_there_is_room_for(tmp_path: Path) -> None:
-    under_way = UnderWay(tmp_path, "me", "detect")
+    in_progress = InProgress(tmp_path, "me", "detect")
     for _ in range(3):
-        with under_way([sha(str(n)) for n in range(1000)]):
+        with in_progress([sha(str(n)) for n in range(1000)]):
             pass
-        with under_way([""]):  # an image that has no hash
+        with in_progress([""]):  # an image that has no hash
             pass
 
 

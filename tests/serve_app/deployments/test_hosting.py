@@ -24,7 +24,7 @@ from toys import draw, encoded
 from classifiers import SetupError
 from graph import Frame, load_plan
 from graph.engine.messages import CropSpec, StepRequest, Target
-from serve_app.deployments.crashes import Crashes, UnderWay
+from serve_app.deployments.crashes import Crashes, InProgress
 from serve_app.deployments.hosting import StepHost
 from serve_app.refusals import Quarantined
 
@@ -230,10 +230,10 @@ async def test_a_call_of_many_batches_goes_on(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_what_a_process_works_on_is_recorded(tmp_path: Path) -> None:
-    under_way = UnderWay(tmp_path, "me", "sleeps")
-    steps = await host(SLEEPS, of="sleeps", crashes=Crashes(tmp_path, {}, under_way))
+    in_progress = InProgress(tmp_path, "me", "sleeps")
+    steps = await host(SLEEPS, of="sleeps", crashes=Crashes(tmp_path, {}, in_progress))
     call = replace(request(), sha256="ab" * 32)
-    record = under_way.path
+    record = in_progress.path
     before = record.read_bytes()
     task = asyncio.ensure_future(steps.call("sleeps", call, alone=True))
     for _ in range(500):
