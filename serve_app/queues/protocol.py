@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class BadQueueUrl(SetupError):
-    """A queue URL that cannot be understood, or names a queue that is not there; the message shows the form."""
+    """A queue URL that is invalid, or names a queue that does not exist; the message shows the form."""
 
 
 class MissingExtra(SetupError):

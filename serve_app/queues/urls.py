@@ -1,4 +1,4 @@
-"""Queue URLs, one form a broker."""
+"""Queue URLs, one form for each broker."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class QueueUrl:
         for option, value in self.options.items():
             if option not in known:
                 raise BadQueueUrl(
-                    f"the queue URL has the option '{option}'; {self.scheme}:// knows only {', '.join(known)}"
+                    f"the queue URL has the option '{option}'; {self.scheme}:// has only {', '.join(known)}"
                 )
             if not value:
                 raise BadQueueUrl(
