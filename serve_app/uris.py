@@ -73,11 +73,11 @@ def web_address(uri: str) -> httpx.URL:
         url = httpx.URL(uri.rstrip(" \t\r\n"))
         host, _ = url.raw_host.decode("ascii"), url.port
     except (httpx.InvalidURL, ValueError, TypeError, UnicodeError) as error:
-        raise Forbidden(f"the address cannot be understood: {error}") from error
+        raise Forbidden(f"the address is invalid: {error}") from error
     if url.userinfo or "@" in url.netloc.decode():
         raise Forbidden("the address has a user name or password; send one without")
     if not _HOST.fullmatch(host):
-        raise Forbidden("the address has no host, or not one that is written as hosts are")
+        raise Forbidden("the address has no valid host")
     return url
 
 

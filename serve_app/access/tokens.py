@@ -94,7 +94,7 @@ class Tokens:
     def _principal(self, claims: dict[str, Any]) -> Principal:
         tenant = claims[self._config.tenant_claim]
         if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
-            raise Unauthorized(f"{_BAD}: its {self._config.tenant_claim} is no name")
+            raise Unauthorized(f"{_BAD}: its {self._config.tenant_claim} is not a valid name")
         said = claims.get(self._config.scopes_claim, [])
         words = said.split() if isinstance(said, str) else said if isinstance(said, list) else []
         # No tenant of a key has this prefix: a user of the provider cannot become the tenant of a key by its name.
@@ -111,7 +111,7 @@ class Tokens:
         if time.monotonic() - self._read_at > max(_BLIND_S, self._config.refresh_s):
             raise NotReady("tokens cannot be checked now; try again", retry_after_s=5)
         if not fitting:
-            raise Unauthorized(f"{_BAD}: its key is none of the provider's")
+            raise Unauthorized(f"{_BAD}: its key is not one of the provider's")
         if len(fitting) > 1:
             raise Unauthorized(f"{_BAD}: it does not say which of the provider's keys it was signed with (kid)")
         return fitting[0]
@@ -130,9 +130,7 @@ class Tokens:
             try:
                 self._take(await self._document())
             except (OSError, ValueError, httpx.HTTPError, jwt.PyJWTError) as error:
-                _log.warning(
-                    "the keys of %s cannot be read (%s); going on with those read last", self._config.issuer, error
-                )
+                _log.warning("the keys of %s cannot be read (%s); those read last are used", self._config.issuer, error)
             finally:
                 self._asked_at = time.monotonic()
 
@@ -149,12 +147,12 @@ class Tokens:
             async for chunk in response.aiter_bytes():
                 data += chunk
                 if len(data) > _MAX_JWKS_BYTES:
-                    raise ValueError(f"the answer of {self._url} is no set of keys: it is too long")
+                    raise ValueError(f"the answer of {self._url} is not a set of keys: it is too long")
         return read_json(data)
 
     def _take(self, document: Any) -> None:
         if not isinstance(document, dict):
-            raise ValueError("it is no set of keys")  # noqa: TRY004 - as json.loads
+            raise ValueError("it is not a set of keys")  # noqa: TRY004 - as json.loads
         rows = document.get("keys")
         keys = [
             (row.get("kid"), algorithm, jwk)

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-__all__ = ["AccessLog", "facts_of", "log_to"]
+__all__ = ["facts_of", "log_request", "log_to"]
 
 _log = logging.getLogger("visiongraph.access")
 
@@ -21,35 +21,13 @@ _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 _MAX_PATH = 200
 
 
-class AccessLog:
-    """Writes a line when a request has ended, in whatever way."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] != "http" or not _log.isEnabledFor(logging.INFO):
-            await self._app(scope, receive, send)
-            return
-        status: int | None = None
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            _log.info(_encode(_line(scope, status)))
-
-
-def _line(scope: Scope, status: int | None) -> dict[str, Any]:
+def log_request(scope: Scope, status: int | None) -> None:
+    """Write the line of a request; ``status``: of its response, ``None``: it has none."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
     state = scope["state"]
     principal = state.get("principal")
-    return {
+    line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": state["request_id"],
         "client": state["client"],
@@ -62,6 +40,7 @@ def _line(scope: Scope, status: int | None) -> dict[str, Any]:
         "duration_ms": round((time.monotonic() - state["arrived"]) * 1000, 1),
         **state["facts"],
     }
+    _log.info(_encode(line))
 
 
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from graph import Engine
 from serve_app.access import Clients, Guard
 from serve_app.config import GatewayConfig
 from serve_app.http import image_routes, job_routes, pipeline_routes
-from serve_app.http.access_log import AccessLog
 from serve_app.http.arrivals import Arrivals, Slots
 from serve_app.http.bodies import BODY_OVERHEAD_BYTES
 from serve_app.http.drawing import Drawings
@@ -78,9 +77,12 @@ def make_app(
     )
     if config.hosts is not None:
         app.add_middleware(KnownHosts, hosts=config.hosts)
-    if config.access_log:
-        app.add_middleware(AccessLog)
-    app.add_middleware(RequestIdentity, clients=Clients(config.trusted_proxies), set_header=set_request_id)
+    app.add_middleware(
+        RequestIdentity,
+        clients=Clients(config.trusted_proxies),
+        set_header=set_request_id,
+        log=config.access_log,
+    )
     add_problem_handlers(app, set_request_id=set_request_id)
     for router, scope, images in ROUTERS:
         app.include_router(router, dependencies=access(guard, scope, images))

@@ -27,7 +27,7 @@ _MAX_JOBS = 1000
 _MAX_BODY_BYTES = 4 * 2**20
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _OFF = (
-    "jobs are switched off here; the operator switches them on with the block 'intake' (a queue, and a place for "
+    "jobs are disabled; the operator enables them with the block 'intake' (a queue, and a place for "
     "results). Send single images to POST /v1/images"
 )
 

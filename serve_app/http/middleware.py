@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from classifiers import TooManyBytes, VisionError
 from graph import Overloaded
 from serve_app.access import Clients, budget_key
+from serve_app.http.access_log import log_request
 from serve_app.http.arrivals import Arrival, Arrivals, Slots
 from serve_app.http.problems import problem_response
 from serve_app.refusals import UnsupportedBody
@@ -30,14 +31,17 @@ class RequestIdentity:
     address, ``arrived`` the event loop's time; ``headers`` are added to the response, ``facts`` to the log line.
 
     Args:
+        clients: finds the client's address.
         set_header: off where the server around ``app`` sets the header, as Serve does to the id that it received or
             made and put on the request: a second one would be added.
+        log: whether each request has a line in the access log.
     """
 
-    def __init__(self, app: ASGIApp, clients: Clients, set_header: bool = True) -> None:
+    def __init__(self, app: ASGIApp, clients: Clients, *, set_header: bool = True, log: bool = True) -> None:
         self._app = app
         self._clients = clients
         self._set_header = set_header
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -54,15 +58,22 @@ class RequestIdentity:
             headers=headers,
             facts={},
         )
+        status: int | None = None
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
+                status = message["status"]
+                response = MutableHeaders(scope=message)
                 for name, value in headers.items():
-                    answer.append(name, value)  # unlike setting it, it does not search for others
+                    response.append(name, value)  # unlike setting it, it does not search for others
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            if self._log:
+                log_request(scope, status)
 
 
 class KnownHosts:

@@ -190,7 +190,7 @@ def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("request %s failed", request.state.request_id, exc_info=error)
-        detail = "this is a fault of the server; the log has it under the request id"
+        detail = "an internal error; the log has it under the request id"
         headers = {"X-Request-Id": request.state.request_id} if set_request_id else None
         return problem_response(request, 500, "InternalError", detail, headers=headers)
 

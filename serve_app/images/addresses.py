@@ -22,7 +22,7 @@ _INTERNAL = [
         "224.0.0.0/3",  # multicast and reserved
         "::/96",  # IPv4-compatible, unspecified, loopback
         "::ffff:0:0:0/96",  # IPv4-translated (SIIT)
-        "64:ff9b:1::/48",  # local NAT64: what it means is the network's secret
+        "64:ff9b:1::/48",  # local NAT64: only the network knows its meaning
         "100::/64",  # discard
         "2001::/23",  # IETF protocol assignments, Teredo among them
         "2001:db8::/32",  # documentation
@@ -67,17 +67,17 @@ class AddressRules:
 
 
 def _meanings(address: Address) -> Iterator[Address]:
-    """The addresses that packets may reach: that itself, or the IPv4 address that it carries."""
+    """The addresses that packets may reach: the address itself, or the IPv4 address that it embeds."""
     if isinstance(address, ipaddress.IPv4Address):
         yield address
         return
     if address.scope_id is not None:
         address = ipaddress.IPv6Address(int(address))
     number = int(address)
-    carried = ipaddress.IPv4Address(number & 0xFFFF_FFFF)
+    embedded = ipaddress.IPv4Address(number & 0xFFFF_FFFF)
     if address.ipv4_mapped is not None or address in _NAT64:
-        yield carried
+        yield embedded
     else:
         yield address
         if (number >> 32) & 0xFFFF_FFFF in _ISATAP:
-            yield carried
+            yield embedded

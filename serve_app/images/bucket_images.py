@@ -54,7 +54,7 @@ class BucketImages:
         # Some stores resolve dots in keys as in paths.
         climbs = any(part in (".", "..") for part in key.split("/"))
         if CONTROL_CHARACTERS.search(key):
-            raise Forbidden("keys with control characters are not read; copy the object to another key")
+            raise Forbidden("keys with control characters are not allowed; copy the object to another key")
         # The slash: s3://photos must not open s3://photos-private.
         listed = any(f"{self._scheme}://{bucket}/{key}".startswith(f"{prefix}/") for prefix in prefixes)
         if not key or key.endswith("/") or climbs or not listed:
@@ -87,7 +87,7 @@ class BucketImages:
             raise FetchFailed(f"{self._failed}: there is no such {what}") from error
         except (PermissionDeniedError, UnauthenticatedError, InvalidPathError, ValueError) as error:
             fix = "" if version is None else "; a version of an object needs the permission s3:GetObjectVersion"
-            raise FetchFailed(f"{self._failed}: the store does not give it{fix}") from error
+            raise FetchFailed(f"{self._failed}: the store refuses access{fix}") from error
         except (BaseError, BucketUnavailable, OSError) as error:
             raise FetchFailed(f"{self._failed}: the store does not answer", retryable=True) from error
         raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)

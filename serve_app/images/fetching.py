@@ -38,12 +38,12 @@ _KEEP_ALIVE_S = 15.0
 
 
 class Fetcher:
-    """Fetches images by the rules of the ``fetch:`` block. Use it from one event loop.
+    """Fetches images as the ``fetch:`` block allows. Use it from one event loop.
 
     Args:
         config: the rules.
         max_bytes: the longest image.
-        ssl_context: whom to believe over https; default: the public authorities.
+        ssl_context: trusted authorities; default: the public ones.
         files: folders that ``file://`` addresses may lie in; ``None``: there are no such addresses.
         keep_alive: leave connections open for the next image of the same host. It is then fetched from the address that
             was checked when the connection was opened.
@@ -132,43 +132,43 @@ class Fetcher:
             except httpcore.TimeoutException as error:
                 raise FetchFailed(f"{url.host} did not answer in time", retryable=True) from error
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
-                detail = f"{url.host} could not be asked: it does not answer as a web server does"
+                detail = f"{url.host} could not be reached, or is not a web server"
                 raise FetchFailed(detail, retryable=True) from error
-        raise FetchFailed(f"the address leads on more than {self._config.max_redirects} times; send the last one")
+        raise FetchFailed(f"the address has more than {self._config.max_redirects} redirects; send the last address")
 
     def _checked(self, uri: str) -> httpx.URL:
-        """Parse an address once: what is checked is what is asked."""
+        """Parse an address once: what is checked is what is requested."""
         url = web_address(uri)
         host = url.raw_host.decode("ascii")
         if url.scheme not in self._config.schemes:
-            raise Forbidden("the address leads to a scheme that is not fetched here")
+            raise Forbidden("the address redirects to a scheme that is not allowed here")
         port = url.port or (443 if url.scheme == "https" else 80)
         if port not in self._config.ports:
-            raise Forbidden(f"port {port} is not asked here")
+            raise Forbidden(f"port {port} is not allowed here")
         if self._config.hosts and not any(_is_host(host, url.host, pattern) for pattern in self._config.hosts):
-            raise Forbidden(f"{host} is none of the hosts that images are fetched from")
+            raise Forbidden(f"{host} is not one of the hosts that images are fetched from")
         return url
 
     def _next(self, url: httpx.URL, answer: httpcore.Response) -> str:
         location = _as_text(_header(answer, b"location").encode("latin-1"))
         if not location or len(location) > _MAX_LOCATION:
-            raise FetchFailed(f"{url.host} answers {answer.status} without saying where to")
+            raise FetchFailed(f"{url.host} answered {answer.status} without a valid Location")
         uri = urljoin(str(url), location)
         if url.scheme == "https" and not uri.lower().startswith("https:"):
-            raise Forbidden("the address leads from https to something that is not")
+            raise Forbidden("the address redirects from https to another scheme")
         return uri
 
     async def _image(self, answer: httpcore.Response) -> bytes:
         if answer.status != 200:
-            detail = f"the source answered {answer.status}; the image must be there without logging in"
+            detail = f"the source answered {answer.status}; the image must be available without a login"
             raise FetchFailed(detail, retryable=answer.status >= 500 or answer.status in _LATER)
         kind = _header(answer, b"content-type").partition(";")[0].strip().lower()
         taken = self._config.content_types
         if taken and kind not in taken:
             came = f"'{kind[:80]}'" if kind else "no Content-Type"
-            raise UnsupportedImage(f"the source says {came}; it must be {', '.join(taken)}")
+            raise UnsupportedImage(f"the source sent {came}; it must be {', '.join(taken)}")
         if _header(answer, b"content-encoding") not in ("", "identity"):
-            raise FetchFailed("the source compresses the image; it must send it as it is")
+            raise FetchFailed("the source compressed the image; it must send it without a Content-Encoding")
         announced = _header(answer, b"content-length")
         if announced.isdigit() and int(announced) > self._max_bytes:
             raise self._too_many()
@@ -178,7 +178,7 @@ class Fetcher:
             if len(data) > self._max_bytes:
                 raise self._too_many()
         if kind.startswith(_NO_IMAGE) and served_format(bytes(data[:16])) is None:  # a page to log in, for example
-            raise UnsupportedImage(f"the source says '{kind[:80]}', and its bytes are no image")
+            raise UnsupportedImage(f"the source sent '{kind[:80]}', and its bytes are not an image")
         return bytes(data)
 
     def _connections(self) -> httpcore.AsyncConnectionPool:

@@ -1,4 +1,4 @@
-"""Reads images from folders of this machine, for a queue of this machine."""
+"""Reads images from folders on this machine, for a queue on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FileImages"]
 
 
 class FileImages:
-    """Files behind ``file://``.
+    """Files at ``file://`` addresses.
 
     Args:
         folders: absolute paths of the folders that they may lie in.
@@ -33,11 +33,11 @@ class FileImages:
         """
         path = path_of_file_uri(uri)
         if path is None:
-            raise Forbidden("the address names no file of this machine; write file:///absolute/path.jpg")
+            raise Forbidden("the address is not a file on this machine; write file:///absolute/path.jpg")
         try:
             file = path.resolve()
         except (OSError, RuntimeError) as error:  # links in a circle
-            raise Forbidden("the address names no file of this machine") from error
+            raise Forbidden("the address is not a file on this machine") from error
         if not any(file.is_relative_to(folder) for folder in self._folders):
             raise Forbidden("the file is in none of the folders that images are read from")
         return file

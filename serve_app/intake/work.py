@@ -207,5 +207,5 @@ def _in_words(job_id: str, error: Exception) -> dict[str, str]:
     detail = str(error)
     if not isinstance(error, VisionError):
         _log.error("job %s failed", job_id, exc_info=error)
-        detail = "this is a fault of the server; the workers' log has it under the job's id"
+        detail = "an internal error; the workers' log has it under the job's id"
     return {"type": type(error).__name__, "detail": detail}

@@ -139,7 +139,7 @@ def _from_eventbridge(event: dict[str, Any]) -> Iterator[JobRequest]:
     kind, detail = event.get("detail-type"), event.get("detail")
     if kind != "Object Created":
         if not str(kind).startswith("Object "):
-            raise Malformed(f"EventBridge's '{kind}' is not understood; turn on the bucket's own EventBridge events")
+            raise Malformed(f"EventBridge's '{kind}' is not supported; turn on the bucket's own EventBridge events")
         return
     try:
         bucket, entry = detail["bucket"]["name"], detail["object"]  # type: ignore[index]

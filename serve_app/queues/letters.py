@@ -98,18 +98,14 @@ async def hold(dead: Queue, limit: int = 10_000, quiet_s: float = _QUIET_S) -> A
             if not messages:
                 break
             taken += messages
-        letters: dict[str, DeadLetter] = {}
-        copies: dict[str, list[Message]] = {}
+        found: dict[str, tuple[DeadLetter, list[Message]]] = {}
         for message in taken:
             letter = DeadLetter.decode(message)
-            letters.setdefault(letter.id, letter)
-            copies.setdefault(letter.id, []).append(message)
-        yield [
-            Held(letter, tuple(copies[identity]))
-            for identity, letter in sorted(letters.items(), key=lambda item: item[1].time)
-        ]
+            found.setdefault(letter.id, (letter, []))[1].append(message)
+        held = [Held(letter, tuple(messages)) for letter, messages in found.values()]
+        yield sorted(held, key=lambda one: one.letter.time)
     finally:
-        for message in taken:  # one that was acknowledged has no lease any more: no broker minds
+        for message in taken:  # of one that was acknowledged the lease has ended, which is no error
             await dead.nack(message)
 
 

@@ -1,4 +1,4 @@
-"""Queue URLs, one form a broker."""
+"""Queue URLs, one form for each broker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_PREFETCH = 65_535
 
 
 class BadQueueUrl(SetupError):
-    """A queue URL that cannot be understood, or names a queue that is not there; the message shows the form."""
+    """A queue URL that is invalid, or names a queue that does not exist; the message shows the form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class QueueUrl:
         for option, value in self.options.items():
             if option not in known:
                 raise BadQueueUrl(
-                    f"the queue URL has the option '{option}'; {self.scheme}:// knows only {', '.join(known)}"
+                    f"the queue URL has the option '{option}'; {self.scheme}:// has only {', '.join(known)}"
                 )
             if not value:
                 raise BadQueueUrl(

@@ -29,7 +29,7 @@ _OPTIONS = {"s3": ("region", "endpoint_url"), "gs": ("endpoint_url",)}
 
 
 class BadResultsUri(SetupError):
-    """A results URI that cannot be understood, or names a bucket that is not there."""
+    """A results URI that is invalid, or names a bucket that does not exist."""
 
 
 class StoreUnavailable(VisionError):
@@ -75,16 +75,16 @@ def objects_from_uri(uri: str) -> Objects:
         BadResultsUri: another scheme, or no address at all.
     """
     if not uri:
-        raise BadResultsUri("an empty address names no place for results; is a variable unset?")
+        raise BadResultsUri("the address for results is empty; is a variable unset?")
     try:
         parts = urlsplit(uri)
     except ValueError as error:  # brackets, as of an IPv6 address
-        raise BadResultsUri(f"{uri} cannot be understood: {error}") from error
+        raise BadResultsUri(f"{uri} is invalid: {error}") from error
     if parts.scheme in _OPTIONS:
         options = dict(parse_qsl(parts.query))
         known = _OPTIONS[parts.scheme]
         if unknown := sorted(set(options) - set(known)):
-            raise BadResultsUri(f"the results URI has '{unknown[0]}'; {parts.scheme}:// knows {' and '.join(known)}")
+            raise BadResultsUri(f"the results URI has '{unknown[0]}'; {parts.scheme}:// has only {' and '.join(known)}")
         if not parts.netloc:
             raise BadResultsUri(f"{uri} names no bucket; it looks like {parts.scheme}://bucket/prefix")
         return BucketObjects(parts.scheme, parts.netloc, parts.path.strip("/"), **options)

@@ -156,8 +156,8 @@ def _id_in(body: bytes) -> str | None:
 
 
 def _is_readable(letter: DeadLetter) -> bool:
-    # "fault of the server": what a worker says of an error that it does not know
-    is_ours = "Traceback" in letter.reason or "fault of the server" in letter.reason
+    # "an internal error": what a worker reports for an error that it does not know
+    is_ours = "Traceback" in letter.reason or "an internal error" in letter.reason
     return bool(letter.type) and len(letter.reason.split()) >= 3 and not is_ours
 
 

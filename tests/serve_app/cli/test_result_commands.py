@@ -248,7 +248,7 @@ class TestQuery:
 
     def test_a_place_that_is_none(self, visiongraph: Run) -> None:
         for command in (("query", "SELECT 1", "--results"), ("compact",)):
-            for uri, said in (("", "names no place"), ("s3://[b/results", "cannot be understood")):
+            for uri, said in (("", "address for results is empty"), ("s3://[b/results", "is invalid")):
                 code, _, err = visiongraph(*command, uri)
                 assert code == 2
                 assert said in err

@@ -180,8 +180,8 @@ async def test_what_may_pass_is_tried_again(at: Place, toys: LocalBackend, site:
     assert outcome.status == "succeeded"
     letters = {letter.jobs[0]: letter for letter in await at.letters()}
     assert {job: (letter.attempts, letter.reason) for job, letter in letters.items()} == {
-        "never": (3, "the source answered 500; the image must be there without logging in"),
-        "gone": (1, "the source answered 404; the image must be there without logging in"),
+        "never": (3, "the source answered 500; the image must be available without a login"),
+        "gone": (1, "the source answered 404; the image must be available without a login"),
     }
     assert site.asked == {"/later.png": 3, "/never.png": 3, "/gone.png": 1}
 
