@@ -23,7 +23,7 @@ from classifiers import SetupError, VisionError
 from classifiers.masking import without_secrets
 from graph import Malformed
 from graph.engine import checked_metadata
-from serve_app.cli.arguments import stderr, stdout
+from serve_app.cli.arguments import line_of, stderr, stdout
 from serve_app.cli.input_files import SourceError, expand
 from serve_app.queues import Queue, QueueStats, QueueUnavailable, queue_from_url
 from serve_app.queues.letters import Held, hold
@@ -193,7 +193,7 @@ async def _submit(to: Queue, jobs: Sequence[dict[str, Any]]) -> None:
                     ) from error
                 for job in chunk:
                     sys.stdout.write(
-                        json.dumps({"id": job["id"], "uri": without_secrets(job["uri"])}, ensure_ascii=False) + "\n"
+                        line_of(json.dumps({"id": job["id"], "uri": without_secrets(job["uri"])}, ensure_ascii=False))
                     )
                 sent += len(chunk)
                 progress.advance(bar, len(chunk))
@@ -377,7 +377,7 @@ def purge(
 
 def _print_lines(letters: Iterable[dict[str, Any]]) -> None:
     for letter in letters:
-        sys.stdout.write(json.dumps(letter, ensure_ascii=False) + "\n")
+        sys.stdout.write(line_of(json.dumps(letter, ensure_ascii=False)))
 
 
 async def _letters(queue_url: str, ids: Sequence[str]) -> list[dict[str, Any]]:
