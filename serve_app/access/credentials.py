@@ -52,7 +52,7 @@ def _credential(headers: Headers) -> str:
     """The one credential. Other schemes than Bearer are for a proxy in front, and empty headers are ignored."""
     authorizations = [value.split(None, 1) for value in headers.getlist("authorization")]
     tokens = [rest[0] for scheme, *rest in filter(None, authorizations) if scheme.lower() == "bearer" and rest]
-    sent = [value for value in map(str.strip, (*headers.getlist("x-api-key"), *tokens)) if value]
+    sent = list(dict.fromkeys(filter(None, map(str.strip, (*headers.getlist("x-api-key"), *tokens)))))
     if not sent:
         other = "; Authorization has a scheme that is not accepted here" if any(authorizations) else ""
         raise Unauthorized(f"there is no credential; {_HOW}{other}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["PipelineArgument", "progress", "stderr", "stdout"]
+__all__ = ["PipelineArgument", "line_of", "progress", "stderr", "stdout"]
 
 PipelineArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="The pipeline file, for example configs/demo.yaml.")
@@ -23,3 +24,12 @@ def progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
     )
+
+
+# Beside those that JSON escapes, what Unicode and Python's splitlines take for the end of a line.
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+
+
+def line_of(json_text: str) -> str:
+    """JSON as one line, with its end."""
+    return _LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", json_text) + "\n"

@@ -197,7 +197,7 @@ def _count(number: int, what: str) -> str:
 def _print_lines(values: Iterable[dict[str, Any]]) -> None:
     """One JSON object per line, also while a pipe reads them."""
     for value in values:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.write(line_of(json.dumps(value, ensure_ascii=False)))
     sys.stdout.flush()
 
 

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from serve_app.cli.arguments import stderr, stdout
+from serve_app.cli.arguments import line_of, stderr, stdout
 from serve_app.results import Objects, objects_from_uri
 from serve_app.results.compaction import compact as compact_results
 from serve_app.results.query import Answer
@@ -89,7 +89,7 @@ def _print_json(answer: Answer) -> None:
     earlier = [answer.columns[:index].count(name) for index, name in enumerate(answer.columns)]
     names = [f"{name}_{count}" if count else name for name, count in zip(answer.columns, earlier, strict=True)]
     for row in answer.rows:
-        sys.stdout.write(_json(dict(zip(names, row, strict=True))) + "\n")
+        sys.stdout.write(line_of(_json(dict(zip(names, row, strict=True)))))
 
 
 def _print_csv(answer: Answer) -> None:

@@ -16,7 +16,7 @@ from classifiers.imaging import ImageLimits
 from classifiers.masking import without_secrets
 from graph import Frame, Malformed, VisionPipeline, annotate
 from graph.engine import parse_metadata
-from serve_app.cli.arguments import PipelineArgument, progress, stderr
+from serve_app.cli.arguments import PipelineArgument, line_of, progress, stderr
 from serve_app.cli.input_files import Found, SourceError, expand, read
 from serve_app.uris import scheme_of
 
@@ -79,7 +79,7 @@ def run(
                     except Exception as error:  # noqa: BLE001 - this picture's, and ends no other image
                         line = {**result, "error": _in_words(error)}
             failed += "error" in line
-            sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+            sys.stdout.write(line_of(json.dumps(line, ensure_ascii=False)))
             sys.stdout.flush()
             bar.advance(task)
     if failed:

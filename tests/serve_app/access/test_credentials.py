@@ -80,6 +80,11 @@ class TestKeys:
                 response = await client.post("/v1/images", content=PNG, headers=headers)
                 assert "more than one" in problem(response, 401, "unauthorized")["detail"]
 
+    async def test_the_same_one_twice(self, backend: LocalBackend, keys_file: Path) -> None:
+        key = create_key(keys_file, "acme", ["infer"])
+        async with gateway(backend, {"keys_file": str(keys_file)}) as client:
+            assert (await post(client, headers={"X-API-Key": key, **bearer(key)})).status_code == 200
+
     @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/v1/schema"])
     async def test_what_everybody_may_see(self, backend: LocalBackend, keys_file: Path, path: str) -> None:
         async with gateway(backend, {"keys_file": str(keys_file)}) as client:

@@ -87,6 +87,13 @@ class TestRun:
         assert [Path(r["image"]["uri"]).name for r in found] == ["b.png", "a.jpg", "broken.jpg", "nowhere.png"]
         assert "No such file" in found[3]["error"]["detail"]
 
+    def test_one_result_is_one_line(self, visiongraph: Run, pipeline: Path, photos: Path) -> None:
+        name = photos / "line\nparagraph\u2029separator\u2028next\x85.png"
+        name.write_bytes((photos / "b.png").read_bytes())
+        code, out, _ = visiongraph("run", pipeline, name)
+        assert code == 0
+        assert [line["image"]["uri"] for line in lines(out)] == [str(name)]
+
     def test_all_well(self, visiongraph: Run, pipeline: Path, photos: Path) -> None:
         code, out, _ = visiongraph("run", pipeline, photos / "b.png", "--metadata", '{"site": 3}')
         assert code == 0
