@@ -17,9 +17,8 @@ from typing import Any
 from classifiers.base import BaseClassifier
 from classifiers.errors import SetupError
 from classifiers.suggestions import did_you_mean
-from graph.pipeline_file.rule_checks import UnusableRuleError, checked_rule
 
-__all__ = ["ClassError", "Constructor", "Parameter", "constructor_of", "default_crops_problem", "import_class"]
+__all__ = ["ClassError", "Constructor", "Parameter", "constructor_of", "import_class"]
 
 
 class ClassError(SetupError):
@@ -53,12 +52,10 @@ class Constructor:
 
     Attributes:
         is_open: it also takes names that are not among the parameters.
-        nameless: arguments without a default that cannot be passed by name.
     """
 
     parameters: Mapping[str, Parameter]
     is_open: bool
-    nameless: tuple[str, ...] = ()
 
 
 def import_class(path: str) -> type[BaseClassifier]:
@@ -90,17 +87,14 @@ def import_class(path: str) -> type[BaseClassifier]:
 def constructor_of(cls: type[BaseClassifier]) -> Constructor:
     """The keyword arguments that ``cls`` takes, with those that it passes on to its bases through ``**kwargs``."""
     parameters: dict[str, Parameter] = {}
-    nameless: tuple[str, ...] = ()
     inherited = False
     for owner in cls.__mro__[:-1]:  # object, the last, takes nothing
         init = vars(owner).get("__init__")
         if init is None:
             continue
         if not inspect.isfunction(init):  # written in C: nothing to read
-            return Constructor(parameters, init is not object.__init__ or inherited, nameless)
+            return Constructor(parameters, init is not object.__init__ or inherited)
         arguments = list(inspect.signature(init).parameters.values())[1:]
-        if not inherited:
-            nameless = tuple(a.name for a in arguments if a.kind is a.POSITIONAL_ONLY and a.default is a.empty)
         names_space = inspect.unwrap(init).__globals__
         for argument in arguments:
             if (
@@ -110,24 +104,9 @@ def constructor_of(cls: type[BaseClassifier]) -> Constructor:
                 annotation = _evaluated(argument.annotation, names_space)
                 parameters[argument.name] = Parameter(argument.name, annotation, argument.default, inherited)
         if all(argument.kind is not argument.VAR_KEYWORD for argument in arguments):
-            return Constructor(parameters, inherited, nameless)
+            return Constructor(parameters, inherited)
         inherited = True
-    return Constructor(parameters, inherited, nameless)
-
-
-def default_crops_problem(cls: type[BaseClassifier], depends_on: Collection[str]) -> str | None:
-    """Why the class's own crop rule cannot stand for a step with these dependencies; ``None``: it can, or has none."""
-    if cls.default_crops is None:
-        return None
-    if not depends_on:
-        return (
-            "the class has its own crop rule, and no step gives it detections; add depends_on, or write `crops: null`"
-        )
-    try:
-        checked_rule("crops", cls.default_crops, None, depends_on)
-    except UnusableRuleError as problem:
-        return f"the class's own crop rule {cls.default_crops!r} {problem}; write `crops` in the file"
-    return None
+    return Constructor(parameters, inherited)
 
 
 def _import_module(name: str) -> ModuleType:
@@ -170,9 +149,6 @@ def _check_attributes(path: str, cls: type[BaseClassifier]) -> None:
             f"{path!r}: its tunables must be a set of argument names, for example frozenset({{'confidence'}})"
         )
     constructor = constructor_of(cls)
-    if constructor.nameless:
-        name = constructor.nameless[0]
-        raise ClassError(f"{path!r}: its argument {name!r} cannot be passed by name; remove the `/` behind it")
     if not constructor.is_open and (others := sorted(set(names) - set(constructor.parameters))):
         raise ClassError(f"{path!r}: its tunables name {others[0]!r}, which its constructor does not take")
 
