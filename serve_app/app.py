@@ -5,11 +5,12 @@
 # a plain dict.
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from ray import serve
 from ray.serve import Application, Deployment
 
 from classifiers import SetupError
+from classifiers.validation import Closed
 from graph import load_plan
 from graph.pipeline_file import structure, tunables
 from serve_app.config import GatewayConfig, IntakeConfig, read_gateway_config, read_intake_config
@@ -54,10 +55,8 @@ def _intake(block: object) -> object:
         raise ValueError(str(error)) from error
 
 
-class AppArgs(BaseModel):
+class AppArgs(Closed):
     """``args`` of the application in a Serve config file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")
     gateway: Annotated[GatewayConfig, BeforeValidator(_gateway)] = Field(

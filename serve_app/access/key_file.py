@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from classifiers import SetupError
+from classifiers.validation import Closed, sentence
 from serve_app.config import JWT_TENANTS, read_json
 
 __all__ = [
@@ -39,10 +40,8 @@ _ID_BYTES = 8
 _SECRET_BYTES = 32  # 256 bits: nothing to guess, so a plain fast hash keeps it
 
 
-class ApiKey(BaseModel):
+class ApiKey(Closed):
     """One key, without its secret."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(
         pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The part before the dot; no secret, it stands in logs"
@@ -68,10 +67,8 @@ class ApiKey(BaseModel):
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
-class KeyFile(BaseModel):
+class KeyFile(Closed):
     """The file: every key that was ever made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     keys: tuple[ApiKey, ...] = ()
 
@@ -108,7 +105,9 @@ def read_keys(path: Path) -> KeyFile:
         raise unreadable(path, error) from error
     except ValidationError as error:
         # The values stay out of the message: a file of the wrong kind may hold anything.
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:5])
+        found = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {sentence(e, values=False)}" for e in error.errors()[:5]
+        )
         raise SetupError(f"{path} is not a key file: {found}") from error
     except (ValueError, RecursionError) as error:
         raise SetupError(f"{path} is not a key file: {error}") from error
@@ -142,7 +141,7 @@ def create_key(path: Path, tenant: str, scopes: Sequence[str], expires: datetime
             }
         )
     except ValidationError as error:
-        found = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
+        found = "; ".join(f"{e['loc'][0]}: {sentence(e, values=False)}" for e in error.errors())
         raise SetupError(f"not a key that can be made: {found}") from error
     with _locked(path):
         keys = read_keys(path).keys if path.exists() else ()

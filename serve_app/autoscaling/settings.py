@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from classifiers.validation import Closed
 from graph.pipeline_file import AutoscalingConfig
 
 __all__ = ["BacklogAutoscaling", "entry_replicas", "step_replicas", "worker_replicas"]
@@ -18,10 +19,8 @@ _METRICS = {"metrics_interval_s": 2.0, "look_back_period_s": 10.0}
 _NO_DELAYS = {"upscale_delay_s": 0.0, "downscale_delay_s": 0.0}
 
 
-class BacklogAutoscaling(BaseModel):
+class BacklogAutoscaling(Closed):
     """Between how many workers the intake moves with the backlog of its queue."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_replicas: int = Field(1, ge=0, description="Fewest workers; 0 lets them all go while the queue is empty")
     max_replicas: int = Field(ge=1, description="Most workers")

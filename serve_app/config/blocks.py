@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from classifiers import SetupError
-from classifiers.suggestions import did_you_mean
+from classifiers.validation import sentence
 from graph.pipeline_file import read_yaml
 
 __all__ = ["BLOCKS", "in_words", "read_block", "read_json"]
@@ -28,27 +28,13 @@ def in_words(error: ValidationError, block: str, model: type[BaseModel], missing
         model: what the block must be.
         missing: for keys without a default what to write, by key.
     """
-    return "\n".join(_line(mistake, block, model, missing) for mistake in error.errors())
-
-
-def _line(mistake: Any, block: str, model: type[BaseModel], missing: Mapping[str, str]) -> str:
-    loc = [str(part) for part in mistake["loc"]]
-    where = ".".join([block, *loc])
-    if mistake["type"] == "extra_forbidden":
-        known = _keys_at(model, loc[:-1])
-        fix = did_you_mean(loc[-1], known, f"; there are {', '.join(sorted(known))}")
-        return f"{where}: there is no such key{fix}"
-    if mistake["type"] == "missing":
-        return f"{where}: is missing; {missing.get('.'.join(loc), 'write it')}"
-    return f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
-
-
-def _keys_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
-    for part in loc:
-        field = model.model_fields.get(part)
-        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)
+    lines = []
+    for mistake in error.errors(include_url=False):
+        key = ".".join(map(str, mistake["loc"]))
+        is_known = mistake["type"] == "missing" and key in missing
+        message = f"is missing; {missing[key]}" if is_known else sentence(mistake, model, values=False)
+        lines.append(f"{block}.{key}: {message}" if key else f"{block}: {message}")
+    return "\n".join(lines)
 
 
 def read_block(file: str | Path, name: str, needs: str) -> tuple[Any, Path]:

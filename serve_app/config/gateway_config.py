@@ -12,9 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
@@ -25,6 +23,7 @@ from pydantic import (
 )
 
 from classifiers import SetupError
+from classifiers.validation import Closed
 from graph.pipeline_file import AutoscalingConfig
 from serve_app.config.blocks import in_words, read_block
 
@@ -125,11 +124,7 @@ S3Prefix = Annotated[str, _folder_at("s3://")]
 GcsPrefix = Annotated[str, _folder_at("gs://")]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class JwtConfig(_Closed):
+class JwtConfig(Closed):
     """Which tokens of an identity provider are good."""
 
     issuer: str = Field(min_length=1, description="What the claim iss must be")
@@ -161,7 +156,7 @@ class JwtConfig(_Closed):
         return self
 
 
-class AuthConfig(_Closed):
+class AuthConfig(Closed):
     """Authentication. ``auth: none`` allows everybody."""
 
     keys_file: AbsolutePath | None = Field(
@@ -193,7 +188,7 @@ class AuthConfig(_Closed):
         return "none" if self.is_open else handler(self)
 
 
-class Limits(_Closed):
+class Limits(Closed):
     """What one key may do. ``null``: as much as it wants."""
 
     requests_per_second: float | None = Field(None, gt=0, le=1_000_000, description="In the long run")
@@ -235,7 +230,7 @@ class Limits(_Closed):
 _KEY_DEFAULT = Limits(requests_per_second=100, burst=200, concurrent=64)
 
 
-class RateLimitsConfig(_Closed):
+class RateLimitsConfig(Closed):
     """How much a key may do. With ``auth: none``, a client address counts as a key."""
 
     default: Limits | None = Field(
@@ -255,7 +250,7 @@ class RateLimitsConfig(_Closed):
     redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
 
 
-class S3Config(_Closed):
+class S3Config(Closed):
     """Images in S3 or in a store that speaks its protocol."""
 
     allow: dict[str, tuple[S3Prefix, ...]] = Field(
@@ -266,7 +261,7 @@ class S3Config(_Closed):
     region: str | None = Field(None, description="The region; default: as the machine is configured")
 
 
-class GcsConfig(_Closed):
+class GcsConfig(Closed):
     """Images in Google Cloud Storage."""
 
     allow: dict[str, tuple[GcsPrefix, ...]] = Field(
@@ -276,7 +271,7 @@ class GcsConfig(_Closed):
     endpoint_url: str | None = Field(None, description="Of an emulator, which is asked without credentials")
 
 
-class FetchConfig(_Closed):
+class FetchConfig(Closed):
     """What is fetched for a client that sends a ``uri``. Nothing, by default."""
 
     schemes: tuple[Literal["http", "https"], ...] = Field(
@@ -307,7 +302,7 @@ class FetchConfig(_Closed):
         return tuple(kind.lower() for kind in kinds)
 
 
-class GatewayConfig(_Closed):
+class GatewayConfig(Closed):
     """The HTTP entry: its rules, its deadline and its deployment's options."""
 
     auth: AuthConfig = Field(description=_WHO)

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from classifiers import TooManyBytes
+from classifiers.validation import Closed
 from graph.engine import checked_metadata
 from serve_app.access import Guard
 from serve_app.http.deadlines import deadline
@@ -34,10 +35,6 @@ _OFF = (
 )
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class JobBody(JsonBody):
     """One image to run."""
 
@@ -46,27 +43,27 @@ class JobBody(JsonBody):
     annotate: bool | None = Field(False, description="Keep the picture with boxes and labels, too")
 
 
-class AcceptedJob(_Closed):
+class AcceptedJob(Closed):
     """A job that will be run."""
 
     id: str
     status_url: str = Field(description="Where to ask how it stands")
 
 
-class Accepted(_Closed):
+class Accepted(Closed):
     """The jobs, in the order in which they were sent."""
 
     jobs: list[AcceptedJob]
 
 
-class JobError(_Closed):
+class JobError(Closed):
     """Why a job failed."""
 
     type: str
     detail: str
 
 
-class JobView(_Closed):
+class JobView(Closed):
     """How a job stands."""
 
     id: str

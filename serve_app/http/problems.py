@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from classifiers import BadImage, InputError, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
+from classifiers.validation import sentence
 from graph.conditions import RuleError
 from graph.failures import DeadlineExceeded, Malformed, Overloaded, StepFailed, StepUnavailable, Unreachable
 from serve_app.refusals import (
@@ -176,7 +177,7 @@ def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         mistakes = error.errors() if isinstance(error, RequestValidationError) else ()
-        found = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in mistakes)
+        found = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {sentence(e, values=False)}" for e in mistakes)
         return problem_response(request, 400, "Malformed", found)
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:

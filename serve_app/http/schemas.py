@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from classifiers.validation import Closed
 
 __all__ = ["Edge", "Health", "PipelineView", "Result", "StepView"]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ResultImage(_Closed):
+class ResultImage(Closed):
     """The image that a result is about."""
 
     uri: str | None = Field(description="Where it came from; null where its bytes were sent")
@@ -22,21 +20,21 @@ class ResultImage(_Closed):
     height: int = Field(description="Pixels of the upright image")
 
 
-class ResultPipeline(_Closed):
+class ResultPipeline(Closed):
     """What made a result."""
 
     name: str
     fingerprint: str = Field(description="Structure, rules, parameters, weights and code versions")
 
 
-class ErrorView(_Closed):
+class ErrorView(Closed):
     """Why a step has no result."""
 
     type: str
     detail: str
 
 
-class ResultStep(_Closed):
+class ResultStep(Closed):
     """How a step ended."""
 
     name: str
@@ -46,7 +44,7 @@ class ResultStep(_Closed):
     error: ErrorView | None = None
 
 
-class Result(_Closed):
+class Result(Closed):
     """What the pipeline found in one image."""
 
     id: str
@@ -57,7 +55,7 @@ class Result(_Closed):
     metadata: dict[str, Any]
 
 
-class StepView(_Closed):
+class StepView(Closed):
     """A step of the pipeline, enough to draw it."""
 
     name: str
@@ -69,14 +67,14 @@ class StepView(_Closed):
     timeout_ms: int | None
 
 
-class Edge(_Closed):
+class Edge(Closed):
     """What depends on what."""
 
     source: str
     target: str
 
 
-class PipelineView(_Closed):
+class PipelineView(Closed):
     """The pipeline that is served."""
 
     name: str
@@ -85,7 +83,7 @@ class PipelineView(_Closed):
     edges: list[Edge]
 
 
-class Health(_Closed):
+class Health(Closed):
     """The server's own state."""
 
     status: Literal["ok", "ready"]
