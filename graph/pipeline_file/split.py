@@ -75,5 +75,5 @@ def _split(step: StepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _tunable_params(class_path: str) -> frozenset[str]:
     cls = import_class(class_path)
-    parameters = constructor_of(cls).parameters
-    return frozenset(key for key in cls.tunables if key not in parameters or not parameters[key].required)
+    constructor = constructor_of(cls)
+    return frozenset(key for key in cls.tunables if key not in constructor.parameters or not constructor.requires(key))
