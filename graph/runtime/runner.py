@@ -1,9 +1,8 @@
 """What one step does with the calls that reach it: cut or decode, classify many at once, and shape the answers.
 
 This is the core of a step in every runtime. It has no threads and no event loop; the runtime decides where each part
-runs:
-:meth:`StepRunner.prepare` and :meth:`StepRunner.finish` may run anywhere, :meth:`StepRunner.infer` in one thread at
-a time.
+runs: :meth:`StepRunner.prepare` and :meth:`StepRunner.finish` may run anywhere, :meth:`StepRunner.infer` in one thread
+at a time.
 """
 
 from __future__ import annotations
