@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from classifiers import SetupError
+from classifiers.validation import Closed
 from graph import load_plan
 from graph.pipeline_file import structure, tunables
 from serve_app.config import GatewayConfig, IntakeConfig, read_gateway_config, read_intake_config
@@ -36,7 +37,7 @@ def _read_by(read: Callable[[Any], BaseModel]) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
-class AppArgs(BaseModel, extra="forbid", frozen=True):
+class AppArgs(Closed):
     """``args`` of the application in a Serve config file."""
 
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")

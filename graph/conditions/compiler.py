@@ -9,14 +9,13 @@ do.
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
 from classifiers.suggestions import did_you_mean
 from graph.conditions.budget import RuleError
 from graph.conditions.syntax import TOO_DEEP, RuleSyntaxError, Text, attribute, call, unknown_name, unsupported
-from graph.conditions.values import ARITHMETIC, FUNCTIONS, HELPERS, MAX_NUMBER
+from graph.conditions.values import ARITHMETIC, FUNCTIONS, HELPERS
 
 __all__ = ["FAILURES", "Compiled", "Kind", "Program", "describe"]
 
@@ -33,12 +32,7 @@ _PARAMETERS = ("__budget", "context", "image", "detection")
 _NAMES: dict[Kind, frozenset[str]] = {"condition": frozenset(_PARAMETERS[1:3]), "crops": frozenset(_PARAMETERS[1:])}
 _IMAGE_KEYS = ("height", "metadata", "width")
 _AS_THEY_ARE = (ast.Tuple, ast.List, ast.BoolOp, ast.IfExp, ast.Load, ast.boolop)
-_NO_PARTS = (
-    ast.Constant,
-    ast.GeneratorExp,
-    ast.Name,
-    ast.Slice,
-)  # which cannot be evaluated by themselves, or need not
+_NO_PARTS = (ast.Constant, ast.GeneratorExp, ast.Name, ast.Slice)  # they cannot stand alone, or need no evaluation
 _LAZY = ("all", "any", "max", "min", "sum")  # they may have a comprehension as their argument
 
 
@@ -86,12 +80,8 @@ class Compiled(ast.NodeTransformer):
         return self.text.refuse(node, unsupported(kind or type(node).__name__, self.text.quote(node)))
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        value = node.value
-        if not isinstance(value, str | int | float | None):
-            raise self._unsupported(node, type(value).__name__)
-        if isinstance(value, int | float) and value > (MAX_NUMBER if isinstance(value, int) else sys.float_info.max):
-            limits = "whole numbers go up to 2**64, others up to 1.8e308"
-            raise self.text.refuse(node, f"the number is too large; {limits}")
+        if not isinstance(node.value, str | int | float | None):
+            raise self._unsupported(node, type(node.value).__name__)
         return node
 
     def visit_Set(self, node: ast.Set) -> ast.expr:
@@ -215,11 +205,9 @@ class Compiled(ast.NodeTransformer):
             takes = {1: "one argument", 2: "one or two arguments"}.get(most or 0, "one argument or more")
             raise self.text.refuse(node, f"{name}() takes {takes}, not {len(node.args)}: {self.text.quote(node)}")
         for keyword in node.keywords:
-            if keyword.arg is None:
-                raise self._unsupported(keyword.value, "Starred")
             if keyword.arg != "default" or most is not None or len(node.args) > 1 or len(node.keywords) > 1:
                 fix = "leave it out; min and max take default=, with one list"
-                raise self.text.refuse(keyword.value, f"{name}() takes no {keyword.arg}= here; {fix}")
+                raise self.text.refuse(keyword.value, f"{name}() takes no {keyword.arg or '**'}= here; {fix}")
             keyword.value = self.visit(keyword.value)
         first, *others = node.args
         visit = self.visit

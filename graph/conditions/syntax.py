@@ -41,7 +41,7 @@ class RuleSyntaxError(SetupError):
     """
 
     def __init__(self, message: str, column: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(f"{message} (column {column})" if column else message)
         self.column = column
 
 

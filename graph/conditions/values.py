@@ -15,15 +15,15 @@ from typing import Any
 from classifiers.suggestions import did_you_mean
 from graph.conditions.budget import Budget, RuleError, size, weight
 
-__all__ = ["ARITHMETIC", "FUNCTIONS", "HELPERS", "MAX_NUMBER"]
+__all__ = ["ARITHMETIC", "FUNCTIONS", "HELPERS"]
 
 Operation = Callable[..., Any]
 """Takes the budget, then its operands."""
 
-MAX_NUMBER = 2**64
+_MAX_NUMBER = 2**64
 """Largest whole number that arithmetic takes or gives, either sign; Python's have no end and get ever slower."""
 
-_MAX_POWER = 64  # every base but -1, 0 and 1 passes MAX_NUMBER with a larger exponent
+_MAX_POWER = 64  # every base but -1, 0 and 1 passes _MAX_NUMBER with a larger exponent
 _MAX_DIGITS = 20  # of `round`, either sign; no number here has more
 _KEYS_COMPARED = 100  # in the search for the key that was meant
 _KEY_LENGTH = 60  # of a missing key in a message
@@ -134,7 +134,7 @@ def _chain(budget: Budget, operators: str, left: Any, *operands: Callable[[], An
 
 
 def _bounded(value: Any) -> Any:
-    if type(value) in _NUMBERS and -MAX_NUMBER <= value <= MAX_NUMBER:
+    if type(value) in _NUMBERS and -_MAX_NUMBER <= value <= _MAX_NUMBER:
         return value
     if isinstance(value, complex):
         raise ValueError("the result is not a real number")  # noqa: TRY004 - the values were at fault, not the types
@@ -198,7 +198,7 @@ def _rounded(budget: Budget, value: Any, digits: Any = None) -> Any:
     if isinstance(digits, int):
         if abs(digits) > _MAX_DIGITS:
             raise OverflowError(f"round() takes up to {_MAX_DIGITS} digits")
-        budget.spend(_LONG_ROUND if value > MAX_NUMBER or value < -MAX_NUMBER else _MAX_DIGITS)
+        budget.spend(_LONG_ROUND if value > _MAX_NUMBER or value < -_MAX_NUMBER else _MAX_DIGITS)
     return _bounded(round(_bounded(value), digits))
 
 

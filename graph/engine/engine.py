@@ -63,14 +63,10 @@ class _Outcome:
     answer: StepAnswer | None = None
 
     def as_dict(self, name: str) -> dict[str, Any]:
-        entry: dict[str, Any] = {"name": name, "status": self.status}
-        if self.status != "skipped":
-            entry["duration_ms"] = self.duration_ms
-        if self.reason is not None:
-            entry["reason"] = self.reason
-        if self.error is not None:
-            entry["error"] = dict(self.error)
-        return entry
+        duration_ms = None if self.status == "skipped" else self.duration_ms
+        error = None if self.error is None else dict(self.error)
+        entry = {"name": name, "status": self.status, "duration_ms": duration_ms, "reason": self.reason, "error": error}
+        return {key: value for key, value in entry.items() if value is not None}
 
 
 class Engine:

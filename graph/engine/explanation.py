@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,6 @@ from graph.engine.selection import detections_for
 from graph.plan import Plan, PlannedStep
 
 __all__ = ["Decision", "StepExplanation", "explain"]
-
-
-_Budgets = tuple[Budget, Budget]
-"""Of one step: for its rules, as in the engine, and for the values that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +55,29 @@ def explain(plan: Plan, result: Mapping[str, Any]) -> list[StepExplanation]:
 
 
 def _explain_step(
-    step: PlannedStep,
-    entry: Mapping[str, Any],
-    results: Mapping[str, Any],
-    image: Mapping[str, Any],
+    step: PlannedStep, entry: Mapping[str, Any], results: Mapping[str, Any], image: Mapping[str, Any]
 ) -> StepExplanation:
     why = entry.get("reason") or entry.get("error", {}).get("detail")
     if not all(name in results for name in step.depends_on):
         return StepExplanation(step.name, entry["status"], why, None, ())
     context = {name: results[name] for name in step.depends_on}
-    budgets = Budget(step.rule_operations), Budget(step.rule_operations)
-    condition = _decide(step.condition, "image", context, image, budgets) if step.condition is not None else None
-    crops: tuple[Decision, ...] = ()
+    of_rules, of_values = Budget(step.rule_operations), Budget(step.rule_operations)  # the first as in the engine
+
+    def decide(rule: Rule, subject: str, detection: Mapping[str, Any] | None = None) -> Decision:
+        values = tuple(rule.explain(context=context, image=image, detection=detection, budget=of_values))
+        try:
+            held = rule(context=context, image=image, detection=detection, budget=of_rules)
+        except RuleError as error:
+            return Decision(rule.source, subject, None, values, str(error))
+        return Decision(rule.source, subject, held, values)
+
+    condition = None if step.condition is None else decide(step.condition, "image")
+    crops: list[Decision] = []
     if step.crops is not None and (condition is None or condition.held):
-        crops = tuple(_decide_crops(step, step.crops, context, image, budgets))
-    return StepExplanation(step.name, entry["status"], why, condition, crops)
-
-
-def _decide_crops(
-    step: PlannedStep, rule: Rule, context: Mapping[str, Any], image: Mapping[str, Any], budgets: _Budgets
-) -> Iterator[Decision]:
-    try:
-        detections = detections_for(step, context)
-    except RuleError as error:
-        yield Decision(rule.source, "image", None, (), str(error))
-        return
-    for index, detection in enumerate(detections):
-        subject = f"#{index} {detection['class_name']} {detection.get('confidence', '')}".strip()
-        yield _decide(rule, subject, context, image, budgets, detection)
-
-
-def _decide(
-    rule: Rule,
-    subject: str,
-    context: Mapping[str, Any],
-    image: Mapping[str, Any],
-    budgets: _Budgets,
-    detection: Mapping[str, Any] | None = None,
-) -> Decision:
-    of_rules, of_values = budgets
-    values = tuple(rule.explain(context=context, image=image, detection=detection, budget=of_values))
-    try:
-        held = rule(context=context, image=image, detection=detection, budget=of_rules)
-    except RuleError as error:
-        return Decision(rule.source, subject, None, values, str(error))
-    return Decision(rule.source, subject, held, values)
+        try:
+            for index, detection in enumerate(detections_for(step, context)):
+                subject = f"#{index} {detection['class_name']} {detection.get('confidence', '')}".strip()
+                crops.append(decide(step.crops, subject, detection))
+        except RuleError as error:
+            crops.append(Decision(step.crops.source, "image", None, (), str(error)))
+    return StepExplanation(step.name, entry["status"], why, condition, tuple(crops))

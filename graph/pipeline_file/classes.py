@@ -17,9 +17,8 @@ from typing import Any
 from classifiers.base import BaseClassifier
 from classifiers.errors import SetupError
 from classifiers.suggestions import did_you_mean
-from graph.pipeline_file.rule_checks import UnusableRuleError, checked_rule
 
-__all__ = ["ClassError", "Constructor", "Parameter", "constructor_of", "default_crops_problem", "import_class"]
+__all__ = ["ClassError", "Constructor", "constructor_of", "import_class"]
 
 
 class ClassError(SetupError):
@@ -27,38 +26,22 @@ class ClassError(SetupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
-    """One argument of a constructor.
-
-    Attributes:
-        annotation: evaluated; :data:`inspect.Parameter.empty` where there is none, or it cannot be evaluated.
-        default: :data:`inspect.Parameter.empty` where there is none.
-        inherited: it belongs to a base class's constructor, which gets it through ``**kwargs``.
-    """
-
-    name: str
-    annotation: Any
-    default: Any
-    inherited: bool = False
-
-    @property
-    def required(self) -> bool:
-        """Whether the class cannot be made without it."""
-        return self.default is inspect.Parameter.empty and not self.inherited
-
-
-@dataclass(frozen=True, slots=True)
 class Constructor:
     """The keyword arguments of a class.
 
     Attributes:
+        parameters: with evaluated annotations; :data:`inspect.Parameter.empty` for one that cannot be evaluated.
+        inherited: names of those that belong to a base class's constructor, which gets them through ``**kwargs``.
         is_open: it also takes names that are not among the parameters.
-        nameless: arguments without a default that cannot be passed by name.
     """
 
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, inspect.Parameter]
+    inherited: Collection[str]
     is_open: bool
-    nameless: tuple[str, ...] = ()
+
+    def requires(self, name: str) -> bool:
+        """Whether the class cannot be made without this argument."""
+        return self.parameters[name].default is inspect.Parameter.empty and name not in self.inherited
 
 
 def import_class(path: str) -> type[BaseClassifier]:
@@ -89,45 +72,30 @@ def import_class(path: str) -> type[BaseClassifier]:
 @functools.lru_cache(maxsize=256)  # asked several times of each class
 def constructor_of(cls: type[BaseClassifier]) -> Constructor:
     """The keyword arguments that ``cls`` takes, with those that it passes on to its bases through ``**kwargs``."""
-    parameters: dict[str, Parameter] = {}
-    nameless: tuple[str, ...] = ()
-    inherited = False
+    parameters: dict[str, inspect.Parameter] = {}
+    own: list[str] | None = None
     for owner in cls.__mro__[:-1]:  # object, the last, takes nothing
         init = vars(owner).get("__init__")
         if init is None:
             continue
         if not inspect.isfunction(init):  # written in C: nothing to read
-            return Constructor(parameters, init is not object.__init__ or inherited, nameless)
+            return _constructor(parameters, own, is_open=init is not object.__init__ or own is not None)
         arguments = list(inspect.signature(init).parameters.values())[1:]
-        if not inherited:
-            nameless = tuple(a.name for a in arguments if a.kind is a.POSITIONAL_ONLY and a.default is a.empty)
         names_space = inspect.unwrap(init).__globals__
         for argument in arguments:
-            if (
-                argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
-                and argument.name not in parameters
-            ):
-                annotation = _evaluated(argument.annotation, names_space)
-                parameters[argument.name] = Parameter(argument.name, annotation, argument.default, inherited)
+            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+                evaluated = argument.replace(annotation=_evaluated(argument.annotation, names_space))
+                parameters.setdefault(argument.name, evaluated)
         if all(argument.kind is not argument.VAR_KEYWORD for argument in arguments):
-            return Constructor(parameters, inherited, nameless)
-        inherited = True
-    return Constructor(parameters, inherited, nameless)
+            break
+        own = [*parameters] if own is None else own
+    return _constructor(parameters, own, is_open=own is not None)
 
 
-def default_crops_problem(cls: type[BaseClassifier], depends_on: Collection[str]) -> str | None:
-    """Why the class's own crop rule cannot stand for a step with these dependencies; ``None``: it can, or has none."""
-    if cls.default_crops is None:
-        return None
-    if not depends_on:
-        return (
-            "the class has its own crop rule, and no step gives it detections; add depends_on, or write `crops: null`"
-        )
-    try:
-        checked_rule("crops", cls.default_crops, None, depends_on)
-    except UnusableRuleError as problem:
-        return f"the class's own crop rule {cls.default_crops!r} {problem}; write `crops` in the file"
-    return None
+def _constructor(
+    parameters: dict[str, inspect.Parameter], own: Collection[str] | None, *, is_open: bool
+) -> Constructor:
+    return Constructor(parameters, parameters.keys() - (parameters if own is None else own), is_open)
 
 
 def _import_module(name: str) -> ModuleType:
@@ -149,14 +117,11 @@ def _import_module(name: str) -> ModuleType:
 
 def _not_found(name: str) -> str:
     package_name, _, last = name.rpartition(".")
-    package = sys.modules.get(package_name)
-    if not package_name:
-        siblings = [module.name for module in pkgutil.iter_modules()]
-    else:
-        siblings = [module.name for module in pkgutil.iter_modules(getattr(package, "__path__", []))]
-    candidates = [f"{package_name}.{sibling}" if package_name else sibling for sibling in siblings]
-    if package is not None and not hasattr(package, "__path__"):
+    path = getattr(sys.modules.get(package_name), "__path__", None)
+    if package_name and path is None:
         return f"{package_name!r} is a module, not a package: there is no {last!r} in it to import from"
+    prefix = f"{package_name}." if package_name else ""
+    candidates = [module.name for module in pkgutil.iter_modules(path, prefix)]
     return f"module {name!r} not found{did_you_mean(name, candidates, '; is it installed, or on PYTHONPATH?')}"
 
 
@@ -170,9 +135,6 @@ def _check_attributes(path: str, cls: type[BaseClassifier]) -> None:
             f"{path!r}: its tunables must be a set of argument names, for example frozenset({{'confidence'}})"
         )
     constructor = constructor_of(cls)
-    if constructor.nameless:
-        name = constructor.nameless[0]
-        raise ClassError(f"{path!r}: its argument {name!r} cannot be passed by name; remove the `/` behind it")
     if not constructor.is_open and (others := sorted(set(names) - set(constructor.parameters))):
         raise ClassError(f"{path!r}: its tunables name {others[0]!r}, which its constructor does not take")
 

@@ -17,7 +17,7 @@ from classifiers.base import BaseClassifier
 from classifiers.suggestions import did_you_mean, nearest
 from classifiers.validation import sentence, shown
 from classifiers.weights import LocalPath
-from graph.pipeline_file.classes import Constructor, Parameter, constructor_of
+from graph.pipeline_file.classes import Constructor, constructor_of
 from graph.pipeline_file.report import Loc
 
 __all__ = ["absolute_paths", "checked_params"]
@@ -51,7 +51,7 @@ def checked_params(
         parameter = constructor.parameters.get(key)
         if parameter is None and not constructor.is_open:
             problems.append(((key,), _unknown(key, cls, constructor)))
-        elif parameter is None or parameter.inherited or parameter.annotation is inspect.Parameter.empty:
+        elif parameter is None or key in constructor.inherited or parameter.annotation is inspect.Parameter.empty:
             arguments[key] = value
         else:
             arguments[key], found = _checked(parameter, value)
@@ -60,7 +60,7 @@ def checked_params(
                 found.append(((), f"a path has no control characters; got {value!r}; {fix}"))
             problems += [((key, *loc), message) for loc, message in found]
     for parameter in constructor.parameters.values():
-        if parameter.required and parameter.name not in params:
+        if constructor.requires(parameter.name) and parameter.name not in params:
             kind = _type_text(parameter.annotation)
             needs = f"is missing: {cls.__name__} needs it{f' ({kind})' if kind else ''}"
             others = params.keys() - constructor.parameters.keys()
@@ -74,7 +74,7 @@ def _unknown(key: str, cls: type[BaseClassifier], constructor: Constructor) -> s
     return f"{cls.__name__} has no parameter {key!r}{did_you_mean(key, constructor.parameters, known)}"
 
 
-def _checked(parameter: Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str]]]:
+def _checked(parameter: inspect.Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str]]]:
     try:
         adapter: TypeAdapter[Any] = _adapter(parameter.annotation)
     except Exception:  # noqa: BLE001 - anything may stand in an annotation; what is no type leaves it to the constructor

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
+from classifiers.base import BaseClassifier
 from classifiers.suggestions import did_you_mean
 from graph.conditions import Rule, RuleSyntaxError, compile_rule
 
-__all__ = ["UnusableRuleError", "checked_rule"]
-
-
-class UnusableRuleError(Exception):
-    """A rule cannot stand where it stands; the message says why and what to do. Never leaves this package."""
+__all__ = ["checked_rule", "default_crops_problem"]
 
 
 def checked_rule(
@@ -32,18 +29,27 @@ def checked_rule(
         names: the names of all steps.
 
     Raises:
-        UnusableRuleError: it does not compile, or reads a step that its own does not depend on.
+        RuleSyntaxError: it does not compile, or reads a step that its own does not depend on.
     """
-    try:
-        rule = compile_rule(kind, source)
-    except RuleSyntaxError as error:
-        raise UnusableRuleError(f"{error} (column {error.column})" if error.column else str(error)) from None
-    if depends_on is None:
-        return rule
-    problems = [_reads(read, step, depends_on, names) for read in sorted(rule.reads - set(depends_on))]
-    if problems:
-        raise UnusableRuleError("; and it ".join(problems))
+    rule = compile_rule(kind, source)
+    others = sorted(rule.reads - {*depends_on}) if depends_on is not None else []
+    if others:
+        raise RuleSyntaxError("; and it ".join(_reads(other, step, depends_on or (), names) for other in others))
     return rule
+
+
+def default_crops_problem(cls: type[BaseClassifier], depends_on: Collection[str]) -> str | None:
+    """Why the class's own crop rule cannot stand for a step with these dependencies; ``None``: it can, or has none."""
+    if cls.default_crops is None:
+        return None
+    if not depends_on:
+        fix = "add depends_on, or write `crops: null`"
+        return f"the class has its own crop rule, and no step gives it detections; {fix}"
+    try:
+        checked_rule("crops", cls.default_crops, None, depends_on)
+    except RuleSyntaxError as problem:
+        return f"the class's own crop rule {cls.default_crops!r} {problem}; write `crops` in the file"
+    return None
 
 
 def _reads(read: str, step: str | None, depends_on: Collection[str], names: Collection[str]) -> str:

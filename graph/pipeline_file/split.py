@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from classifiers.suggestions import did_you_mean
-from graph.pipeline_file.classes import constructor_of, default_crops_problem, import_class
+from graph.pipeline_file.classes import constructor_of, import_class
 from graph.pipeline_file.report import Report
+from graph.pipeline_file.rule_checks import default_crops_problem
 from graph.pipeline_file.schema import PipelineConfig, StepConfig
 
 __all__ = ["merge", "structure", "tunables"]
@@ -67,17 +68,12 @@ def _split(step: StepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         # an empty block is left out: the structure must not show whether a tunable was set
         moving |= {block: taken} if taken else {}
         fixed |= {block: left} if left else {}
-    if _needs_whole_image(step):
-        fixed["crops"] = None
+    if default_crops_problem(import_class(step.class_path), step.depends_on):
+        fixed["crops"] = None  # the class's own rule cannot stand in for the one that was taken out
     return fixed, moving
 
 
 def _tunable_params(class_path: str) -> frozenset[str]:
     cls = import_class(class_path)
-    parameters = constructor_of(cls).parameters
-    return frozenset(key for key in cls.tunables if key not in parameters or not parameters[key].required)
-
-
-def _needs_whole_image(step: StepConfig) -> bool:
-    """Whether the class's own crop rule cannot stand in for the one that was taken out."""
-    return default_crops_problem(import_class(step.class_path), step.depends_on) is not None
+    constructor = constructor_of(cls)
+    return frozenset(key for key in cls.tunables if key not in constructor.parameters or not constructor.requires(key))

@@ -1,24 +1,25 @@
 """Whether the steps of a pipeline fit each other, and their classes.
 
 Works on data that may have other mistakes, so that all of them are found at once: what has the wrong type is left out
-here, the models in ``graph.config`` say so.
+here, the models in ``schema.py`` say so.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
 from classifiers.base import BaseClassifier
 from classifiers.suggestions import did_you_mean
-from graph.conditions import Rule
-from graph.pipeline_file.classes import ClassError, default_crops_problem, import_class
+from graph.conditions import Rule, RuleSyntaxError
+from graph.pipeline_file.classes import ClassError, import_class
 from graph.pipeline_file.params import absolute_paths, checked_params
 from graph.pipeline_file.report import Report
-from graph.pipeline_file.rule_checks import UnusableRuleError, checked_rule
+from graph.pipeline_file.rule_checks import checked_rule, default_crops_problem
 from graph.pipeline_file.schema import CLASS_PATH
 
 _CROPS_ARE_FULL = "has no effect on a step that looks at crops, which are cut from full pixels; remove it"
@@ -79,8 +80,12 @@ def check_steps(drafts: Sequence[Draft], report: Report, folder: Path | None) ->
         report: gets the mistakes.
         folder: what relative paths are relative to; ``None``: they stay as they are.
     """
-    names = [draft.name for draft in drafts if draft.name is not None]
-    _check_names(drafts, report)
+    first: dict[str, Draft] = {}
+    for draft in drafts:
+        if draft.name is not None and (other := first.setdefault(draft.name, draft)) is not draft:
+            message = f"two steps are called {draft.name!r}, the other is number {other.index + 1}; rename one"
+            report.add(draft.loc("name"), message)
+    names = [*first]
     for draft in drafts:
         _check_class(draft, report, folder)
         _check_dependencies(draft, names, report)
@@ -89,16 +94,6 @@ def check_steps(drafts: Sequence[Draft], report: Report, folder: Path | None) ->
         _check_crops(draft, report)
         _check_crops_from(draft, report)
     _check_cycles(drafts, report)
-
-
-def _check_names(drafts: Sequence[Draft], report: Report) -> None:
-    first: dict[str, int] = {}
-    for draft in drafts:
-        if draft.name is not None and first.setdefault(draft.name, draft.index) != draft.index:
-            report.add(
-                draft.loc("name"),
-                f"two steps are called {draft.name!r}, the other is number {first[draft.name] + 1}; rename one",
-            )
 
 
 def _check_class(draft: Draft, report: Report, folder: Path | None) -> None:
@@ -140,7 +135,7 @@ def _check_rule(draft: Draft, kind: Literal["condition", "crops"], names: Sequen
         return None
     try:
         return checked_rule(kind, source, draft.name, draft.depends_on, names)
-    except UnusableRuleError as problem:
+    except RuleSyntaxError as problem:
         report.add(draft.loc(kind), str(problem))
         return None
 
@@ -180,36 +175,23 @@ def _check_crops_from(draft: Draft, report: Report) -> None:
 
 def _check_cycles(drafts: Sequence[Draft], report: Report) -> None:
     by_name = {draft.name: draft for draft in drafts if draft.name is not None}
-    edges = {name: [other for other in draft.depends_on or () if other != name] for name, draft in by_name.items()}
-    for cycle in _cycles(edges):
-        # the step that stands first in the file, so that the message does not depend on where the search began
-        start = min(range(len(cycle)), key=lambda position: by_name[cycle[position]].index)
-        turned = cycle[start:] + cycle[:start]
-        report.add(
-            by_name[turned[0]].loc("depends_on"),
-            f"a cycle: {' -> '.join([*turned, turned[0]])}; remove one of these dependencies",
-        )
-
-
-def _cycles(edges: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    """A cycle for each edge that leads back to the path of a depth-first search."""
-    done: set[str] = set()
-    for root in edges:
-        path: list[str] = []
-        pending = [(root, iter(edges[root]))] if root not in done else []
-        path += [root] if pending else []
-        while pending:
-            name, targets = pending[-1]
-            target = next(targets, None)
-            if target is None:
-                pending.pop()
-                path.pop()
-                done.add(name)
-            elif target in path:
-                yield path[path.index(target) :]
-            elif target in edges and target not in done:
-                path.append(target)
-                pending.append((target, iter(edges[target])))
+    edges = {
+        name: [other for other in draft.depends_on or () if other in by_name and other != name]
+        for name, draft in by_name.items()
+    }
+    while True:
+        try:
+            TopologicalSorter(edges).prepare()
+        except CycleError as error:
+            cycle = error.args[1][:0:-1]
+            # the step that stands first in the file, so that the message does not depend on where the search began
+            start = min(range(len(cycle)), key=lambda position: by_name[cycle[position]].index)
+            turned = cycle[start:] + cycle[:start]
+            message = f"a cycle: {' -> '.join([*turned, turned[0]])}; remove one of these dependencies"
+            report.add(by_name[turned[0]].loc("depends_on"), message)
+            edges[turned[0]] = []  # and look for others
+        else:
+            return
 
 
 def _text(value: object) -> str | None:

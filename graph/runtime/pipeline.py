@@ -209,8 +209,8 @@ def _result(future: Future[T]) -> T:
 
 def _result_or_error(future: Future[dict[str, Any]]) -> dict[str, Any] | Exception:
     try:
-        return future.result()
-    except CancelledError:
-        raise RuntimeError(_CLOSED) from None
-    except Exception as error:  # noqa: BLE001 - it is this image's, and ends no other
-        return error
+        return _result(future)
+    except Exception as error:
+        if future.cancelled():
+            raise
+        return error  # which is this image's, and ends no other

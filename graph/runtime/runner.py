@@ -1,9 +1,8 @@
 """What one step does with the calls that reach it: cut or decode, classify many at once, and shape the answers.
 
 This is the core of a step in every runtime. It has no threads and no event loop; the runtime decides where each part
-runs:
-:meth:`StepRunner.prepare` and :meth:`StepRunner.finish` may run anywhere, :meth:`StepRunner.infer` in one thread at
-a time.
+runs: :meth:`StepRunner.prepare` and :meth:`StepRunner.finish` may run anywhere, :meth:`StepRunner.infer` in one thread
+at a time.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ import logging
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from classifiers import BaseClassifier, Image, InputError, SetupError
 from classifiers.imaging import crop
 from graph.conditions import Budget, RuleError
-from graph.engine import CropSpec, Frame, StepAnswer, StepError, StepInfo, StepRequest, Target, picks
+from graph.engine import CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target, picks
 from graph.pipeline_file import constructor_of
 from graph.plan import Plan, PlannedStep
 from graph.runtime.result import BadResult, normalise
@@ -152,12 +152,8 @@ class StepRunner:
             if len(batch) == 1:
                 return [self._error(error, batch[0].request)]
             return [outcome for call in batch for outcome in self.infer([call])]
-        outcomes: list[list[Any] | StepError] = []
-        start = 0
-        for call in batch:
-            outcomes.append(results[start : start + len(call)])
-            start += len(call)
-        return outcomes
+        left = iter(results)
+        return [list(islice(left, len(call))) for call in batch]
 
     def _classify(self, images: list[Image], contexts: list[Mapping[str, Any]]) -> list[Any]:
         step = self._configuration.step
@@ -167,9 +163,9 @@ class StepRunner:
             chunk = images[start : start + size]
             self._progress()
             answers: object = self.classifier.process_batch(chunk, contexts[start : start + size])
-            returned = list(answers) if isinstance(answers, Iterable) else answers
-            if not isinstance(returned, list) or len(returned) != len(chunk):
-                what = f"{len(returned)} results" if isinstance(returned, list) else type(returned).__name__
+            returned = list(answers) if isinstance(answers, Iterable) else []
+            if len(returned) != len(chunk):
+                what = f"{len(returned)} results" if isinstance(answers, Iterable) else type(answers).__name__
                 raise BadResult(
                     f"{step.class_path}.process_batch returned {what} for {len(chunk)} images; it must return a "
                     "list with a dict for each image"
@@ -266,18 +262,19 @@ def _cut_otherwise(request: StepRequest, configuration: _Configuration) -> bool:
 
 def _pixels(request: StepRequest, configuration: _Configuration) -> tuple[tuple[Image, ...], int]:
     """The images of a call, and at which fraction of its size the whole image is."""
-    if request.targets is None:
-        frame = _frame(request)
-        if configuration.step.decode == "reduced" and configuration.frame_size is not None:
-            image, divisor = frame.reduced_pixels(configuration.frame_size)
-            return (image,), divisor
-        return (frame.pixels(),), 1
-    if request.crops is None:
-        pixels, spec = _frame(request).pixels(), configuration.info.crop
+    if request.crops is not None:
+        for image in request.crops:
+            image.flags.writeable = False  # arrays that were unpickled come writable
+        return request.crops, 1
+    if request.frame is None:  # a bug in the caller, not a user's mistake
+        raise RuntimeError("the engine sent neither the image nor its crops")
+    if request.targets is not None:
+        pixels, spec = request.frame.pixels(), configuration.info.crop
         return tuple(_cut(pixels, target.detection, spec) for target in request.targets), 1
-    for image in request.crops:
-        image.flags.writeable = False  # arrays that were unpickled come writable
-    return request.crops, 1
+    if configuration.step.decode == "reduced" and configuration.frame_size is not None:
+        image, divisor = request.frame.reduced_pixels(configuration.frame_size)
+        return (image,), divisor
+    return (request.frame.pixels(),), 1
 
 
 def _tunables(step: PlannedStep) -> dict[str, Any]:
@@ -289,14 +286,6 @@ def _tunables(step: PlannedStep) -> dict[str, Any]:
 
 def _as_utf8(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
-
-
-def _frame(request: StepRequest) -> Frame:
-    if request.frame is None:
-        raise RuntimeError(
-            "the engine sent neither the image nor its crops"
-        )  # a bug in the caller, not a user's mistake
-    return request.frame
 
 
 def _at_full_size(result: dict[str, Any], call: Prepared) -> dict[str, Any]:

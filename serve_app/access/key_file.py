@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from classifiers import SetupError
+from classifiers.validation import Closed, sentence
 from serve_app.config import JWT_TENANTS, read_json
 
 __all__ = [
@@ -40,10 +41,8 @@ _ID_BYTES = 8
 _SECRET_BYTES = 32  # 256 bits cannot be guessed, so a fast hash is enough
 
 
-class ApiKey(BaseModel):
+class ApiKey(Closed):
     """One key, without its secret."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(
         pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The part before the dot; not secret, it appears in logs"
@@ -69,10 +68,8 @@ class ApiKey(BaseModel):
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
-class KeyFile(BaseModel):
+class KeyFile(Closed):
     """The file: every key that was ever created."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     keys: tuple[ApiKey, ...] = ()
 
@@ -107,7 +104,9 @@ def read_keys(path: Path) -> KeyFile:
         raise unreadable(path, error) from error
     except ValidationError as error:
         # The values stay out of the message: a file of the wrong kind may hold anything.
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:5])
+        found = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {sentence(e, values=False)}" for e in error.errors()[:5]
+        )
         raise SetupError(f"{path} is not a key file: {found}") from error
     except (ValueError, RecursionError) as error:
         raise SetupError(f"{path} is not a key file: {error}") from error
@@ -141,7 +140,7 @@ def create_key(path: Path, tenant: str, scopes: Sequence[str], expires: datetime
             }
         )
     except ValidationError as error:
-        found = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
+        found = "; ".join(f"{e['loc'][0]}: {sentence(e, values=False)}" for e in error.errors())
         raise SetupError(f"the key cannot be created: {found}") from error
     with _locked(path):
         keys = read_keys(path).keys if path.exists() else ()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
+from classifiers.validation import Closed
 from graph.pipeline_file import AutoscalingConfig
 
 __all__ = ["BacklogAutoscaling", "entry_replicas", "step_replicas", "worker_replicas"]
@@ -17,7 +18,7 @@ _METRICS = {"metrics_interval_s": 2.0, "look_back_period_s": 10.0}
 _NO_DELAYS = {"upscale_delay_s": 0.0, "downscale_delay_s": 0.0}
 
 
-class BacklogAutoscaling(BaseModel, extra="forbid", frozen=True):
+class BacklogAutoscaling(Closed):
     """The number of workers follows the backlog of the queue, between these bounds."""
 
     min_replicas: int = Field(1, ge=0, description="Fewest workers; 0: none while the queue is empty")

@@ -21,7 +21,7 @@ from classifiers import SetupError, VisionError
 from classifiers.masking import without_secrets
 from graph import Malformed
 from graph.engine import checked_metadata
-from serve_app.cli.arguments import progress, stderr, stdout
+from serve_app.cli.arguments import line_of, progress, stderr, stdout
 from serve_app.cli.input_files import SourceError, expand
 from serve_app.queues import Queue, QueueStats, QueueUnavailable, queue_from_url
 from serve_app.queues.letters import Held, hold

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 
 from classifiers import SetupError
-from classifiers.suggestions import did_you_mean
+from classifiers.validation import sentence
 from graph.pipeline_file import read_yaml
 
 __all__ = ["BLOCKS", "AbsolutePath", "absolute_path", "folder_of", "read_block", "read_json"]
@@ -65,27 +65,15 @@ def read_block(
     try:
         return model.model_validate(block, context={"folder": folder})
     except ValidationError as error:
-        raise SetupError("\n".join(_line(mistake, name, model, missing) for mistake in error.errors())) from error
+        lines = (_line(mistake, name, model, missing) for mistake in error.errors(include_url=False))
+        raise SetupError("\n".join(lines)) from error
 
 
 def _line(mistake: Any, block: str, model: type[BaseModel], missing: Mapping[str, str]) -> str:
-    loc = [str(part) for part in mistake["loc"]]
-    where = ".".join([block, *loc])
-    if mistake["type"] == "extra_forbidden":
-        known = _keys_at(model, loc[:-1])
-        fix = did_you_mean(loc[-1], known, f"; there are {', '.join(sorted(known))}")
-        return f"{where}: there is no such key{fix}"
-    if mistake["type"] == "missing":
-        return f"{where}: is missing; {missing.get('.'.join(loc), 'write it')}"
-    return f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
-
-
-def _keys_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
-    for part in loc:
-        field = model.model_fields.get(part)
-        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)
+    key = ".".join(map(str, mistake["loc"]))
+    is_known = mistake["type"] == "missing" and key in missing
+    message = f"is missing; {missing[key]}" if is_known else sentence(mistake, model, values=False)
+    return f"{block}.{key}: {message}" if key else f"{block}: {message}"
 
 
 def _in_file(path: Path, name: str, missing: Mapping[str, str]) -> Any:

@@ -12,9 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
@@ -24,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from classifiers.validation import Closed
 from graph.pipeline_file import AutoscalingConfig
 from serve_app.config.blocks import AbsolutePath, absolute_path, read_block
 
@@ -124,11 +123,7 @@ S3Prefix = Annotated[str, _folder_at("s3://")]
 GcsPrefix = Annotated[str, _folder_at("gs://")]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class JwtConfig(_Closed):
+class JwtConfig(Closed):
     """The tokens of an identity provider that are accepted."""
 
     issuer: str = Field(min_length=1, description="What the claim iss must be")
@@ -153,7 +148,7 @@ class JwtConfig(_Closed):
     )
 
 
-class AuthConfig(_Closed):
+class AuthConfig(Closed):
     """Authentication. ``auth: none`` allows everyone."""
 
     keys_file: AbsolutePath | None = Field(
@@ -183,7 +178,7 @@ class AuthConfig(_Closed):
         return "none" if self.is_open else handler(self)
 
 
-class Limits(_Closed):
+class Limits(Closed):
     """The budget of one key. ``null``: no limit."""
 
     requests_per_second: float | None = Field(None, gt=0, le=1_000_000, description="On average")
@@ -225,7 +220,7 @@ class Limits(_Closed):
 _KEY_DEFAULT = Limits(requests_per_second=100, burst=200, concurrent=64)
 
 
-class RateLimitsConfig(_Closed):
+class RateLimitsConfig(Closed):
     """The budgets of keys. With ``auth: none``, each client address has one."""
 
     default: Limits | None = Field(
@@ -245,7 +240,7 @@ class RateLimitsConfig(_Closed):
     redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
 
 
-class S3Config(_Closed):
+class S3Config(Closed):
     """Images in S3 or in a store with its protocol."""
 
     allow: dict[str, tuple[S3Prefix, ...]] = Field(
@@ -256,7 +251,7 @@ class S3Config(_Closed):
     region: str | None = Field(None, description="The region; default: as the machine is configured")
 
 
-class GcsConfig(_Closed):
+class GcsConfig(Closed):
     """Images in Google Cloud Storage."""
 
     allow: dict[str, tuple[GcsPrefix, ...]] = Field(
@@ -266,7 +261,7 @@ class GcsConfig(_Closed):
     endpoint_url: str | None = Field(None, description="Of an emulator, which is used without credentials")
 
 
-class FetchConfig(_Closed):
+class FetchConfig(Closed):
     """What is fetched for clients that send a ``uri``. Nothing, by default."""
 
     schemes: tuple[Literal["http", "https"], ...] = Field(
@@ -296,7 +291,7 @@ class FetchConfig(_Closed):
         return tuple(kind.lower() for kind in kinds)
 
 
-class GatewayConfig(_Closed):
+class GatewayConfig(Closed):
     """The HTTP entry: authentication, limits, and the options of its deployment."""
 
     auth: AuthConfig = Field(description=_WHO)

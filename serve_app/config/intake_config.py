@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from classifiers import SetupError
+from classifiers.validation import Closed
 from serve_app.autoscaling import BacklogAutoscaling
 from serve_app.config.blocks import folder_of, read_block
 from serve_app.config.gateway_config import FetchConfig, FolderPath
@@ -65,10 +66,8 @@ class SourcesConfig(FetchConfig):
     )
 
 
-class IntakeConfig(BaseModel):
+class IntakeConfig(Closed):
     """Images from a queue, and their results."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     queue: Annotated[str, AfterValidator(_queue_url)] = Field(description="URL of the queue")
     results: Annotated[str, AfterValidator(_results_uri)] = Field(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
+from classifiers.suggestions import nearest
+from classifiers.validation import Closed, sentence
 from serve_app.http.problems import Malformed
 
 __all__ = ["PIECE_BYTES", "JsonBody", "charset_of", "content_type", "is_json", "mistakes_in", "utf8"]
@@ -20,10 +21,8 @@ PIECE_BYTES = 192 * 1024
 """Bytes of a large body that one call of a C function converts: about a millisecond, in which the event loop waits."""
 
 
-class JsonBody(BaseModel):
+class JsonBody(Closed):
     """An object that a client sends. Keys that are ``null`` are ignored, also those that only other routes have."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -93,7 +92,8 @@ def _in_words(mistake: Any, keys: list[str]) -> str:
     where = ".".join(str(part)[:80] for part in mistake["loc"])
     if mistake["type"] == "extra_forbidden":
         return f"there is no key '{where}'; {_fix(str(mistake['loc'][-1]), mistake['input'], keys)}"
-    return f"{where}: {mistake['msg']}" if where else mistake["msg"]
+    message = sentence(mistake, values=False)
+    return f"{where}: {message}" if where else message
 
 
 def _fix(key: str, value: object, keys: list[str]) -> str:
@@ -103,8 +103,7 @@ def _fix(key: str, value: object, keys: list[str]) -> str:
         by_value = "uri" if "://" in value[:20] else "base64"
     elif isinstance(value, dict):
         by_value = "metadata"
-    near = [key.lower()] if key.lower() in keys else [] if by_value in keys else difflib.get_close_matches(key, keys, 1)
-    meant = next(iter(near), by_value if by_value in keys else None)
+    meant = key.lower() if key.lower() in keys else by_value if by_value in keys else nearest(key, keys)
     return f"did you mean '{meant}'?" if meant else f"there are {', '.join(keys)}"
 
 

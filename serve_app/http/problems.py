@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from classifiers import BadImage, InputError, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
+from classifiers.validation import sentence
 from graph.conditions import RuleError
 from graph.failures import DeadlineExceeded, Malformed, Overloaded, StepFailed, StepUnavailable, Unreachable
 from serve_app.refusals import (
@@ -175,7 +176,7 @@ def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
         return Response(status_code=_CLIENT_HAS_GONE)
 
     async def invalid(request: Request, error: Any) -> JSONResponse:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {sentence(e, values=False)}" for e in error.errors())
         return problem_response(request, 400, "Malformed", found)
 
     async def http_error(request: Request, error: Any) -> JSONResponse:

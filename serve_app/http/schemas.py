@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from classifiers.validation import Closed
 
 __all__ = ["AcceptedJobs", "Health", "JobView", "PipelineView", "Result"]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ResultImage(_Closed):
+class ResultImage(Closed):
     """The image of a result."""
 
     uri: str | None = Field(description="Its address; null when its bytes were sent")
@@ -22,21 +20,21 @@ class ResultImage(_Closed):
     height: int = Field(description="Pixels of the upright image")
 
 
-class ResultPipeline(_Closed):
+class ResultPipeline(Closed):
     """The pipeline of a result."""
 
     name: str
     fingerprint: str = Field(description="Structure, rules, parameters, weights and code versions")
 
 
-class ErrorView(_Closed):
+class ErrorView(Closed):
     """Why a step or a job has no result."""
 
     type: str
     detail: str
 
 
-class ResultStep(_Closed):
+class ResultStep(Closed):
     """How a step ended."""
 
     name: str
@@ -46,7 +44,7 @@ class ResultStep(_Closed):
     error: ErrorView | None = None
 
 
-class Result(_Closed):
+class Result(Closed):
     """What the pipeline found in one image."""
 
     id: str
@@ -57,20 +55,20 @@ class Result(_Closed):
     metadata: dict[str, Any]
 
 
-class AcceptedJob(_Closed):
+class AcceptedJob(Closed):
     """A job that will be run."""
 
     id: str
     status_url: str = Field(description="Where to ask for its state")
 
 
-class AcceptedJobs(_Closed):
+class AcceptedJobs(Closed):
     """The jobs, in the order in which they were sent."""
 
     jobs: list[AcceptedJob]
 
 
-class JobView(_Closed):
+class JobView(Closed):
     """The state of a job."""
 
     id: str
@@ -79,7 +77,7 @@ class JobView(_Closed):
     error: ErrorView | None = Field(description="Of a job that failed")
 
 
-class StepView(_Closed):
+class StepView(Closed):
     """A step of the pipeline, enough to draw it."""
 
     name: str
@@ -91,14 +89,14 @@ class StepView(_Closed):
     timeout_ms: int | None
 
 
-class Edge(_Closed):
+class Edge(Closed):
     """A dependency."""
 
     source: str
     target: str
 
 
-class PipelineView(_Closed):
+class PipelineView(Closed):
     """The pipeline that is served."""
 
     name: str
@@ -107,7 +105,7 @@ class PipelineView(_Closed):
     edges: list[Edge]
 
 
-class Health(_Closed):
+class Health(Closed):
     """The server's own state."""
 
     status: Literal["ok", "ready"]

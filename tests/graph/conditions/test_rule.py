@@ -209,7 +209,7 @@ REFUSED = [
     ("max([1], default=3, default=4)", "max() takes no default= here"),
     ("sum([1], start=3)", "sum() takes no start= here"),
     ("max(**{'default': 1})", "max() takes one argument or more"),
-    ("max([1], **{'default': 1})", "unpacking with '*' is not allowed"),
+    ("max([1], **{'default': 1})", "max() takes no **= here; leave it out"),
     ("max(*[1])", "unpacking with '*' is not allowed"),
     ("len(x for x in [1])", "a comprehension in round brackets is not allowed; write [... for ...]"),
     ("max((x for x in [1]), 2)", "a comprehension in round brackets is not allowed"),
@@ -297,8 +297,6 @@ REFUSED = [
     ("'\\x1' == 'a'", "not a Python expression"),
     # limits
     ("1" * (MAX_LENGTH + 1), f"the rule has {MAX_LENGTH + 1} characters, {MAX_LENGTH} are allowed"),
-    (f"{2**64 + 1} > 1", "the number is too large"),
-    ("1e999 > 1", "the number is too large"),
     ("+".join(["1"] * (MAX_DEPTH + 1)), f"nested more than {MAX_DEPTH} levels deep"),
     ("(" * 150 + "1" + ")" * 150, None),
     ("(" * 1900 + "1" + ")" * 1900, "too many nested parentheses"),

@@ -28,12 +28,12 @@ PIPELINE: dict[str, Any] = {"name": "toy", "pipeline": [{"name": "detect", "clas
         ({"queue": "sqlite:///jobs.db"}, "intake.queue: 'sqlite:///jobs.db' must name a file by its absolute path"),
         ({"results": "out"}, "intake.results: 'out' must be an absolute path"),
         ({"results": "ftp://x/y"}, "intake.results: results cannot be kept at ftp://"),
-        ({"in_flght": 3}, "intake.in_flght: there is no such key; did you mean 'in_flight'?"),
-        ({"fetch": {"hots": []}}, "intake.fetch.hots: there is no such key; did you mean 'hosts'?"),
+        ({"in_flght": 3}, "intake.in_flght: unknown key; did you mean 'in_flight'?"),
+        ({"fetch": {"hots": []}}, "intake.fetch.hots: unknown key; did you mean 'hosts'?"),
         ({"fetch": {"files": ["/photos"]}}, "intake: fetch.files: who can write to the queue could read files"),
         ({"fetch": {"files": ["/photos/*.jpg"]}}, "intake.fetch.files.0: '/photos/*.jpg' is a pattern; a bucket or a"),
         ({"num_replicas": 2, "autoscaling": {"max_replicas": 4}}, "intake: give num_replicas or autoscaling, not both"),
-        ({"max_attempts": 0}, "intake.max_attempts: Input should be greater than or equal to 1"),
+        ({"max_attempts": 0}, "intake.max_attempts: must be at least 1"),
     ],
 )
 def test_a_mistake_says_where_and_what_to_do(change: dict[str, Any], message: str) -> None:

@@ -112,7 +112,7 @@ async def test_a_list_is_accepted_whole_or_not_at_all(at: Place, backend: LocalB
             ({"uri": "ftp://example.com/a.png"}, 403, "[1].uri: addresses of this kind"),
             ({"uri": "file:///etc/hostname"}, 403, "[1].uri: the file is in none of the folders"),
             ({"uri": "s3://photos/a.png"}, 403, "[1].uri: this object is in none of the buckets"),
-            ({}, 400, "1.uri: Field required"),
+            ({}, 400, "1.uri: is missing"),
             ({"uri": "", "metadata": {}}, 400, "1.uri"),
             ({**good, "meta": {}}, 400, "no key '1.meta'; did you mean 'metadata'?"),
             ({**good, "metadata": [1]}, 400, "1.metadata"),
