@@ -119,7 +119,6 @@ def _ray(dashboard_port: int | None) -> Iterator[int]:
     if find_spec("pandas") is None:
         raise MissingExtra("batch needs Ray Data; install it with: pip install 'visiongraph[bulk]'")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # each restart of an actor is an "error" on stderr
     if "RAY_ADDRESS" in os.environ:
         import ray
 
