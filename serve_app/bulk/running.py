@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import random
 import time
@@ -28,6 +29,8 @@ from serve_app.bulk.sources import Entry, NoSource, open_sources
 from serve_app.results import objects_from_uri
 
 __all__ = ["BulkRun", "Progress", "Settings", "TooManyFailures"]
+
+_log = logging.getLogger(__name__)
 
 _KEPT_REASONS = 100
 _MOST_DECODERS = 16
@@ -319,6 +322,9 @@ def _actors(job: Job, settings: Settings) -> tuple[dict[str, Any], int]:
                 "the steps' `serve:` blocks, or add nodes"
             )
     room = min(int(free.get(name, 0) / amount) for name, amount in wanted.items())
+    if room < 1:
+        words = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+        _log.warning("the cluster has no room now for a process with %s: the run waits for it", words)
     options: dict[str, Any] = {
         "num_cpus": wanted.pop("CPU", 0),
         "num_gpus": wanted.pop("GPU", 0),

@@ -103,8 +103,9 @@ def _open(argument: str, config: SourcesConfig) -> Source:
     )
 
 
-def allowed(arguments: Iterable[str], config: SourcesConfig) -> SourcesConfig:
-    """The rules for fetching, with what the arguments name. Addresses in tables need a rule of their own."""
+def allowed(arguments: Sequence[str], config: SourcesConfig) -> SourcesConfig:
+    """The rules for fetching, with what the arguments name and the folders of tables. Other addresses in tables need a
+    rule of their own."""
     named = [argument for argument in arguments if not _is_table(argument)]
     buckets = {"s3": dict(config.s3.allow), "gs": dict(config.gs.allow)}
     for argument in named:
@@ -112,9 +113,9 @@ def allowed(arguments: Iterable[str], config: SourcesConfig) -> SourcesConfig:
             folder = argument.rstrip("/") if argument.endswith("/") else argument.rpartition("/")[0]
             anybody = buckets[scheme]
             anybody["*"] = (*anybody.get("*", ()), folder if folder.count("/") > 1 else argument)
-    # Files that a person names may be links to anywhere; a table must not reach beyond the folders that are named.
-    files: Sequence[str] = [str(_folder_of(argument)) for argument in named if scheme_of(argument) in ("", "file")]
-    if files and not any(map(_is_table, arguments)):
+    # Files that a person names may be links to anywhere; a table reaches no farther than its folder and what is named.
+    files: Sequence[str] = [str(_folder_of(each)) for each in arguments if scheme_of(each) in ("", "file")]
+    if files and len(named) == len(arguments):
         files = ["/"]
     return config.model_copy(
         update={

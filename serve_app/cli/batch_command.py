@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from classifiers import SetupError
 from graph import Malformed, load_plan
 from graph.engine import parse_metadata
 from serve_app.bulk.sources import allowed, open_sources
@@ -118,11 +119,13 @@ def _ray(dashboard_port: int | None) -> Iterator[int]:
     if find_spec("pandas") is None:
         raise MissingExtra("batch needs Ray Data; install it with: pip install 'visiongraph[bulk]'")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # each restart of an actor is an "error" on stderr
     if "RAY_ADDRESS" in os.environ:
         import ray
 
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise SetupError(f"there is no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {error}") from error
         try:
             yield _NICE_BESIDE_OTHERS
         finally:

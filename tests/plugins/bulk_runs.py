@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from graph import load_plan
 from serve_app.bulk.chunk_runner import ChunkRunner, Job
 from serve_app.bulk.ledger import Ledger, begin_run
@@ -57,6 +59,11 @@ def rows(out: Path) -> dict[str, dict[str, Any]]:
     found = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
     assert len({row["uri"] for row in found}) == len(found)
     return {row["uri"]: row for row in found}
+
+
+def actors(above: psutil.Process) -> list[int]:
+    """The processes below one that run chunks."""
+    return [child.pid for child in above.children(recursive=True) if "MapWorker" in "".join(child.cmdline())]
 
 
 def failures(out: Path) -> dict[str, dict[str, str]]:

@@ -98,13 +98,11 @@ def test_rows_of_a_table_bring_their_metadata(kind: str, folder: Path, tmp_path:
     if kind == "parquet":
         columns = {"bytes": list(IMAGES.values()), "x": [3, 2, 1, 0, -1, None]}
         pq.write_table(pa.table(columns), table, row_group_size=4)
-        sources = [str(table)]
     else:
         lines = [f"{folder / name},{3 - index}" for index, name in enumerate(IMAGES)]
         table.write_text("\n".join(["uri,x", *lines]))
-        sources = [str(table), str(folder / "a.png")]  # the folder that images may be read from
     out = tmp_path / "out"
-    InProcess(make_job(PIPELINE, sources, out), [str(table)], chunk_size=2).all()
+    InProcess(make_job(PIPELINE, [str(table)], out), [str(table)], chunk_size=2).all()
     uris = [f"{table.as_uri()}#{n}" if kind == "parquet" else (folder / name).as_uri() for n, name in enumerate(IMAGES)]
     found = rows(out)
     with VisionPipeline(PIPELINE) as local:

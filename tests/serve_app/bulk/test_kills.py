@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from bulk_runs import failures, rows
+from bulk_runs import actors, failures, rows
 from soak.steps import picture
 
 from graph import VisionPipeline
@@ -83,7 +83,7 @@ def test_a_run_that_is_killed_five_times(tmp_path: Path, nodes: Nodes, poll: Cal
             program.communicate()
             program = start(tmp_path, nodes.address)
         elif victim == "actor":
-            os.kill(chance.choice(actors()), signal.SIGKILL)
+            os.kill(chance.choice(actors(psutil.Process())), signal.SIGKILL)
         else:
             nodes.kill()
             nodes.start()
@@ -124,9 +124,3 @@ def progressed(folder: Path, program: subprocess.Popen[str], wanted: int, poll: 
 
 def done(folder: Path) -> list[Path]:
     return list(folder.rglob("done/*.json"))
-
-
-def actors() -> list[int]:
-    """The processes of this test's clusters that run chunks."""
-    mine = psutil.Process().children(recursive=True)
-    return [process.pid for process in mine if "MapWorker" in "".join(process.cmdline())]

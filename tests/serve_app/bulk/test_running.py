@@ -8,8 +8,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from bulk_runs import failures, make_job, rows
+from bulk_runs import actors, failures, make_job, rows
 from soak.steps import picture
 
 from serve_app.bulk.ledger import PipelineChanged
@@ -70,15 +71,14 @@ def test_too_many_failures_stop_it_and_a_changed_pipeline_does_not_continue_it(f
 
 
 def test_actors_that_are_killed_cost_no_image(folder: Path, tmp_path: Path) -> None:
-    from ray.util.state import list_actors
-
     out = tmp_path / "out"
     states = run(folder, out).chunks()
     next(states)
     next(states)
-    for actor in list_actors(filters=[("state", "=", "ALIVE")]):
-        if "one" in actor.class_name:
-            os.kill(actor.pid, signal.SIGKILL)
+    killed = actors(psutil.Process())
+    assert killed
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
     for _ in states:
         pass
     assert len(rows(out)) == 57

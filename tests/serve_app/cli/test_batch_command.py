@@ -64,7 +64,9 @@ def test_ctrl_c_and_the_same_command_again(folder: Path, poll: Callable[..., obj
     assert len(failures(folder / "out")) == 1
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
     assert (manifest["images"], manifest["succeeded"], manifest["failed"]) == (40, 39, 1)
-    assert not [line for line in said.splitlines() if "ray" in line.lower()]
+    # Ray's core says that of every pool of actors of Ray Data, and that cannot be switched off
+    rest = [line for line in said.splitlines() if "has constructor arguments in the object store" not in line]
+    assert not [line for line in rest if "ray" in line.lower()]
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from bulk_runs import failures, make_job, rows
 
 from classifiers import InputError
 from graph import VisionPipeline
+from serve_app.bulk.running import BulkRun, Settings
 
 # Noise between two processes that is allowed: threads may add up floats in another order.
 CONFIDENCE = 1e-3
@@ -110,3 +113,29 @@ def test_every_photo_of_the_corpus(shared_data: Path, deploy: Callable[..., http
                 else:
                     same_objects(answer["objects"], expected["context"][name]["objects"])
     assert refused == 2  # the truncated one, and the one that is no image
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_every_photo_of_the_corpus_in_bulk(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, sources = pipeline(shared_data), [str(shared_data / "corpus")]
+    for _ in BulkRun(make_job(config, sources, tmp_path), sources, Settings(in_flight=2, chunk_size=10)).chunks():
+        pass
+    found, failed = rows(tmp_path), failures(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in the actors, so that floats are added up in the same order
+    with VisionPipeline(config) as local:
+        for photo in photos(shared_data):
+            uri = photo.as_uri()
+            try:
+                expected = local.run(photo.read_bytes())
+            except InputError as error:
+                assert failed.pop(uri)["detail"] == str(error)  # noqa: PT017
+                continue
+            row = found.pop(uri)
+            assert json.loads(row["context"]) == expected["context"], photo.name
+            assert row["fingerprint"] == expected["pipeline"]["fingerprint"]
+            ends = [(s["name"], s["status"], s.get("reason")) for s in expected["steps"]]
+            assert [(s["name"], s["status"], s["reason"]) for s in row["steps"]] == ends
+    assert not found
+    assert not failed
