@@ -2,7 +2,8 @@
 
 from serve_app.queues.letters import DeadLetter
 from serve_app.queues.opening import queue_from_url
-from serve_app.queues.protocol import BadQueueUrl, Message, MissingExtra, Queue, QueueStats, QueueUnavailable
+from serve_app.queues.protocol import Message, MissingExtra, Queue, QueueStats, QueueUnavailable
+from serve_app.queues.urls import BadQueueUrl
 
 __all__ = [
     "BadQueueUrl",

@@ -6,8 +6,8 @@ import importlib
 import os
 import re
 
-from serve_app.queues.protocol import BadQueueUrl, MissingExtra, Queue
-from serve_app.queues.urls import QueueUrl
+from serve_app.queues.protocol import MissingExtra, Queue
+from serve_app.queues.urls import BadQueueUrl, QueueUrl
 
 __all__ = ["queue_from_url"]
 

@@ -7,15 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from classifiers import SetupError, VisionError
-
-if TYPE_CHECKING:
-    from serve_app.queues.urls import QueueUrl
+from serve_app.queues.urls import QueueUrl
 
 __all__ = [
-    "BadQueueUrl",
     "Message",
     "MissingExtra",
     "Queue",
@@ -26,10 +23,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-
-class BadQueueUrl(SetupError):
-    """A queue URL that is invalid, or names a queue that does not exist; the message shows the form."""
 
 
 class MissingExtra(SetupError):

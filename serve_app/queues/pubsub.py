@@ -21,8 +21,8 @@ from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage, SubscriberAsyn
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 
-from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, chunks
-from serve_app.queues.urls import FORMS, QueueUrl
+from serve_app.queues.protocol import Message, Queue, QueueStats, chunks
+from serve_app.queues.urls import FORMS, BadQueueUrl, QueueUrl
 
 __all__ = ["PubsubQueue"]
 

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable
-from serve_app.queues.urls import FORMS, QueueUrl
+from serve_app.queues.protocol import Message, Queue, QueueStats, QueueUnavailable
+from serve_app.queues.urls import FORMS, BadQueueUrl, QueueUrl
 
 __all__ = ["SqliteQueue"]
 

@@ -14,8 +14,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.queues.age import OldestEstimate
-from serve_app.queues.protocol import BadQueueUrl, Message, Queue, QueueStats, QueueUnavailable, chunks
-from serve_app.queues.urls import QueueUrl
+from serve_app.queues.protocol import Message, Queue, QueueStats, QueueUnavailable, chunks
+from serve_app.queues.urls import BadQueueUrl, QueueUrl
 
 __all__ = ["SqsQueue"]
 

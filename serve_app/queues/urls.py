@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from serve_app.queues.protocol import BadQueueUrl
+from classifiers import SetupError
 
-__all__ = ["FORMS", "QueueUrl", "with_prefetch"]
+__all__ = ["FORMS", "BadQueueUrl", "QueueUrl", "with_prefetch"]
 
 FORMS = {
     "amqp": "amqp://user:pass@host/vhost?queue=NAME",
@@ -20,6 +20,10 @@ FORMS = {
 }
 
 _MOST_PREFETCH = 65_535
+
+
+class BadQueueUrl(SetupError):
+    """A queue URL that is invalid, or names a queue that does not exist; the message shows the form."""
 
 
 @dataclass(frozen=True, slots=True)
