@@ -1,17 +1,13 @@
-"""From a URL to a queue; the broker's own client is imported only when it is asked for."""
+"""Makes the queue that a URL names. A broker's client is imported only when it is used."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import re
-from typing import TYPE_CHECKING
 
 from serve_app.queues.protocol import MissingExtra, Queue
 from serve_app.queues.urls import BadQueueUrl, QueueUrl
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["queue_from_url"]
 
@@ -49,8 +45,8 @@ def queue_from_url(url: str) -> Queue:
         raise MissingExtra(
             f"{parts.scheme}:// needs the package '{error.name}'; install it with: pip install 'visiongraph[{extra}]'"
         ) from error
-    make: Callable[[QueueUrl], Queue] = getattr(loaded, class_name)
-    return make(parts)
+    queue: Queue = getattr(loaded, class_name)(parts)
+    return queue
 
 
 def _value(variable: re.Match[str]) -> str:

@@ -66,7 +66,7 @@ class _Receipt(NamedTuple):
 class RabbitQueue(Queue):
     """``amqp://user:pass@host/vhost?queue=NAME``: a quorum queue.
 
-    With ``&prefetch=N`` the broker sends so many messages ahead: more than the worker processes at a time.
+    ``&prefetch=N``: how many messages the broker sends ahead, more than the worker processes at a time.
     """
 
     kind: ClassVar[str] = "RabbitMQ queue"
