@@ -59,6 +59,8 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         # Under `uv run` Ray would build an environment for its workers; they are to have this one.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Serve kills a proxy that takes longer to start than 5 s, as it may on a busy machine, and does not start then.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
 )
 
