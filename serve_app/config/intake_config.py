@@ -159,13 +159,17 @@ def _with_absolute_paths(block: Any, folder: Path) -> Any:
     """The block with the paths in it taken from ``folder`` where they are relative."""
     if not isinstance(block, Mapping):
         return block
+
+    def beside(path: Any) -> Any:  # an empty one, a variable that is not set, and what is no string are mistakes
+        return str(folder / path) if isinstance(path, str) and path else path
+
     block = dict(block)
     queue, results, fetch = block.get("queue"), block.get("results"), block.get("fetch")
     if isinstance(queue, str) and queue.startswith("sqlite:///"):
         file, *query = queue.removeprefix("sqlite:///").split("?", 1)
-        block["queue"] = "?".join([f"sqlite:///{folder / file}", *query])
+        block["queue"] = "?".join([f"sqlite:///{beside(file)}", *query])
     if isinstance(results, str) and "://" not in results:
-        block["results"] = str(folder / results)
+        block["results"] = beside(results)
     if isinstance(fetch, Mapping) and isinstance(fetch.get("files"), list | tuple):
-        block["fetch"] = {**fetch, "files": [str(folder / file) for file in fetch["files"]]}
+        block["fetch"] = {**fetch, "files": [beside(file) for file in fetch["files"]]}
     return block
