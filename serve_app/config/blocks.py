@@ -33,7 +33,7 @@ def absolute_path(text: str, info: ValidationInfo) -> str:
         ValueError: it is relative, and in no file.
     """
     path = folder_of(info) / text
-    if not path.is_absolute():
+    if not text or not path.is_absolute():
         raise ValueError(f"'{text}' must be an absolute path: the replicas run in folders of their own")
     return str(path)
 

@@ -29,7 +29,7 @@ def _beside(uri: str, folder: Path) -> str:
     """The URL of a queue or of results; a relative path in it is relative to a folder."""
     if uri.startswith("sqlite:///"):
         file, *query = uri.removeprefix("sqlite:///").split("?", 1)
-        return "?".join([f"sqlite:///{folder / file}", *query])
+        return "?".join([f"sqlite:///{folder / file if file else ''}", *query])  # an empty path is an error
     return uri if "://" in uri or not uri else str(folder / uri)
 
 

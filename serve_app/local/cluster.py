@@ -58,6 +58,8 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         # Under `uv run` Ray would build another environment for its workers.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Serve kills a proxy that takes longer to start than 5 s, as it may on a busy machine, and does not start then.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
 )
 

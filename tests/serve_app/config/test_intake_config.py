@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,25 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(SetupError) as caught:
         read_intake_config(file)
     assert f"{file}{says}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"results": ""}, "intake.results: an empty address"),
+        ({"queue": "sqlite:///"}, "intake.queue: 'sqlite:///' must name a file"),
+        ({"fetch": {"files": [""]}}, "intake.fetch.files.0: '' must be an absolute path"),
+        ({"fetch": {"files": [1]}}, "intake.fetch.files.0"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    file = tmp_path / "intake.yaml"
+    file.write_text(json.dumps({"queue": "sqlite:///q.db", "results": "out", **change}))
+    with pytest.raises(SetupError, match=says):
+        read_intake_config(file)
+    if "results" in change:
+        with pytest.raises(SetupError, match=says):
+            read_intake_config(BLOCK, results="")
 
 
 def test_keys_that_begin_with_x_are_for_anchors(tmp_path: Path) -> None:
