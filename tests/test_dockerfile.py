@@ -54,12 +54,12 @@ def test_the_lock_has_a_version_of_all_that_is_required() -> None:
 
 def test_it_runs_as_the_user_of_the_pods() -> None:
     user = re.findall(r"^USER (\d+)$", FINAL, re.MULTILINE)
-    assert user == [str(pods._POD_SECURITY["runAsUser"])]
+    assert user == [str(pods.USER_ID)]
     assert f"--uid {user[0]} " in FINAL
 
 
 def test_haproxy_is_where_the_pods_look_for_it() -> None:
-    path = pods._ENVIRONMENT["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    path = pods.ENVIRONMENT["RAY_SERVE_HAPROXY_BINARY_PATH"]
     assert path == "/opt/visiongraph/bin/visiongraph-haproxy"
     assert "python -m venv /opt/visiongraph\n" in BUILD.replace(" \\", "").replace("\\", "")
     assert "COPY --from=build /opt/visiongraph /opt/visiongraph" in FINAL

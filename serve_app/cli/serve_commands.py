@@ -76,7 +76,7 @@ def render(
     --intake, or --queue and --results, there are workers too, and jobs over HTTP. With --kubernetes it prints
     manifests, for kubectl apply.
     """
-    from serve_app.config.gateway_config import read_gateway_config
+    from serve_app.config.gateway_config import LOOPBACK_HOSTS, read_gateway_config
     from serve_app.config.intake_config import read_intake_config
     from serve_app.deployments.fitting import Machine
     from serve_app.deployments.options import OPEN_GATEWAY
@@ -88,7 +88,7 @@ def render(
     if kubernetes and fit is not None:
         raise SetupError("--fit does not go with --kubernetes: pods are added for what the deployments reserve")
     machine = None if fit is None else Machine.parse(fit)
-    if gateway is None and (kubernetes or host not in ("127.0.0.1", "::1", "localhost")):
+    if gateway is None and (kubernetes or host not in LOOPBACK_HOSTS):
         option = "--kubernetes" if kubernetes else f"--host {host}"
         raise SetupError(
             f"{option} lets others reach the endpoint: configure authentication with --gateway FILE; "
@@ -98,6 +98,8 @@ def render(
     has_intake = intake is not None or queue is not None or results is not None
     workers = read_intake_config(intake or {}, queue=queue, results=results) if has_intake else None
     if not kubernetes:
+        for problem in workers.of_one_node if workers is not None and host not in LOOPBACK_HOSTS else ():
+            _warn(problem)
         text = render_config(pipeline, gateway=config, intake=workers, host=host, port=port, machine=machine)
         sys.stdout.write(text)
         return

@@ -13,9 +13,11 @@ from serve_app.local import FAST_ENVIRONMENT
 __all__ = [
     "CONTAINER_SECURITY",
     "DASHBOARD_PORT",
+    "ENVIRONMENT",
     "HTTP_PORT",
     "METRICS_PORTS",
     "TMP_MOUNT",
+    "USER_ID",
     "head_template",
     "worker_template",
 ]
@@ -36,7 +38,7 @@ _TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 TMP_MOUNT = {"name": "tmp", "mountPath": _TMP}
 """The one place that is writable."""
 
-_ENVIRONMENT: Mapping[str, str] = {
+ENVIRONMENT: Mapping[str, str] = {
     **FAST_ENVIRONMENT,
     "RAY_SERVE_HAPROXY_BINARY_PATH": "/opt/visiongraph/bin/visiongraph-haproxy",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
@@ -47,12 +49,14 @@ _ENVIRONMENT: Mapping[str, str] = {
 }
 _DOWNLOADS: Mapping[str, str] = {"VISIONGRAPH_CACHE": _MODELS, "HF_HOME": f"{_MODELS}/huggingface"}
 
-_USER = 10001
+USER_ID = 10001
+"""Of the image's user."""
+
 _POD_SECURITY = {
     "runAsNonRoot": True,
-    "runAsUser": _USER,
-    "runAsGroup": _USER,
-    "fsGroup": _USER,
+    "runAsUser": USER_ID,
+    "runAsGroup": USER_ID,
+    "fsGroup": USER_ID,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 CONTAINER_SECURITY = {
@@ -65,7 +69,7 @@ CONTAINER_SECURITY = {
 def head_template(target: Target, references: References) -> dict[str, Any]:
     """The head: Ray's servers, the dashboard, Serve's controller; no replica."""
     container = {
-        **_container(target, "ray-head", _ENVIRONMENT, references),
+        **_container(target, "ray-head", ENVIRONMENT, references),
         "ports": _ports({"gcs-server": 6379, "dashboard": DASHBOARD_PORT, "serve": HTTP_PORT, **METRICS_PORTS["head"]}),
         "resources": _resources(target.head_cpus, GIB_PER_CPU * target.head_cpus),
         **_raylet_probes(),
@@ -81,7 +85,7 @@ def worker_template(target: Target, references: References, group: WorkerGroup, 
     Args:
         drain_s: time that the replicas on a pod have to finish before it is stopped.
     """
-    environment = {**_ENVIRONMENT, **(_DOWNLOADS if target.models == "download" else {})}
+    environment = {**ENVIRONMENT, **(_DOWNLOADS if target.models == "download" else {})}
     gpus = {"nvidia.com/gpu": str(group.gpus)} if group.gpus else {}
     container = {
         **_container(target, "ray-worker", environment, references),

@@ -65,3 +65,17 @@ def test_what_may_not_be_meant_is_a_warning(visiongraph: Run, monkeypatch: pytes
     assert out
     assert "--redis" in err
     assert "no step reserves a GPU" in err
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", 2), ("127.0.0.1", 0)])
+def test_a_serve_config_for_others_warns_of_what_one_node_has(
+    host: str, warned: int, visiongraph: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code, out, err = visiongraph(
+        *("render", "configs/demo.yaml", "--gateway", _DEMO, "--host", host),
+        *("--queue", "sqlite:///jobs.db", "--results", "results"),
+    )
+    assert code == 0
+    assert out
+    assert err.count("is on one node") == warned
