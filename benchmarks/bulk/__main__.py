@@ -42,20 +42,18 @@ def main() -> None:
         environment = {**os.environ, **settings.write(folder / "settings.json")}
         (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline_of(settings, {})))
         print(f"{options.images} images on {settings.workers} cores, load {os.getloadavg()[0]:.1f} at the start")
-        print(
-            f"{'system':12} {'images/s':>9} {'of processes':>13} {'whole, s':>9} {'CPU, s':>7} {'peak MB':>8} {'drift':>6}"
-        )
+        columns = ["images/s", "of processes", "whole, s", "CPU, s", "peak MB", "drift"]
+        print(f"{'system':12}", *columns, sep="  ")
         for _ in range(options.rounds):
             best = None
             for system in options.systems:
                 measured = measure(system, folder, environment)
                 best = best or measured["images_per_s"]
-                share = measured["images_per_s"] / best
-                print(
-                    f"{system:12} {measured['images_per_s']:9.2f} {share:13.2f} {measured['whole_s']:9.1f} {measured['cpu_s']:7.1f}"
-                    f" {measured['peak_mb']:8.0f} {measured['drift']:6.1%}",
-                    flush=True,
-                )
+                values = {"images/s": measured["images_per_s"], "of processes": measured["images_per_s"] / best}
+                values |= {"whole, s": measured["whole_s"], "CPU, s": measured["cpu_s"]}
+                values |= {"peak MB": measured["peak_mb"], "drift": measured["drift"]}
+                cells = (f"{values[name]:{len(name)}.{0 if name == 'peak MB' else 2}f}" for name in columns)
+                print(f"{system:12}", *cells, sep="  ", flush=True)
 
 
 def make_images(photos: Path, to: Path, count: int) -> None:
