@@ -126,11 +126,12 @@ class BulkRun:
     def __init__(self, job: Job, arguments: Sequence[str], settings: Settings) -> None:
         import ray
 
+        cluster: Any = ray
         self._sources = open_sources(arguments, job.fetch)
         self._arguments = arguments
         self._settings = settings
         self._options, self._actors = _actors(job, settings)
-        decoders = max(1, min(_MOST_DECODERS, int(_resources(ray.cluster_resources).get("CPU", 1)) // self._actors))
+        decoders = max(1, min(_MOST_DECODERS, int(cluster.cluster_resources().get("CPU", 1)) // self._actors))
         self._job = replace(job, decoders=decoders, session=uuid.uuid4().hex)
         self.progress = Progress()
 
@@ -146,7 +147,6 @@ class BulkRun:
             SetupError: the pipeline cannot be loaded.
             NoSource: there are no images.
         """
-
         chosen: list[Entry] = []
         total = 0
         for entry in (entry for source in self._sources for entry in source.entries()):
@@ -175,16 +175,16 @@ class BulkRun:
         fingerprint = self._with_one_actor(lambda actor: actor.check.remote())["fingerprint"]
         plan, settings = self._job.plan, self._settings
         run = begin_run(objects, plan.name, self._arguments, fingerprint, restart=settings.restart)
-        self._ledger = ledger = Ledger(objects, run)
+        ledger = Ledger(objects, run)
         done: set[int] = set()
         for number, counts in ledger.all_counts():
             done.add(number)
             self.progress.add(counts)
         yield self.progress
         started = time.monotonic()
-        idle = 0
+        idle, error = 0, None
         while (listing := ledger.listing()) is None or len(done) < listing["chunks"]:
-            before = len(done)
+            before, error = len(done), None
             try:
                 for number, counts in self._dataset(run, _first_missing(done)):
                     if number in done:
@@ -192,16 +192,13 @@ class BulkRun:
                     done.add(number)
                     self._count(ledger, counts, time.monotonic() - started)
                     yield self.progress
-            except (VisionError, GeneratorExit):
+            except VisionError:
                 raise
-            except Exception as error:  # of Ray: what was lost with a node is run again
-                idle = 0 if len(done) > before else idle + 1
-                if idle >= _TRIES_WITHOUT_PROGRESS:
-                    raise VisionError(f"Ray cannot run the chunks: {error}; the same command continues") from error
-            else:
-                idle = 0 if len(done) > before else idle + 1
-                if idle >= _TRIES_WITHOUT_PROGRESS:
-                    raise VisionError("some chunks do not get done; the same command tries again")
+            except Exception as raised:  # noqa: BLE001 - of Ray: what was lost with a node is run again
+                error = raised
+            idle = 0 if len(done) > before else idle + 1
+            if idle >= _TRIES_WITHOUT_PROGRESS:
+                raise VisionError(f"Ray does not run the remaining chunks: {error}; the same command continues")
         self.progress.total = listing["images"]
         if not listing["images"] and not listing["known"]:
             raise NoSource(f"there are no images in {', '.join(self._arguments)}")
@@ -290,6 +287,8 @@ class BulkRun:
                 raise SetupError(checked["error"])
             answer: dict[str, Any] = ray.get(call(actor))
             return answer
+        except ray.exceptions.RayError as error:
+            raise SetupError(f"the process in which the models are tried has ended: {error}") from error
         finally:
             ray.kill(actor)
 
@@ -302,6 +301,7 @@ def _actors(job: Job, settings: Settings) -> tuple[dict[str, Any], int]:
     """
     import ray
 
+    cluster: Any = ray  # these functions of it have no types
     serve = [step.serve for step in job.plan]
     resources: Counter[str] = Counter()
     for each in serve:
@@ -314,7 +314,7 @@ def _actors(job: Job, settings: Settings) -> tuple[dict[str, Any], int]:
         **resources,
     }
     wanted = {name: amount for name, amount in wanted.items() if amount}
-    there, free = _resources(ray.cluster_resources), _resources(ray.available_resources)
+    there, free = cluster.cluster_resources(), cluster.available_resources()
     for name, amount in wanted.items():
         if there.get(name, 0) < amount:
             raise SetupError(
@@ -332,11 +332,6 @@ def _actors(job: Job, settings: Settings) -> tuple[dict[str, Any], int]:
         "resources": wanted,
     }
     return {name: value for name, value in options.items() if value is not None}, min(settings.in_flight, max(1, room))
-
-
-def _resources(ask: Callable[[], Any]) -> dict[str, float]:
-    """What Ray, whose functions have no types, says of the cluster."""
-    return dict(ask())
 
 
 def _first_missing(done: set[int]) -> int:
