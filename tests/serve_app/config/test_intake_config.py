@@ -77,7 +77,7 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"results": ""}, "intake.results: an empty address"),
+        ({"results": ""}, "intake.results: the address for results is empty"),
         ({"queue": "sqlite:///"}, "intake.queue: 'sqlite:///' must name a file"),
         ({"fetch": {"files": [""]}}, "intake.fetch.files.0: '' must be an absolute path"),
         ({"fetch": {"files": [1]}}, "intake.fetch.files.0"),
