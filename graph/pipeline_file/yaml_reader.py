@@ -7,6 +7,7 @@ is an error too, and so is a key that is there twice: one of the two would be ig
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def read_yaml(text: str) -> Document:
         if root is not None:
             document.data = _Reader(document).value(root, ())
     except yaml.MarkedYAMLError as error:
-        document.problems.append(_syntax_problem(error))
+        document.problems.append(_open_quote(text, error) or _syntax_problem(error))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"the character {chr(error.character)!r} cannot stand in YAML; remove it"
@@ -206,6 +207,19 @@ def _is_text(text: str) -> bool:
 
 def _tag_text(node: yaml.Node) -> str:
     return f"!!{node.tag.removeprefix(_TAG)}" if node.tag.startswith(_TAG) else str(node.tag)
+
+
+def _open_quote(text: str, error: yaml.MarkedYAMLError) -> Problem | None:
+    """Where a quote that should have been closed was closed by the next one, many lines on."""
+    mark = error.problem_mark
+    if mark is None or "but found '<scalar>'" not in (error.problem or ""):
+        return None
+    before = itertools.takewhile(lambda token: token.end_mark.index <= mark.index, yaml.scan(text, _Loader))
+    quoted = [token for token in before if isinstance(token, yaml.ScalarToken)][-1:]
+    if not quoted or quoted[0].style not in ("'", '"') or quoted[0].start_mark.line == quoted[0].end_mark.line:
+        return None
+    first, last = quoted[0].start_mark.line + 1, quoted[0].end_mark.line + 1
+    return Problem((), first, f"a quote that is closed only on line {last}; close it on its own line")
 
 
 _ESCAPE = "an unknown escape: a backslash in double quotes begins one; use single quotes, as in 'C:\\models\\y.pt'"

@@ -25,7 +25,7 @@ class StepDeployment:
     The models are loaded and warmed up in the first ``reconfigure``, which Serve calls before the replica is ready.
 
     Args:
-        structure: the pipeline without its tunables, see :func:`graph.config.structure`.
+        structure: the pipeline without its tunables, see :func:`graph.pipeline_file.structure`.
         step: which of its steps has this deployment.
         awaited: the hosts that a new version waits for, see :func:`serve_app.deployments.rollout.awaited_hosts`.
         deadline_s: of a request.

@@ -552,8 +552,8 @@ YAML_MISTAKES = {
     "bracket": ("pipeline: [a\nname: b\n", 1, "a `[` that is not closed, or a comma is missing"),
     "late quote": (
         "name: 'a\nlimits:\n  x: 'b'\n",
-        3,
-        "a string goes on after its closing quote",
+        1,
+        "key 'name': a quote that is closed only on line 3; close it on its own line",
     ),
     "no colon": ("pipeline:\n  - name: a\n    class\n    params: {}\n", 3, "key 'class': a key without `: ` behind it"),
     "at sign": (
