@@ -20,7 +20,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
-from classifiers import VisionError
+from classifiers import SetupError
 from serve_app.buckets import gcs_bucket, s3_bucket
 from serve_app.config import SourcesConfig
 from serve_app.results import objects_from_uri
@@ -32,7 +32,7 @@ _TABLES = (".csv", ".parquet")
 _BYTES_AT_ONCE = 32
 
 
-class NoSource(VisionError):
+class NoSource(SetupError):
     """A source cannot be listed, or has no images."""
 
 

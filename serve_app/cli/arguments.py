@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["PipelineArgument", "line_of", "progress", "stderr", "stdout"]
+__all__ = [
+    "DashboardPortOption",
+    "GatewayOption",
+    "IntakeOption",
+    "PipelineArgument",
+    "PortOption",
+    "QueueOption",
+    "ResultsOption",
+    "line_of",
+    "progress",
+    "stderr",
+    "stdout",
+]
 
 PipelineArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="The pipeline file, for example configs/demo.yaml.")
 ]
+PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
+GatewayOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML with the gateway: block: authentication, limits, fetching.")
+]
+IntakeOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML with the intake: block: queue, results, fetching, workers.")
+]
+QueueOption = Annotated[str | None, typer.Option(metavar="URL", help="The queue, instead of the intake block's.")]
+ResultsOption = Annotated[str | None, typer.Option(metavar="URI", help="The results, instead of the intake block's.")]
+DashboardPortOption = Annotated[int, typer.Option(help="Port of the Ray dashboard.", min=1, max=65535)]
 
 stdout = Console(soft_wrap=True)
 stderr = Console(stderr=True)

@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli.arguments import stdout
-from serve_app.cli.serve_commands import DashboardPortOption, GatewayOption, IntakeOption, PortOption
+from serve_app.cli.arguments import DashboardPortOption, GatewayOption, IntakeOption, PortOption, stdout
 from serve_app.doctor import Finding
 
 __all__ = ["doctor"]

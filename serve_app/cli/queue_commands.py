@@ -141,8 +141,6 @@ def _for_workers(uri: str, queue_url: str) -> str:
         VisionError: they could not fetch it.
     """
     scheme = scheme_of(uri)
-    if scheme in ("http", "https"):
-        return checked_uri(uri)
     if scheme in ("s3", "gs"):
         bucket, key = split_bucket_uri(uri)
         if not bucket or not key or key.endswith("/"):

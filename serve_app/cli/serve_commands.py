@@ -12,7 +12,16 @@ from typing import Annotated
 import typer
 
 from classifiers import SetupError
-from serve_app.cli.arguments import PipelineArgument, stderr
+from serve_app.cli.arguments import (
+    DashboardPortOption,
+    GatewayOption,
+    IntakeOption,
+    PipelineArgument,
+    PortOption,
+    QueueOption,
+    ResultsOption,
+    stderr,
+)
 from serve_app.cli.kubernetes_options import (
     GatewayClassOption,
     GpuTypeOption,
@@ -29,17 +38,6 @@ from serve_app.cli.kubernetes_options import (
 from serve_app.cli.phases import phases
 
 __all__ = ["demo", "render", "serve"]
-
-PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
-GatewayOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with the gateway: block: authentication, limits, fetching.")
-]
-IntakeOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with the intake: block: queue, results, fetching, workers.")
-]
-QueueOption = Annotated[str | None, typer.Option(metavar="URL", help="The queue, instead of the intake block's.")]
-ResultsOption = Annotated[str | None, typer.Option(metavar="URI", help="The results, instead of the intake block's.")]
-DashboardPortOption = Annotated[int, typer.Option(help="Port of the Ray dashboard.", min=1, max=65535)]
 
 
 def render(

@@ -15,6 +15,7 @@ from rich.console import Console
 from toys import draw, encoded
 
 from classifiers import SetupError
+from graph import Plan, load_plan
 from serve_app.cli import demo
 from serve_app.cli.demo import Found, run_demo, show
 from serve_app.cli.phases import phases
@@ -47,13 +48,13 @@ def serving(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo gets a server that is there already, instead of starting one."""
 
     @contextmanager
-    def serving(
-        pipeline: str, *, port: int, dashboard_port: None, report: Callable[[str], None]
-    ) -> Iterator[LocalCluster]:
+    def serving(plan: Plan, *, report: Callable[[str], None], **_: Any) -> Iterator[LocalCluster]:
+        assert plan.name == "demonstrated"
         report("starting")
         yield LocalCluster(served.rstrip("/"), None, None, haproxy=False, log_dir=Path())
 
     monkeypatch.setattr(demo, "serving", serving)
+    monkeypatch.setattr(demo, "load_with_models", lambda _: load_plan(PIPELINE))
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_all_steps_run_in_one_replica_of_the_gateway_per_core(cpus: int) -> None
 
     assert fitted.is_changed
     assert fitted.plan.hosts == ()
-    options = deployment_options(fitted.plan, fitted.gateway)[GATEWAY]
+    options = deployment_options(fitted.plan, fitted.gateway, None)[GATEWAY]
     assert options["num_replicas"] == cpus
     assert options["ray_actor_options"]["num_cpus"] == pytest.approx(1, abs=0.001)
 

@@ -17,6 +17,7 @@ _ELSEWHERE = {
     "graph.runtime.result.BadResult",
     "serve_app.local.serving.NotEnoughResources",
     "serve_app.buckets.BucketUnavailable",
+    "serve_app.bulk.running.TooManyFailures",
     "serve_app.queues.job_messages.BadMessage",
     "serve_app.queues.protocol.QueueUnavailable",
     "serve_app.results.object_stores.StoreUnavailable",

@@ -94,7 +94,7 @@ def test_a_request_leaves_one_line(cluster: Any, poll: Callable[..., Any], tmp_p
 
     file = tmp_path / "logged.yaml"
     file.write_text(yaml.dump(PIPELINE))
-    _deploy(str(file), "logged", GatewayConfig.model_validate({"auth": "none"}), None)
+    _deploy(load_plan(file), GatewayConfig.model_validate({"auth": "none"}), None)
     try:
         headers = {"Content-Type": "image/png", "X-Request-Id": "abc"}
         for _ in range(3):
