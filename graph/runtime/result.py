@@ -36,7 +36,9 @@ def normalise(result: Mapping[str, Any], source: str = "the classifier") -> dict
 
     - ``detections``: a list of dicts with ``bbox``, four finite numbers [x1, y1, x2, y2] in pixels; ``class_name``, a
       string; ``confidence``, 0..1; ``class_id``, an integer of at most 64 bits. Boxes may be inverted or reach beyond
-      the image, and detections may be equal: whoever reads them copes with that.
+      the image, and detections may be equal: whoever reads them copes with that. They may have ``mask``, a list of
+      polygons, each a list of points [x, y]; ``keypoints``, points [x, y] or [x, y, confidence]; ``corners``, four
+      points. Their coordinates are pixels, rounded to 2 places.
     - ``detected_classes``: strings; sorted and without repeats. Made of the ``detections`` where it is missing.
     - ``label``: a string; ``confidence``: 0..1; ``labels``: a list of dicts with ``label`` and ``confidence``.
     - ``objects`` is reserved for what the engine makes of a step's answers about detections.
@@ -181,9 +183,42 @@ def _class_names(value: Any, where: _Where, key: str | int) -> list[str]:
     return sorted(set(plain))
 
 
-def _list_of(readers: Mapping[str, _Reader]) -> _Reader:
-    """The reader of a list of dicts that have all these keys."""
+def _numbers(value: Any, where: _Where, key: str | int, lengths: tuple[int, ...], expected: str) -> list[float]:
+    """A point: x, y, and maybe a confidence."""
+    if not isinstance(value, (list, tuple)) or len(value) not in lengths:
+        _wrong(where, key, expected, value)
+    point = [round(_number(number, where, key, expected), COORDINATE_DIGITS) for number in value[:2]]
+    return point + [_confidence(number, where, key) for number in value[2:]]
+
+
+def _points(lengths: tuple[int, ...], count: range, expected: str) -> _Reader:
+    """The reader of a list of so many points."""
+
+    def read(value: Any, where: _Where, key: str | int) -> list[list[float]]:
+        points = value.tolist() if isinstance(value, np.ndarray) else value
+        if not isinstance(points, (list, tuple)) or len(points) not in count:
+            _wrong(where, key, expected, value)
+        here = _inside(where, key, value)
+        return [_numbers(point, here, index, lengths, expected) for index, point in enumerate(points)]
+
+    return read
+
+
+_ANY_COUNT = range(2**31)
+_polygon = _points((2,), range(3, 2**31), "a polygon: three points [x, y] or more, in pixels")
+
+
+def _mask(value: Any, where: _Where, key: str | int) -> list[list[list[float]]]:
+    if not isinstance(value, (list, tuple)):
+        _wrong(where, key, "a list of polygons, each a list of points [x, y] in pixels", value)
+    here = _inside(where, key, value)
+    return [_polygon(polygon, here, index) for index, polygon in enumerate(value)]
+
+
+def _list_of(readers: Mapping[str, _Reader], optional: Mapping[str, _Reader] | None = None) -> _Reader:
+    """The reader of a list of dicts that have all these keys, and maybe some of the optional ones."""
     required = frozenset(readers)
+    readers = {**readers, **(optional or {})}
 
     def read(value: Any, where: _Where, key: str | int) -> list[dict[str, Any]]:
         if isinstance(value, np.ndarray):
@@ -207,8 +242,13 @@ _DETECTION: Mapping[str, _Reader] = {
     "confidence": _confidence,
     "class_id": _class_id,
 }
+_SHAPES: Mapping[str, _Reader] = {
+    "mask": _mask,
+    "keypoints": _points((2, 3), _ANY_COUNT, "a list of points [x, y] or [x, y, confidence], in pixels"),
+    "corners": _points((2,), range(4, 5), "four points [x, y] in pixels"),
+}
 _RESULT: Mapping[str, _Reader] = {
-    "detections": _list_of(_DETECTION),
+    "detections": _list_of(_DETECTION, _SHAPES),
     "detected_classes": _class_names,
     "label": _text,
     "labels": _list_of(_LABEL),
