@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PilImage
+from tiny_models import save_image_classifier
 
 from classifiers.backends.openvino_model import import_openvino
 from classifiers.errors import ModelNotFound, SetupError
@@ -194,9 +195,9 @@ def test_the_rest_of_an_exported_checkpoint_counts(copied: Path) -> None:
     assert ZeroShotClassifier(str(copied), LABELS).weights_digest != digest
 
 
-def test_what_is_missing_is_named(copied: Path, tiny_vit: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_is_missing_is_named(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="cannot be loaded as an image and text encoder"):
-        ZeroShotClassifier(str(tiny_vit(tmp_path / "vit", ["a", "b"])), LABELS)
+        ZeroShotClassifier(str(save_image_classifier(tmp_path / "vit", ["a", "b"])), LABELS)
     (copied / "tokenizer.json").unlink()
     with pytest.raises(SetupError, match=r"the tokenizer of .*clip cannot be loaded by transformers 5\."):
         ZeroShotClassifier(str(copied), LABELS)
