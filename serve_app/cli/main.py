@@ -10,6 +10,7 @@ import typer
 from classifiers import SetupError, VisionError
 from serve_app.cli.inspect_commands import explain, graph, models, schema, validate
 from serve_app.cli.key_commands import keys
+from serve_app.cli.new_commands import new
 from serve_app.cli.queue_commands import dlq, queue, submit
 from serve_app.cli.result_commands import compact, query
 from serve_app.cli.run_command import run
@@ -31,7 +32,7 @@ app = typer.Typer(
 
 for _command in (run, validate, explain, graph, schema, models, render, serve, demo, submit, query, compact):
     app.command()(_command)
-for _group in (queue, dlq, keys):
+for _group in (new, queue, dlq, keys):
     app.add_typer(_group)
 
 
