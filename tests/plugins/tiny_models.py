@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WORDS", "save_image_classifier", "save_image_text_model", "save_word_tokenizer"]
+__all__ = ["WORDS", "save_image_classifier", "save_image_text_model", "save_word_tokenizer", "save_yolo"]
 
 WORDS = [
     "<pad>",
@@ -84,3 +84,15 @@ def save_word_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     ).save_pretrained(folder)
+
+
+def save_yolo(file: Path) -> Path:
+    """An untrained model of ultralytics, of the architecture that its name says. It hardly finds anything."""
+    import sys
+
+    from classifiers.backends import ultralytics_networks
+
+    ultralytics_networks._import("ultralytics.nn.autobackend")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.modules["ultralytics"].YOLO(f"{file.stem}.yaml", verbose=False).save(file)
+    return file
