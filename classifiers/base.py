@@ -48,9 +48,9 @@ class BaseClassifier(ABC):
 
     frame_size: tuple[int, int] | None = None
     """(H, W) in pixels that are enough of a whole image, set in the constructor. It allows ``decode: reduced`` in the
-    pipeline file: a larger JPEG then arrives at 1/2, 1/4 or 1/8 of its size, and every ``bbox`` of ``detections`` is
-    brought back to pixels of the full image. Nothing else is: a class whose results have other coordinates leaves it
-    ``None``."""
+    pipeline file: a larger JPEG then arrives at 1/2, 1/4 or 1/8 of its size, and every ``bbox``, ``mask``,
+    ``keypoints`` and ``corners`` of ``detections`` is brought back to pixels of the full image. Nothing else is: a
+    class whose results have other coordinates leaves it ``None``."""
 
     weights_digest: str = ""
     """Hash of the weights that the constructor loaded; a part of the identity of every result. Empty: no weights."""
@@ -71,7 +71,9 @@ class BaseClassifier(ABC):
 
         Returns:
             What was found, as values that JSON knows (NumPy values are converted): ``detections``, a list of dicts with
-            ``bbox`` ([x1, y1, x2, y2] in pixels), ``class_name``, ``confidence`` (0..1) and ``class_id`` (an integer);
+            ``bbox`` ([x1, y1, x2, y2] in pixels), ``class_name``, ``confidence`` (0..1) and ``class_id`` (an integer),
+            and maybe ``mask`` (a list of polygons of [x, y]), ``keypoints`` ([x, y] or [x, y, confidence] each) or
+            ``corners`` (four [x, y]), all in pixels;
             or ``label``, ``confidence``, and ``labels``, a list of dicts with these two; and any keys of your own but
             ``objects``. What has another shape is an error of the step.
         """

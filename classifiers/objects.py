@@ -1,4 +1,4 @@
-"""Finding objects with any model that ultralytics trains or exports."""
+"""Finding objects with any model that ultralytics trains or exports, and with detectors of ``transformers``."""
 
 from __future__ import annotations
 
@@ -9,21 +9,33 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from classifiers.backends import Candidates, Detector, Half, Labeller, download, load_detector
+from classifiers.backends import (
+    Candidates,
+    Detector,
+    Half,
+    Labeller,
+    RunOptions,
+    TransformersDetectors,
+    choose_device,
+    download,
+    load_detector,
+    read_config,
+)
 from classifiers.base import BaseClassifier, Image
 from classifiers.errors import SetupError
 from classifiers.imaging import Fit, crop, letterbox
 from classifiers.labels import ranked
 from classifiers.suggestions import nearest
 from classifiers.tunables import Tunables, check
-from classifiers.weights import ModelRef, digest_weights, find_model
+from classifiers.weights import CODE, TOKENIZER, ModelRef, Runtime, digest_weights, find_checkpoint, find_model
 
-__all__ = ["ObjectClassifier"]
+__all__ = ["ObjectClassifier", "TransformersDetector"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 ClassNames = Annotated[list[str], Field(min_length=1)]
 
+TextLabels = Annotated[dict[str, str] | list[str], Field(min_length=1)]
 
 _MAX_LABELS = 5
 
@@ -35,18 +47,21 @@ class _Tunables(Tunables):
     classes: ClassNames | None
 
 
+class _TextTunables(_Tunables):
+    labels: TextLabels | None
+
+
 class _DetectorClassifier(BaseClassifier):
     """What detectors of all kinds have in common."""
 
     tunables: ClassVar[frozenset[str]] = frozenset(_Tunables.model_fields)
 
     _detector: Detector | Labeller
-    _tunables: _Tunables
+    _tunables: Any
 
     def _use(self, detector: Detector | Labeller, tunables: _Tunables) -> None:
-        self._detector = detector
-        self._class_ids = self._ids_of(tunables.classes)
-        self._tunables = tunables
+        self._class_ids = _ids_of(detector.names, tunables.classes)
+        self._detector, self._tunables = detector, tunables
         self.frame_size = detector.size
         if isinstance(detector, Labeller):
             self.input_size, self.resize = detector.size, "center_crop"
@@ -64,14 +79,12 @@ class _DetectorClassifier(BaseClassifier):
         canvases = self._detector.buffer(len(images))
         if isinstance(self._detector, Labeller):
             return self._labels(self._detector, images, canvases)
-        fits = letterbox(images, canvases, self._detector.stretch)
+        fits = letterbox(images, canvases, self._detector.stretch, self._detector.antialias)
         candidates = self._detector(canvases, self._tunables.confidence)
         return [self._result(self._detector, *pair) for pair in zip(candidates, fits, strict=True)]
 
     def reconfigure(self, **tunables: Any) -> None:
-        checked = check(_Tunables, type(self).__name__, self._tunables.model_dump() | tunables)
-        self._class_ids = self._ids_of(checked.classes)
-        self._tunables = checked
+        self._use(self._detector, check(_Tunables, type(self).__name__, self._tunables.model_dump() | tunables))
 
     def warm_up(self, batch_size: int) -> None:
         grey = np.full((*self._detector.size, 3), 128, np.uint8)
@@ -115,16 +128,6 @@ class _DetectorClassifier(BaseClassifier):
         names = [labeller.names[class_id] for class_id in ids]
         top_k = min(self._tunables.max_detections, _MAX_LABELS)
         return [ranked(names, row[ids], top_k, self._tunables.confidence) for row in labeller(batch)]
-
-    def _ids_of(self, classes: Sequence[str] | None) -> list[int] | None:
-        if classes is None:
-            return None
-        names = self._detector.names
-        unknown = [name for name in classes if name not in names.values()]
-        if unknown:
-            hints = ", ".join(f"{name!r}{_hint(name, names.values())}" for name in unknown)
-            raise SetupError(f"classes: the model does not know {hints}", classes=unknown)
-        return [class_id for class_id, name in names.items() if name in classes]
 
 
 class ObjectClassifier(_DetectorClassifier):
@@ -179,6 +182,93 @@ class ObjectClassifier(_DetectorClassifier):
     @property
     def name(self) -> str:
         return "objects"
+
+
+class TransformersDetector(_DetectorClassifier):
+    """Finds objects with a detector of ``transformers``.
+
+    These are DETR, RT-DETR and others that have classes of their own; and OWL-ViT and Grounding DINO, which look for
+    labels that are given as text. The result is that of :class:`ObjectClassifier`.
+
+    Args:
+        model: a folder with config.json, preprocessor_config.json and weights (model.safetensors, or an OpenVINO or
+            ONNX export with the outputs ``logits`` and ``pred_boxes``); or the id of a repository at the hub.
+        labels: for a model that looks for text: a list of labels, or labels with the prompt of each.
+        confidence: the least confidence of a detection, 0..1.
+        iou: of two boxes of one class that overlap by more than this, 0..1, the better one stays. For models that look
+            for text only: the others find an object once.
+        max_detections: how many an image has at most.
+        classes: names of the classes to report; all of them by default.
+        image_size: side of the canvas in pixels. By default the size, or the shorter side, that the checkpoint's image
+            processor gives images.
+        revision: branch, tag or commit at the hub; pin it, for what is in the hub's cache is used as it is.
+        device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        half: half precision; ``"auto"``: on a GPU only.
+        runtime: ``"torch"``, ``"openvino"`` (on the CPU), ``"onnx"`` (by OpenVINO, on the CPU), or ``"auto"``: torch on
+            a GPU, and on a CPU an export if there is one, else torch.
+        torch_compile: by ``torch.compile``, where torch runs the model; a replica then takes a minute longer to start.
+        trust_remote_code: run Python code that the checkpoint brings. Only for checkpoints whose authors you trust.
+
+    Raises:
+        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor to be had from the hub.
+        SetupError: the checkpoint is no detector, or does not work here or with these arguments.
+    """
+
+    tunables: ClassVar[frozenset[str]] = frozenset(_TextTunables.model_fields)
+
+    def __init__(
+        self,
+        model: ModelRef,
+        labels: TextLabels | None = None,
+        confidence: Share = 0.25,
+        iou: Share = 0.7,
+        max_detections: Count = 300,
+        classes: ClassNames | None = None,
+        image_size: Annotated[int, Field(ge=32, le=4096)] | None = None,
+        revision: str | None = None,
+        device: str = "auto",
+        half: Half = "auto",
+        runtime: Runtime = "auto",
+        torch_compile: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        tunables = {"confidence": confidence, "iou": iou, "max_detections": max_detections, "classes": classes}
+        checked = check(_TextTunables, "TransformersDetector", tunables | {"labels": labels})
+        checkpoint = find_checkpoint(
+            model,
+            revision,
+            runtime,
+            lambda: choose_device(device).type == "cuda",
+            others=(*TOKENIZER, *(CODE if trust_remote_code else ())),
+        )
+        config = read_config(checkpoint.folder)
+        options = RunOptions(device, half, torch_compile)
+        self._detectors = TransformersDetectors(checkpoint, config, options, image_size, trust_remote_code)
+        self._use(self._detectors.open(_prompts(checked.labels)), checked)
+        self.weights_digest = checkpoint.digest
+
+    @property
+    def name(self) -> str:
+        return "objects"
+
+    def reconfigure(self, **tunables: Any) -> None:
+        checked = check(_TextTunables, "TransformersDetector", self._tunables.model_dump() | tunables)
+        same = _prompts(checked.labels) == _prompts(self._tunables.labels)
+        self._use(self._detector if same else self._detectors.open(_prompts(checked.labels)), checked)
+
+
+def _ids_of(names: Mapping[int, str], classes: Sequence[str] | None) -> list[int] | None:
+    if classes is None:
+        return None
+    unknown = [name for name in classes if name not in names.values()]
+    if unknown:
+        hints = ", ".join(f"{name!r}{_hint(name, names.values())}" for name in unknown)
+        raise SetupError(f"classes: the model does not know {hints}", classes=unknown)
+    return [class_id for class_id, name in names.items() if name in classes]
+
+
+def _prompts(labels: TextLabels | None) -> dict[str, str]:
+    return dict(labels) if isinstance(labels, dict) else {label: label for label in labels or ()}
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

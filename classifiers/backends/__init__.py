@@ -9,6 +9,7 @@ from classifiers.backends.preprocessing import Preprocessing, read_preprocessing
 from classifiers.backends.text_encoder import ImageTextModel, unit
 from classifiers.backends.threads import core_count, limit_threads, thread_count
 from classifiers.backends.torch_runner import TorchRunner, compiled
+from classifiers.backends.transformers_detectors import TransformersDetectors
 from classifiers.backends.transformers_loading import load_model
 from classifiers.backends.ultralytics_networks import download
 from classifiers.backends.yolo import load_detector
@@ -24,6 +25,7 @@ __all__ = [
     "Preprocessing",
     "RunOptions",
     "TorchRunner",
+    "TransformersDetectors",
     "choose_device",
     "choose_half",
     "compiled",

@@ -26,6 +26,7 @@ class Network(Protocol):
     size: tuple[int, int]
     stretch: float
     """See :func:`classifiers.imaging.letterbox`."""
+    antialias: bool
     task: str
     keypoint_shape: tuple[int, int]
     """Number of keypoints, and of values for each: x and y, and maybe a confidence."""
@@ -79,6 +80,8 @@ class Layout:
     """The box is x1, y1, x2, y2, not centre, width and height."""
     normalised: bool
     """The box is in shares of the canvas, not in pixels: RT-DETR."""
+    overlapping: bool = False
+    """Rows, too, may propose an object many times over."""
 
 
 class Detector:
@@ -88,6 +91,7 @@ class Detector:
         names: class names by class id.
         size: (H, W) of the canvases it takes.
         stretch: how far images fill the canvas, see :func:`classifiers.imaging.letterbox`.
+        antialias: images are averaged over areas where they shrink, as most but ultralytics do.
         overlapping: an object may be proposed many times over.
         task: ``"detect"``, ``"segment"`` (masks), ``"pose"`` (keypoints) or ``"obb"`` (rotated boxes).
     """
@@ -108,7 +112,8 @@ class Detector:
                 f"{self._keypoint_shape}; export it again with ultralytics"
             )
         self.stretch = 1.0 if self._layout.normalised else network.stretch  # RT-DETR is trained on stretched images
-        self.overlapping = self._layout.columns
+        self.antialias = network.antialias
+        self.overlapping = self._layout.columns or self._layout.overlapping
 
     def buffer(self, count: int) -> Canvases:
         """Canvases (count, H, W, 3) uint8 to write to and call this with; the same memory each time."""

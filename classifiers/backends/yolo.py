@@ -54,6 +54,7 @@ def load_detector(path: Path, image_size: int | None, device: str, half: Half) -
 class _UltralyticsModel:
     """What is known of a model that ultralytics trained."""
 
+    antialias = False
     names: dict[int, str]
     end_to_end: bool
     head: str | None

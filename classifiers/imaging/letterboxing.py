@@ -39,21 +39,24 @@ class Fit:
         return np.asarray((points - offset) / np.array([self.scale_x, self.scale_y], np.float32), np.float32)
 
 
-def letterbox(images: Sequence[Image], canvases: npt.NDArray[np.uint8], stretch: float = 0.0) -> list[Fit]:
+def letterbox(
+    images: Sequence[Image], canvases: npt.NDArray[np.uint8], stretch: float = 0.0, antialias: bool = False
+) -> list[Fit]:
     """Scale images to fit a canvas and centre them on grey, as ultralytics does.
 
     Args:
         images: N arrays (H, W, 3) RGB uint8.
         canvases: (N, H, W, 3) RGB uint8 to write to, whatever is there.
         stretch: 0 keeps the aspect ratio of the image, 1 fills the canvas, and values between change the ratio in part.
+        antialias: average over areas where an image shrinks.
 
     Returns:
         Where each image lies on its canvas.
     """
-    return [_place(image, canvas, stretch) for image, canvas in zip(images, canvases, strict=True)]
+    return [_place(image, canvas, stretch, antialias) for image, canvas in zip(images, canvases, strict=True)]
 
 
-def _place(image: Image, canvas: npt.NDArray[np.uint8], stretch: float) -> Fit:
+def _place(image: Image, canvas: npt.NDArray[np.uint8], stretch: float, antialias: bool) -> Fit:
     (height, width), (canvas_height, canvas_width) = image.shape[:2], canvas.shape[:2]
     ratio = min(canvas_height / height, canvas_width / width)
     new_width, new_height = (
@@ -68,5 +71,7 @@ def _place(image: Image, canvas: npt.NDArray[np.uint8], stretch: float) -> Fit:
     if (new_height, new_width) == (height, width):
         target[:] = image
     else:
-        cv2.resize(image, (new_width, new_height), dst=target, interpolation=cv2.INTER_LINEAR)
+        shrinks = new_height < height and new_width < width
+        interpolation = cv2.INTER_AREA if antialias and shrinks else cv2.INTER_LINEAR
+        cv2.resize(image, (new_width, new_height), dst=target, interpolation=interpolation)
     return Fit(width, height, left, top, new_width / width, new_height / height)

@@ -22,6 +22,7 @@ TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", 
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _ABOUT = ("config.json", *_PROCESSORS)
+_CARD = "README.md"  # says the licence
 _TORCH = ("model*.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _EXPORTED_AT_THE_HUB = {
@@ -152,7 +153,7 @@ def _from_hub(ref: str, revision: str | None, runtime: Runtime, others: Collecti
     from huggingface_hub.errors import HfHubHTTPError
 
     def fetch(patterns: Sequence[str], local_files_only: bool = False) -> Path:
-        patterns = [*_ABOUT, *others, *patterns]
+        patterns = [*_ABOUT, _CARD, *others, *patterns]
         return Path(
             snapshot_download(ref, revision=revision, allow_patterns=patterns, local_files_only=local_files_only)
         )

@@ -1,4 +1,4 @@
-"""Draws a result into its picture: a box a detection, with what every step said about it."""
+"""Draws a result into its picture: a box for each detection, or its shape, and what every step said about it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["annotate"]
 
 _JPEG_QUALITY = 90
 _MAX_LABEL_LENGTH = 200
+_LEAST_KEYPOINT_CONFIDENCE = 0.5
 
 
 def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
-    """Draw boxes and labels.
+    """Draw boxes, masks, keypoints and labels. A box with ``corners`` is drawn by them.
 
     Args:
         frame: the image that the result is about.
@@ -42,7 +43,7 @@ def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
         for detection, words in zip(detections, captions, strict=True):
             colour = _colour(detection["class_name"])
             box = _box(detection["bbox"], picture.size)
-            draw.rectangle(box, outline=colour, width=line)
+            _outline(draw, detection, box, colour, line)
             _label(draw, (box[0], box[1]), " · ".join(words), font, colour)
     remarks = [f"{name}: {_words(answer)}" for name, answer in result["context"].items() if "label" in answer]
     for row, remark in enumerate(remarks):
@@ -50,6 +51,25 @@ def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
     return jpeg.getvalue()
+
+
+def _outline(
+    draw: PIL.ImageDraw.ImageDraw,
+    detection: Mapping[str, Any],
+    box: tuple[float, float, float, float],
+    colour: tuple[int, int, int],
+    line: int,
+) -> None:
+    if corners := detection.get("corners"):
+        draw.polygon([tuple(point) for point in corners], outline=colour, width=line)
+    else:
+        draw.rectangle(box, outline=colour, width=line)
+    for polygon in detection.get("mask", ()):
+        draw.polygon([tuple(point) for point in polygon], outline=colour, width=line)
+    for x, y, *confidence in detection.get("keypoints", ()):
+        if not confidence or confidence[0] >= _LEAST_KEYPOINT_CONFIDENCE:
+            radius = 1.5 * line
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
 def _captioned(context: Mapping[str, Any]) -> list[tuple[list[dict[str, Any]], list[list[str]]]]:

@@ -13,7 +13,7 @@ from classifiers.errors import VisionError
 
 __all__ = ["BadResult", "normalise"]
 
-_DIGITS = {"confidence": 4, "bbox": 2}
+_DIGITS = {"confidence": 4, "bbox": 2, "mask": 2, "corners": 2}
 _MAX_DEPTH = 32
 _MAX_INTEGER_BITS = 1023  # what doubles, and so most JSON readers, can hold
 
@@ -40,7 +40,9 @@ def normalise(result: Mapping[str, Any], source: str = "the classifier") -> dict
 
     - ``detections``: a list of dicts with ``bbox``, four finite numbers [x1, y1, x2, y2] in pixels; ``class_name``, a
       string; ``confidence``, 0..1; ``class_id``, an integer of at most 64 bits. Boxes may be inverted or reach beyond
-      the image, and detections may be equal: whoever reads them copes with that.
+      the image, and detections may be equal: whoever reads them copes with that. They may have ``mask``, a list of
+      polygons, each a list of points [x, y]; ``keypoints``, points [x, y] or [x, y, confidence]; ``corners``, four
+      points. Their coordinates are pixels, rounded to 2 places.
     - ``detected_classes``: strings; sorted and without repeats. Made of the ``detections`` where it is missing.
     - ``label``: a string; ``confidence``: 0..1; ``labels``: a list of dicts with ``label`` and ``confidence``.
     - ``objects`` is reserved for what the engine makes of a step's answers about detections.
@@ -157,6 +159,46 @@ _LABEL: _Readers = {"label": _text, "confidence": _confidence}
 _DETECTION: _Readers = {"bbox": _bbox, "class_name": _text, "confidence": _confidence, "class_id": _class_id}
 
 
+def _points(value: Any, lengths: tuple[int, ...], counts: range, expected: str) -> list[list[float]]:
+    if not isinstance(value, list) or len(value) not in counts:
+        raise _Wrong(expected, value)
+    for index, point in enumerate(value):
+        if not isinstance(point, list) or len(point) not in lengths or not all(map(_is_number, point)):
+            raise _Wrong(expected, point, index)
+    return [list(map(float, point)) for point in value]
+
+
+def _mask(value: Any) -> list[list[list[float]]]:
+    if not isinstance(value, list):
+        raise _Wrong("a list of polygons, each a list of points [x, y] in pixels", value)
+    polygons = []
+    for index, polygon in enumerate(value):
+        try:
+            polygons.append(
+                _points(polygon, (2,), range(3, _ANY_COUNT), "a polygon: three points [x, y] or more, in pixels")
+            )
+        except _Wrong as wrong:
+            wrong.path.append(index)
+            raise
+    return polygons
+
+
+def _keypoints(value: Any) -> list[list[float]]:
+    points = _points(value, (2, 3), range(_ANY_COUNT), "a list of points [x, y] or [x, y, confidence], in pixels")
+    for index, (_, _, *confidence) in enumerate(points):
+        if confidence and not 0 <= round(confidence[0], 4) <= 1:
+            raise _Wrong("a number from 0 to 1", confidence[0], index)
+    return [[round(x, 2), round(y, 2), *(round(each, 4) for each in confidence)] for x, y, *confidence in points]
+
+
+def _corners(value: Any) -> list[list[float]]:
+    return _points(value, (2,), range(4, 5), "four points [x, y] in pixels")
+
+
+_ANY_COUNT = 2**31
+_SHAPES: _Readers = {"mask": _mask, "keypoints": _keypoints, "corners": _corners}
+
+
 def _shaped(plain: Any) -> dict[str, Any]:
     """Check the keys with a fixed shape, in place."""
     _read(plain, {})
@@ -169,6 +211,8 @@ def _shaped(plain: Any) -> dict[str, Any]:
             raise _Wrong(f"a list of dicts with {', '.join(map(repr, sorted(readers)))}", rows, name)
         for index, row in enumerate(rows):
             _read(row, readers, index, name)
+            if name == "detections":
+                _read(row, {shape: reader for shape, reader in _SHAPES.items() if shape in row}, index, name)
     if "detections" in plain:
         plain.setdefault("detected_classes", [detection["class_name"] for detection in plain["detections"]])
     if "detected_classes" in plain:

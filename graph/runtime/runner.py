@@ -289,12 +289,15 @@ def _as_utf8(text: str) -> str:
 
 
 def _at_full_size(result: dict[str, Any], call: Prepared) -> dict[str, Any]:
-    """Boxes in pixels of the full image, where the classifier saw a reduced one."""
+    """Boxes and shapes in pixels of the full image, where the classifier saw a reduced one."""
     if call.divisor > 1:
         limits = [call.request.image["width"], call.request.image["height"]] * 2
         for detection in result.get("detections", ()):
             sides = zip(detection["bbox"], limits, strict=True)
             detection["bbox"] = [round(max(-limit, min(side * call.divisor, limit)), 2) for side, limit in sides]
+            for points in (*detection.get("mask", ()), detection.get("keypoints", ()), detection.get("corners", ())):
+                for point in points:
+                    point[:2] = [round(coordinate * call.divisor, 2) for coordinate in point[:2]]
     return result
 
 

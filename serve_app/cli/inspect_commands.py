@@ -117,7 +117,7 @@ def models(
             ", ".join(model.steps),
             {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "damaged": "[red]damaged[/]"}[model.state],
             "?" if model.size_bytes is None else f"{model.size_bytes / 1e6:.1f} MB",
-            escape(model.source),
+            escape(f"{model.source}, {model.revision[:12]}" if model.revision else model.source),
             model.licence or "?",
         )
     stdout.print(table)

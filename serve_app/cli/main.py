@@ -12,6 +12,7 @@ from serve_app.cli.batch_command import batch
 from serve_app.cli.doctor_command import doctor
 from serve_app.cli.inspect_commands import explain, graph, models, schema, validate
 from serve_app.cli.key_commands import keys
+from serve_app.cli.new_commands import new
 from serve_app.cli.queue_commands import dlq, queue, submit
 from serve_app.cli.result_commands import compact, query
 from serve_app.cli.run_command import run
@@ -48,7 +49,7 @@ for _command in (
     compact,
 ):
     app.command()(_command)
-for _group in (queue, dlq, keys):
+for _group in (new, queue, dlq, keys):
     app.add_typer(_group)
 
 

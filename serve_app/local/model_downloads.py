@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.repocard import metadata_load
 from rich.console import Console
+from yaml import YAMLError
 
 from classifiers.weights import CATALOGUE, LocalPath, cache_folder, find_model
 from graph.pipeline_file import constructor_of
@@ -39,6 +41,7 @@ class ModelStatus:
         path: where it is; ``None`` if it is missing, or in the cache of its own library.
         note: what a person should know; may be empty.
         user: a step that uses it; its classifier downloads what its own library can download.
+        revision: the commit at the hub of what is on this machine; ``None``: not from the hub.
     """
 
     ref: str
@@ -50,6 +53,7 @@ class ModelStatus:
     path: Path | None
     note: str
     user: PlannedStep = field(repr=False, compare=False)
+    revision: str | None = None
 
 
 def required_models(plan: Plan) -> list[ModelStatus]:
@@ -113,7 +117,7 @@ def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
         ref=ref,
         steps=tuple(step.name for step in steps),
         source="this machine" if known is None else known.origin,
-        licence=None if known is None else known.licence,
+        licence=known.licence if known is not None else _licence(path) if path is not None else None,
         size_bytes=None if path is None else _size(path),
         state="missing" if path is None else "there",
         path=path,
@@ -130,12 +134,28 @@ def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
     if ref.endswith(".pt") and Path(ref).name == ref:
         return replace(found, source="ultralytics' releases", licence="AGPL-3.0")
     if _HUB_ID.fullmatch(ref):
+        found = replace(found, source="Hugging Face hub")
         cached = try_to_load_from_cache(ref, "config.json", revision=steps[0].params.get("revision"))
-        found = replace(found, source="Hugging Face hub", note="for its licence see its page at the hub")
-        return replace(found, state="there") if isinstance(cached, str) else found
+        if not isinstance(cached, str):
+            return replace(found, note="for its size and licence see its page at the hub")
+        folder = Path(cached).parent
+        licence = _licence(folder)
+        note = "" if licence else "for its licence see its page at the hub"
+        return replace(found, state="there", licence=licence, size_bytes=_size(folder), note=note, revision=folder.name)
     return replace(found, note="put it where the pipeline file says it is")
 
 
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence in the model card, if there is one."""
+    card = folder / "README.md"
+    try:
+        about = metadata_load(card) if card.is_file() else None
+    except (ValueError, YAMLError):  # some other README
+        return None
+    licence = (about or {}).get("license")
+    return (about or {}).get("license_name", licence) if licence == "other" else licence

@@ -17,6 +17,7 @@ __all__ = ["SCHEMA", "partition_of", "row_of", "rows_to_table", "to_parquet"]
 _MAX_NAME = 200
 
 _LABEL = pa.struct([("step", pa.string()), ("label", pa.string()), ("confidence", pa.float64())])
+_POINTS = pa.list_(pa.list_(pa.float64()))
 _DETECTION = pa.struct(
     [
         ("step", pa.string()),
@@ -26,6 +27,9 @@ _DETECTION = pa.struct(
         ("confidence", pa.float64()),
         ("bbox", pa.list_(pa.float64())),
         ("labels", pa.list_(_LABEL)),
+        ("mask", pa.list_(_POINTS)),
+        ("keypoints", _POINTS),
+        ("corners", _POINTS),
     ]
 )
 _STEP = pa.struct(
@@ -56,8 +60,9 @@ SCHEMA = pa.schema(
 )
 """The columns of every file; ``pipeline`` and ``date`` are in the path.
 
-``detections[].labels`` are the labels of other steps for a detection, ``labels`` those for the whole image; ``context``
-and ``metadata`` are the result's, as JSON text.
+``detections[].labels`` are the labels of other steps for a detection, ``labels`` those for the whole image;
+``mask``, ``keypoints`` and ``corners`` are null where a detection has none, and in files of older versions;
+``context`` and ``metadata`` are the result's, as JSON text.
 """
 
 
@@ -116,6 +121,7 @@ def row_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
                 "confidence": detection.get("confidence"),
                 "bbox": detection["bbox"],
                 "labels": labels.get(index, []),
+                **{shape: detection.get(shape) for shape in ("mask", "keypoints", "corners")},
             }
             for name in detectors
             for index, detection in enumerate(context[name]["detections"])

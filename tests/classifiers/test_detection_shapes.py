@@ -190,7 +190,7 @@ def test_a_model_that_classifies(export: Callable[..., ObjectClassifier]) -> Non
     assert classifier.process(black(64, 64), {})["label"] == "cat"
     classifier.reconfigure(confidence=0.5)
     assert classifier.process(black(64, 64), {})["label"] == "unknown"
-    with pytest.raises(SetupError, match=r"does not know 'cta' \(nearest: 'cat'\)"):
+    with pytest.raises(SetupError, match=r"does not know 'cta' \(did you mean 'cat'\?\)"):
         classifier.reconfigure(classes=["cta"])
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as PilImage
+from tiny_models import save_image_classifier
 
 from classifiers.errors import SetupError
 from classifiers.images import ImageClassifier
@@ -24,8 +24,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def vit(tiny_vit: Callable[..., Path], tmp_path: Path) -> Path:
-    return tiny_vit(tmp_path / "vit", ["cat", "dog", "bird"])
+def vit(tmp_path: Path) -> Path:
+    return save_image_classifier(tmp_path / "vit", ["cat", "dog", "bird"])
 
 
 def noise(seed: int = 0, size: tuple[int, int] = (32, 32)) -> np.ndarray:

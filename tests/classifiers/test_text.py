@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PilImage
+from tiny_models import save_image_classifier
 
 from classifiers.backends.openvino_model import import_openvino
 from classifiers.errors import ModelNotFound, SetupError
@@ -117,9 +118,9 @@ def test_labels_change_in_place(encoders: Callable[[str], Path], monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": []}, "ZeroShotClassifier: labels.*at least 1 item"),
-        ({"labels": {"car": []}}, "at least 1 item"),
-        ({"templates": ["a photo"]}, r"templates.0: String should match pattern '\\\{\\\}'"),
+        ({"labels": []}, "ZeroShotClassifier: labels: must not be empty"),
+        ({"labels": {"car": []}}, "must not be empty"),
+        ({"templates": ["a photo"]}, r"templates.0: must match"),
         ({"labels": {"car": "a " + "photo " * 20}}, "a prompt of 'car' has 2[0-9] tokens, and the model reads 16"),
         ({"labels": ["car", "car"]}, "labels: 'car' is there twice"),
     ],
@@ -194,9 +195,9 @@ def test_the_rest_of_an_exported_checkpoint_counts(copied: Path) -> None:
     assert ZeroShotClassifier(str(copied), LABELS).weights_digest != digest
 
 
-def test_what_is_missing_is_named(copied: Path, tiny_vit: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_is_missing_is_named(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="cannot be loaded as an image and text encoder"):
-        ZeroShotClassifier(str(tiny_vit(tmp_path / "vit", ["a", "b"])), LABELS)
+        ZeroShotClassifier(str(save_image_classifier(tmp_path / "vit", ["a", "b"])), LABELS)
     (copied / "tokenizer.json").unlink()
     with pytest.raises(SetupError, match=r"the tokenizer of .*clip cannot be loaded by transformers 5\."):
         ZeroShotClassifier(str(copied), LABELS)

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 from brokers import AWS, moto_server
+from tiny_models import save_image_classifier, save_image_text_model, save_yolo
 from toys import draw, encoded
 
 from serve_app.local.ports import free_port
@@ -55,8 +56,9 @@ def _run(*kinds: str) -> list[Any]:
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=block.id) for block in BLOCKS])
 def test_each_block_of_commands_is_run_or_says_why_not(block: Block) -> None:
-    assert re.fullmatch(r"run: (local|server|aws)|queries|not run: .+", block.marker), (
-        f"{block.guide.name}: put '<!-- run: local|server|aws -->' or '<!-- not run: REASON -->' above\n{block.script}"
+    assert re.fullmatch(r"run: (local|server|aws|checkpoints)|queries|not run: .+", block.marker), (
+        f"{block.guide.name}: put '<!-- run: local|server|aws|checkpoints -->' or '<!-- not run: REASON -->' above\n"
+        f"{block.script}"
     )
 
 
@@ -127,6 +129,22 @@ def _models() -> None:
 @pytest.mark.parametrize("block", _run("local"))
 def test_without_a_server(block: Block, folder: Path) -> None:
     _execute(block, folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small untrained models under the names that the guides give them."""
+    root = tmp_path_factory.mktemp("models")
+    save_image_text_model(root / "openai" / "clip-vit-base-patch32", "clip")
+    save_image_classifier(root / "google" / "vit-base-patch16-224", ["street", "beach"])
+    save_yolo(root / "yolo11n-pose.pt")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", _run("checkpoints"))
+def test_with_checkpoints(block: Block, folder: Path, checkpoints: Path) -> None:
+    _execute(block, folder, VISIONGRAPH_MODELS=str(checkpoints))
 
 
 @pytest.mark.slow

@@ -251,3 +251,9 @@ class Says(BaseClassifier):
 
     def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
         return self.answer
+
+
+class SaysOfReduced(Says):
+    """Its answer is about an image of this size."""
+
+    frame_size = (100, 100)

@@ -101,3 +101,26 @@ def test_any_words_can_be_drawn(words: str) -> None:
             "s": {"label": words},
         }
     )
+
+
+def test_shapes_are_drawn() -> None:
+    square = [[100.0, 100.0], [200.0, 100.0], [200.0, 200.0], [100.0, 200.0]]
+    triangle = [[110.0, 190.0], [150.0, 120.0], [190.0, 190.0]]
+    box = detection(100, 100, 200, 200)
+    plain = drawn({"d": {"detections": [box]}})
+
+    mask = drawn({"d": {"detections": [box | {"mask": [triangle]}]}})
+    assert mask[188:193, 150].any()
+    assert not plain[188:193, 150].any()
+    keypoints = drawn({"d": {"detections": [box | {"keypoints": [[150.0, 150.0, 0.9], [170.0, 150.0, 0.1]]}]}})
+    assert keypoints[150, 150]
+    assert not keypoints[150, 165:175].any()
+    turned = drawn(
+        {"d": {"detections": [box | {"corners": [[150.0, 90.0], *square[2:3], [150.0, 210.0], [90.0, 150.0]]}]}}
+    )
+    assert not turned[195:205, 105:125].any()
+    assert plain[195:205, 105:125].any()
+    beyond = drawn(
+        {"d": {"detections": [box | {"corners": [[-50.0, 90.0], [900.0, 90.0], [900.0, 999.0], [-50.0, 999.0]]}]}}
+    )
+    assert beyond.any()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -89,18 +90,48 @@ def test_detections_are_rounded_and_their_classes_are_listed() -> None:
         {
             "detections": [
                 detection(bbox=np.array([0.123456, 1, 2.005, 3.999]), confidence=0.99999, class_name="person"),
-                detection(bbox=(0, 0, 1, 1), class_name="bus", mask=np.eye(2, dtype=bool)),
+                detection(bbox=(0, 0, 1, 1), class_name="bus", bitmap=np.eye(2, dtype=bool)),
                 detection(bbox=[0, 0, 1, 1], class_name="bus", class_id=np.uint64(2**40)),
                 detection(bbox=[np.float32(0.5)] * 4, class_id=np.float32(7)),
             ]
         }
     )
     assert result["detections"][0] == detection(bbox=[0.12, 1.0, 2.0, 4.0], confidence=1.0, class_name="person")
-    assert result["detections"][1]["mask"] == [[True, False], [False, True]]
+    assert result["detections"][1]["bitmap"] == [[True, False], [False, True]]
     assert [found["class_id"] for found in result["detections"]] == [2, 2, 2**40, 7]
     assert {type(found["class_id"]) for found in result["detections"]} == {int}
     assert {type(side) for found in result["detections"] for side in found["bbox"]} == {float}
     assert result["detected_classes"] == ["bus", "car", "person"]
+
+
+def test_shapes_of_detections() -> None:
+    returned = detection(
+        mask=[np.array([[0.123, 1], [2, 3], [4, 5]], np.float32), [(6, 7), (8, 9), (10, 11)]],
+        keypoints=np.array([[1.234, 5, 0.98765]]),
+        corners=((0, 0), (1, 0), (1, 1), (0, 1)),
+    )
+
+    [shown] = normalise({"detections": [returned, detection(keypoints=[[1, 2]], mask=[])]})["detections"][:1]
+
+    assert shown["mask"] == [[[0.12, 1.0], [2.0, 3.0], [4.0, 5.0]], [[6.0, 7.0], [8.0, 9.0], [10.0, 11.0]]]
+    assert shown["keypoints"] == [[1.23, 5.0, 0.9877]]
+    assert shown["corners"] == [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"mask": [[[1, 2], [3, 4]]]}, r"\['mask'\]\[0\] must be a polygon: three points \[x, y\] or more"),
+        ({"mask": "rle"}, r"\['mask'\] must be a list of polygons"),
+        ({"mask": [[[1, 2], [3, 4], [5, math.nan]]]}, r"\['mask'\]\[0\]\[2\]\[1\] must be a finite number"),
+        ({"keypoints": [[1, 2, 3]]}, r"\['keypoints'\]\[0\] must be a number from 0 to 1"),
+        ({"keypoints": [[1]]}, r"\['keypoints'\]\[0\] must be a list of points \[x, y\] or \[x, y, confidence\]"),
+        ({"corners": [[1, 2]] * 3}, r"\['corners'\] must be four points"),
+    ],
+)
+def test_says_which_shape_is_wrong(shape: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadResult, match=r"result\['detections'\]\[0\]" + words):
+        normalise({"detections": [detection(**shape)]})
 
 
 def test_no_detections_have_no_classes() -> None:
@@ -182,7 +213,7 @@ def test_shares_nothing_with_what_was_returned() -> None:
         ({"detections": [detection(class_id=None)]}, "must be an integer"),
         ({"detections": [detection(class_id=2**63)]}, "must be an integer of at most 64 bits"),
         ({"detections": [detection(confidence="high")]}, "must be a number from 0 to 1"),
-        ({"detections": [detection(mask={"a": float("nan")})]}, r"\[0\]\['mask'\]\['a'\] must be a finite number"),
+        ({"detections": [detection(bitmap={"a": float("nan")})]}, r"\[0\]\['bitmap'\]\['a'\] must be a finite number"),
     ],
 )
 def test_says_what_is_wrong_and_where(returned: Any, words: str) -> None:

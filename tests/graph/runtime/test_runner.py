@@ -355,6 +355,22 @@ def test_full_pixels_are_decoded_only_where_there_is_something_to_cut(monkeypatc
     assert answer.crops == {"colour": {}}
 
 
+def test_shapes_are_brought_to_the_full_image_too() -> None:
+    box = {"bbox": [1, 2, 3, 4], "confidence": 0.5, "class_id": 0, "class_name": "car"}
+    points = [[10.5, 20], [30, 20], [30, 40], [10, 40]]
+    shapes = {"mask": [points[:3]], "keypoints": [[1, 2, 0.5]], "corners": points}
+    step = {"name": "says", "class": "toys.SaysOfReduced", "decode": "reduced"}
+    frame = Frame.from_bytes(encoded(draw(size=(800, 800)), "JPEG"))
+
+    [answer] = run(runner(step | {"params": {"answer": {"detections": [box | shapes]}}}), request(frame=frame))
+
+    [found] = answer.result["detections"]
+    assert found["bbox"] == [8, 16, 24, 32]
+    assert found["mask"] == [[[84, 160], [240, 160], [240, 320]]]
+    assert found["keypoints"] == [[8, 16, 0.5]]
+    assert found["corners"][3] == [80, 320]
+
+
 def test_a_class_that_cannot_take_a_reduced_image_says_so() -> None:
     with pytest.raises(SetupError, match=r"step 'size': decode: reduced .* toys.Size has none; remove it"):
         runner({"name": "size", "class": "toys.Size", "decode": "reduced"})

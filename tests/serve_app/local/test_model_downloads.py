@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -201,6 +202,38 @@ def test_the_hubs_own_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fetching, "try_to_load_from_cache", lambda ref, file, revision: f"/hub/{ref}/{revision}/{file}")
 
     assert _only(_plan({"model": "owner/name"})).state == "there"
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A model", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: theirs\n---\n", "theirs"),
+        ("---\nlicense: [\n---\n", None),
+        ("# No card", None),
+        (None, None),
+    ],
+)
+def test_the_model_card_says_the_licence(
+    tmp_path: Path, card: str | None, licence: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_hub = functools.partial(fetching.try_to_load_from_cache, cache_dir=tmp_path / "hub")
+    monkeypatch.setattr(fetching, "try_to_load_from_cache", in_hub)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (tmp_path / "hub" / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "hub" / "models--owner--name" / "refs" / "main").write_text(commit)
+    (snapshot / "config.json").write_text("{}")
+    if card is not None:
+        (snapshot / "README.md").write_text(card)
+
+    at_hub = _only(_plan({"model": "owner/name"}))
+    local = _only(_plan({"model": str(snapshot)}))
+
+    assert (at_hub.state, at_hub.licence, at_hub.revision) == ("there", licence, commit)
+    assert at_hub.size_bytes == local.size_bytes == 2 + len(card or "")
+    assert (local.source, local.licence, local.revision) == ("this machine", licence, None)
 
 
 def test_fetches_only_the_weights(index: Path, cache: Path) -> None:

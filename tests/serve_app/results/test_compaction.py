@@ -46,6 +46,13 @@ def outcome(number: int, day: int = 24, make: str = "Audi", pipeline: str = "dem
     return Outcome(f"{number}", "succeeded", result, finished=f"2026-11-{day}T10:00:00.000+00:00")
 
 
+SHAPES: dict[str, Any] = {
+    "mask": [[[0.5, 1.0], [2.0, 3.0], [4.0, 5.0]]],
+    "keypoints": [[1.0, 2.0, 0.5]],
+    "corners": [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]],
+}
+
+
 def ids(objects: Objects) -> list[str]:
     return sorted(row[0] for row in query(objects, "SELECT id FROM results").rows)
 
@@ -286,6 +293,36 @@ async def test_the_longest_name_of_a_pipeline(tmp_path: Path) -> None:
     await ResultStore(objects).journal([outcome(1, pipeline="日" * 100), outcome(2, pipeline="日" * 99 + "本")])
     assert compact(objects).files == 2
     assert [name[:12] for (name,) in query(objects, "SELECT pipeline FROM results").rows] == ["日" * 12] * 2
+
+
+async def test_shapes_of_detections_beside_files_that_have_none(tmp_path: Path) -> None:
+    objects = objects_from_uri(str(tmp_path))
+    await ResultStore(objects).journal([outcome(1)])
+    compact(objects)
+    [key] = parts(objects)
+    written = tmp_path / key
+    before = pq.read_table(written, partitioning=None)
+    without = [{k: v for k, v in each.items() if k not in SHAPES} for each in before["detections"][0].as_py()]
+    index = before.schema.get_field_index("detections")
+    pq.write_table(before.set_column(index, "detections", [[without]]), written)  # as an older version wrote it
+    with_shapes = outcome(2)
+    with_shapes.result["context"]["detect"]["detections"][1] |= SHAPES  # type: ignore[index]
+    await ResultStore(objects).journal([with_shapes])
+    compact(objects)
+
+    found = query(
+        objects,
+        "SELECT id, d.mask[1][3][2], d.keypoints[1][3], len(d.corners) FROM results, unnest(detections) AS t(d) "
+        "WHERE d.index = 1 ORDER BY id",
+    )
+
+    assert found.rows == [("1", None, None, None), ("2", 5.0, 0.5, 4)]
+    assert (
+        json.loads(query(objects, "SELECT context FROM results WHERE id = '2'").rows[0][0])["detect"]["detections"][
+            1
+        ].items()
+        >= SHAPES.items()
+    )
 
 
 async def test_a_damaged_file_is_named(tmp_path: Path) -> None:
