@@ -20,8 +20,8 @@ ResizeMode = Literal["stretch", "letterbox", "center_crop"]
 class BaseClassifier(ABC):
     """A model that looks at an image, or at a crop of it, and says something about it.
 
-    ``name`` and ``process`` are enough; ``process_batch`` is there for speed. The ``params`` of the step in the
-    pipeline file are the constructor's keyword arguments. Annotate them: the pipeline file is checked against the
+    ``name`` and ``process`` are enough to write one; ``process_batch`` is there for speed. The ``params`` of the step
+    in the pipeline file are the constructor's keyword arguments. Annotate them: the file is checked against the
     annotations before any model is loaded (``Annotated[float, pydantic.Field(ge=0, le=1)]`` checks a range,
     ``pathlib.Path`` makes a path relative to the file). Load the model in the constructor; it is called once in each
     process that runs the step.
