@@ -273,18 +273,13 @@ def bodies() -> Iterator[Case]:
             "multipart/form-data; boundary=b",
             right,
         )
-    nested = json.dumps({"metadata": {"base64": "A" * 80_000}, "base64": "YQ=="})
+    nested = json.dumps({"metadata": {"base64": "A" * 240_000}, "base64": "YQ=="})
     yield "json-nested-image", nested.encode(), kind, bad
-    yield "json-large-nothing", b'{"x": "' + b"y" * 90_000 + b'"}', kind, bad
-    yield "json-large-no-end", b'{"base64": "' + b"A" * 90_000, kind, bad
-    yield "json-large-escapes", b'{"base64": "' + b"\\/" * 45_000, kind, bad
-    yield "json-large-bad-escape", b'{"base64": "' + b"A" * 90_000 + b'\\u12"}', kind, bad
-    yield (
-        "json-many-images",
-        b'{"base64": "' + b'","base64":"'.join([b"A" * 100] * 800) + b'"}',
-        kind,
-        {422},
-    )  # the last counts
+    yield "json-large-nothing", b'{"x": "' + b"y" * 270_000 + b'"}', kind, bad
+    yield "json-large-no-end", b'{"base64": "' + b"A" * 270_000, kind, bad
+    yield "json-large-escapes", b'{"base64": "' + b"\\/" * 135_000, kind, bad
+    yield "json-large-bad-escape", b'{"base64": "' + b"A" * 270_000 + b'\\u12"}', kind, bad
+    yield "json-many-images", b'{"base64": "' + b'","base64":"'.join([b"A" * 100] * 2400) + b'"}', kind, bad
     forms = {
         "none": b"",
         "no-end": part("image", PNG),

@@ -1,0 +1,1 @@
+"""What the checks of incoming images cost; see README.md."""
