@@ -171,7 +171,7 @@ class ChunkRunner:
         tasks = []
         for index, (uri, metadata, _) in enumerate(images):
             await room.acquire()
-            content = await asyncio.to_thread(next, contents) if contents is not None else None
+            content = await asyncio.to_thread(next, contents, b"") if contents is not None else None
             if alone:
                 await self._idle()
                 begun.alone = index

@@ -122,7 +122,7 @@ class Ledger:
 
     def end(self, manifest: dict[str, Any]) -> None:
         """Record that every image has a result or a failure."""
-        data = json.dumps(manifest, ensure_ascii=False, indent=2).encode()
+        data = json.dumps(manifest, indent=2).encode()
         self.objects.put(f"{self._root}/manifest.json", data)
         self.objects.put("manifest.json", data)
         self.objects.put(f"batch/{self.run.name}/run.json", _json({**asdict(self.run), "is_ended": True}))
@@ -173,8 +173,7 @@ class Ledger:
         if table.num_rows:
             self.objects.put(f"{folder}/batch-{self._file}{number:07d}.parquet", to_parquet(table))
         if failures:
-            lines = "\n".join(json.dumps(failure, ensure_ascii=False) for failure in failures)
-            self.objects.put(f"failures/{self._file}{number:07d}.jsonl", lines.encode())
+            self.objects.put(f"failures/{self._file}{number:07d}.jsonl", b"\n".join(map(_json, failures)))
         self._put(f"done/{number:07d}.json", counts)
 
     def all_counts(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -208,4 +207,5 @@ class Ledger:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    # an error may quote bytes that are not UTF-8; JSON has the same escapes for them
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")

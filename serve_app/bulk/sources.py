@@ -86,13 +86,13 @@ def open_sources(arguments: Iterable[str], config: SourcesConfig) -> list[Source
 def _open(argument: str, config: SourcesConfig) -> Source:
     scheme = scheme_of(argument)
     bucket, key = split_bucket_uri(argument)
-    if _is_table(argument):
+    path = _path(argument) if scheme in ("", "file") else None
+    if _is_table(argument) and (scheme in ("s3", "gs") if path is None else path.is_file()):
         return _Table(argument)
     if scheme in ("s3", "gs") and bucket:
         if scheme == "s3":
             return _Bucket(argument, s3_bucket(bucket, config.s3.region, config.s3.endpoint_url), key)
         return _Bucket(argument, gcs_bucket(bucket, config.gs.endpoint_url), key)
-    path = _path(argument)
     if argument and path is not None and path.exists():
         return _Folder(path) if path.is_dir() else _Files([path])
     if not scheme and (matches := sorted(glob.glob(argument, recursive=True))):  # noqa: PTH207 - absolute patterns too

@@ -94,7 +94,9 @@ def test_a_restart_removes_what_the_unfinished_run_has_written(folder: Path, tmp
     assert rows(out) == {}
 
 
-@pytest.mark.parametrize("source", ["", "nowhere/", "*.nothing", "https://host/a.jpg"])
+@pytest.mark.parametrize(
+    "source", ["", "nowhere/", "*.nothing", "https://host/a.jpg", "nowhere.csv", "https://host/a.csv"]
+)
 def test_what_names_nothing_is_an_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NoSource, match="give a folder, a glob"):
