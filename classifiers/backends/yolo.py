@@ -56,6 +56,7 @@ class _UltralyticsModel:
 
     antialias = False
     names: dict[int, str]
+    task: str
     end_to_end: bool
     head: str | None
 
@@ -67,13 +68,13 @@ class _UltralyticsModel:
             return Layout(columns=False, labelled=columns == 6, corners=False, normalised=True)
         if columns >= 6 and self.end_to_end:
             return Layout(columns=False, labelled=True, corners=True, normalised=False)
-        if rows == scored:
+        if rows == scored or (self.task != "detect" and rows > scored):  # masks, keypoints or angles follow
             return Layout(columns=True, labelled=False, corners=False, normalised=False)
         if columns == scored:  # RT-DETR, from before exports named their head
             return Layout(columns=False, labelled=False, corners=False, normalised=True)
         if columns == 6:  # end to end, from before exports said so
             return Layout(columns=False, labelled=True, corners=True, normalised=False)
-        if rows > scored:  # masks or key points follow
+        if rows > scored:  # the same, from before exports said their task
             return Layout(columns=True, labelled=False, corners=False, normalised=False)
         raise SetupError(f"an output of shape {shape} is not that of a detector with {len(self.names)} classes")
 

@@ -142,6 +142,15 @@ def test_keypoints_of_an_end_to_end_model(export: Callable[..., ObjectClassifier
     assert (found["class_name"], found["keypoints"]) == ("dog", [[20, 24, 0.5]])
 
 
+def test_as_many_candidates_as_values_of_each(export: Callable[..., ObjectClassifier]) -> None:
+    """With 4 + 2 columns the output could also be that of another kind of head."""
+    rows = np.array([[32, 32, 20, 20, 0.9, 0, 20, 24]] + [[0] * 8] * 5).T
+
+    [found] = export(rows, task="pose", kpt_shape=[1, 2]).process(black(64, 64), {})["detections"]
+
+    assert found["keypoints"] == [[20, 24]]
+
+
 # oriented boxes -------------------------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,8 @@ def rounded(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), 1))
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_masks_keypoints_labels_and_texts(tmp_path: Path, deploy: Callable[..., httpx.Client]) -> None:
     config = pipeline(tmp_path)
     with VisionPipeline(config) as local:
