@@ -260,7 +260,7 @@ def test_labels_change_in_place(checkpoints: Callable[[str], Path], monkeypatch:
         ("detr", ["cat"], "has classes of its own and takes no `labels`; choose among them with `classes`"),
         ("owlvit", ["a " * 20], r"a prompt of .* has 22 tokens, and the model reads 16"),
         ("grounding", ["a " * 300], r"together they have 30\d tokens, the model reads 256"),
-        ("owlvit", [], "labels.*at least 1 item"),
+        ("owlvit", [], "labels.*must not be empty"),
     ],
 )
 def test_labels_that_do_not_fit(
