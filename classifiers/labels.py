@@ -26,14 +26,15 @@ def ranked(
         names: the labels.
         confidences: of each of them, 0..1.
         top_k: how many ``labels`` has at most.
-        threshold: below this confidence of the best label, ``label`` is ``unknown``, and ``reason`` says why.
+        threshold: below this confidence of the best label, ``label`` is ``unknown`` with a confidence of 0, and
+            ``reason`` says why.
     """
     best = np.argsort(-confidences, kind="stable")[:top_k].tolist()
     labels = [{"label": names[index], "confidence": round(float(confidences[index]), 4)} for index in best]
     if labels[0]["confidence"] >= threshold:
         return {**labels[0], "labels": labels}
     reason = f"the best label, {labels[0]['label']!r}, has a confidence of {labels[0]['confidence']}, below {threshold}"
-    return {"label": UNKNOWN, "reason": reason, "labels": labels}
+    return {"label": UNKNOWN, "confidence": 0.0, "reason": reason, "labels": labels}
 
 
 def softmax(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

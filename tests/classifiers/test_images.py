@@ -52,6 +52,7 @@ def test_below_the_threshold_nothing_is_said(vit: Path) -> None:
     assert best < 1
     assert result == {
         "label": "unknown",
+        "confidence": 0.0,
         "reason": f"the best label, {sure['label']!r}, has a confidence of {best}, below 1.0",
         "labels": sure["labels"],
     }
