@@ -14,7 +14,7 @@ The class says whose fault it is; what status an error has over HTTP is decided 
 
 from __future__ import annotations
 
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 
 __all__ = [
     "BadImage",

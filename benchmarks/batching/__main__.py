@@ -1,4 +1,4 @@
-"""python -m benchmarks.batching: `Admission` before `@serve.batch`, against `@serve.batch` alone. See README.md."""
+"""python -m benchmarks.batching: `BatchGate` before `@serve.batch`, against `@serve.batch` alone. See README.md."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from statistics import mean, median
 from ray import serve
 from starlette.requests import Request
 
-from serve_app.deployments.admission import Admission
+from serve_app.deployments.batch_gate import BatchGate
 
 __all__ = ["Batcher"]
 
@@ -27,7 +27,7 @@ class Batcher:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
-        self._admission: Admission | None = None
+        self._gate: BatchGate | None = None
         self._sizes: list[int] = []
 
     async def __call__(self, request: Request) -> dict[str, float]:
@@ -36,7 +36,7 @@ class Batcher:
 
     async def _measure(self, admission: bool, wait_s: float, callers: int, seconds: float) -> dict[str, float]:
         """So many callers in this process, each with one call under way nearly all the time."""
-        self._admission = Admission(_MAX_BATCH) if admission else None
+        self._gate = BatchGate(_MAX_BATCH) if admission else None
         self._infer.set_batch_wait_timeout_s(wait_s)
         self._sizes.clear()
         times: list[float] = []
@@ -59,9 +59,9 @@ class Batcher:
         }
 
     async def _call(self, item: int) -> int:
-        if self._admission is None:
+        if self._gate is None:
             return await self._infer(item)
-        async with self._admission(1):
+        async with self._gate(1):
             return await self._infer(item)
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=0.0)

@@ -15,7 +15,7 @@ from graph import Engine
 from serve_app.config.gateway_config import FetchConfig
 from serve_app.config.intake_config import SourcesConfig
 from serve_app.images.job_sources import Sources
-from serve_app.intake import Consumer, JobRunner, Pace, Patience
+from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import queue_from_url
 from serve_app.results import ResultStore
 
@@ -25,11 +25,11 @@ IN_FLIGHT = 64
 async def consume(queue: str, results: str, endpoint_url: str) -> None:
     """Consume until SIGTERM."""
     fetch = SourcesConfig.model_validate({"s3": {"allow": {"*": ["s3://photos"]}, "endpoint_url": endpoint_url}})
-    store, patience = ResultStore.from_uri(results), Patience()
+    store, retrier = ResultStore.from_uri(results), Retrier()
     sources = Sources(fetch, FetchConfig(), ImageLimits(), IN_FLIGHT)
     engine = Engine(PLAN, NoopBackend(PLAN))
-    runner = JobRunner(lambda: engine, store, sources, patience, timeout_s=60)
-    consumer = Consumer(queue_from_url(queue), store, runner, patience, Pace(in_flight=IN_FLIGHT))
+    runner = JobRunner(lambda: engine, store, sources, retrier, timeout_s=60)
+    consumer = Consumer(queue_from_url(queue), store, runner, retrier, Pace(in_flight=IN_FLIGHT))
     consumer.start()
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)

@@ -15,7 +15,7 @@ import PIL.Image
 from classifiers import Image
 from classifiers.errors import BadImage, TooManyPixels
 from classifiers.imaging import ImageLimits, OpenedImage, from_pillow
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 
 __all__ = ["Frame"]
 

@@ -1,4 +1,4 @@
-"""Evaluating the rules of a step for one image: whether it runs, and on which detections."""
+"""Which detections a step's crop rule sees, and which of them it picks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def picks(
 
 
 def detections_for(step: PlannedStep, context: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The detections that the step's crop rule speaks of.
+    """The detections that the step's crop rule is applied to.
 
     Raises:
         RuleError: none of the steps it depends on has detections, or several have and ``crops_from`` does not say

@@ -26,7 +26,7 @@ __all__ = ["Guard"]
 _LEASE_EXTRA_S = 5.0
 
 _LIMITS = {"rate": "requests_per_second", "day": "images_per_day", "concurrent": "concurrent"}
-_WORDS = {
+_REFUSED = {
     "rate": "the key has exceeded its request rate; send more slowly",
     "day": "the key has used its images of the day; the quota resets at midnight UTC",
     "concurrent": "the key has reached its limit of concurrent requests; wait for a response",
@@ -80,7 +80,7 @@ class Guard:
         request.state.headers.update(_headers(limits, verdict))
         if verdict.refused is not None:
             limit = getattr(limits, _LIMITS[verdict.refused])
-            raise TooManyRequests(_WORDS[verdict.refused], limit=limit, retry_after_s=round(verdict.retry_after_s, 3))
+            raise TooManyRequests(_REFUSED[verdict.refused], limit=limit, retry_after_s=round(verdict.retry_after_s, 3))
         try:
             yield
         finally:

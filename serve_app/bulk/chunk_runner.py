@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from classifiers import SetupError, VisionError
 from classifiers.backends import limit_threads
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 from graph import Engine, Frame, LocalBackend, Plan
 from graph.engine import checked_metadata
 from serve_app.bulk.ledger import Begun, Ledger, PipelineChanged, Run

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 from serve_app.bulk.ledger import Ledger
 from serve_app.bulk.sources import Entry, Source
 from serve_app.results.compaction import compact

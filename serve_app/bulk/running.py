@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from classifiers import SetupError, VisionError
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 from serve_app.bulk.chunk_runner import ChunkRunner, Job
 from serve_app.bulk.ledger import Ledger, Run, begin_run
 from serve_app.bulk.listing import list_chunks

@@ -18,15 +18,15 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from classifiers import SetupError, VisionError
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 from graph import Malformed
 from graph.engine import checked_metadata
 from serve_app.cli.arguments import line_of, progress, stderr, stdout
 from serve_app.cli.input_files import SourceError, expand
 from serve_app.queues import Queue, QueueStats, QueueUnavailable, queue_from_url
-from serve_app.queues.letters import Held, hold
-from serve_app.queues.letters import purge as delete
-from serve_app.queues.letters import retry as requeue
+from serve_app.queues.dead_letters import Held, hold
+from serve_app.queues.dead_letters import purge as delete
+from serve_app.queues.dead_letters import retry as requeue
 from serve_app.queues.urls import FORMS, QueueUrl, with_prefetch
 from serve_app.refusals import Forbidden
 from serve_app.results import ResultStore

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from classifiers.imaging import ImageLimits
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 from graph import Frame, Malformed, VisionPipeline, annotate
 from graph.engine import parse_metadata
 from serve_app.cli.arguments import PipelineArgument, line_of, progress, stderr

@@ -18,7 +18,7 @@ from classifiers.backends import thread_count
 from graph.engine import Carried, StepAnswer, StepError, StepInfo, StepRequest
 from graph.plan import Plan, PlannedStep
 from graph.runtime import Prepared, StepRunner, load_classifier
-from serve_app.deployments.admission import Admission
+from serve_app.deployments.batch_gate import BatchGate
 from serve_app.deployments.crashes import Crashes, InProgress, Turns
 from serve_app.refusals import Quarantined
 
@@ -202,7 +202,7 @@ class _HostedStep:
         ).result()
         self._model_thread.submit(self._runner.warm_up).result()
         options = plan[name].serve
-        self._admission = Admission(options.max_batch_size, options.batch_wait_ms / 1000)
+        self._gate = BatchGate(options.max_batch_size, options.batch_wait_ms / 1000)
         # Decorated here, not in the class: the decorator keeps one queue for all instances. And without a wait of its
         # own: the group that is admitted is the batch.
         self._batched = serve.batch(max_batch_size=options.max_batch_size, batch_wait_timeout_s=0.0)(self._infer)
@@ -217,10 +217,10 @@ class _HostedStep:
         await loop.run_in_executor(self._model_thread, self._runner.reconfigure, plan, self._name)
         self._work.allow(plan[self._name])
         options = plan[self._name].serve
-        if options.max_batch_size > self._admission.max_size:
+        if options.max_batch_size > self._gate.max_size:
             await loop.run_in_executor(self._model_thread, self._runner.warm_up)
-        self._admission.max_size = options.max_batch_size
-        self._admission.wait_s = options.batch_wait_ms / 1000
+        self._gate.max_size = options.max_batch_size
+        self._gate.wait_s = options.batch_wait_ms / 1000
         self._batched.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
 
     async def call(self, request: StepRequest) -> tuple[StepAnswer, Mapping[str, StepRequest]]:
@@ -231,7 +231,7 @@ class _HostedStep:
             prepared = self._runner.prepare(request)
         if isinstance(prepared, StepAnswer):
             return prepared, {}
-        async with self._admission(len(prepared)):
+        async with self._gate(len(prepared)):
             outcome = await cast("Callable[[Prepared], Awaitable[_Outcome]]", self._batched)(prepared)
         if request.cut_for:
             answer = await self._in_thread(self._pixel_threads, [request], self._runner.finish, prepared, outcome)

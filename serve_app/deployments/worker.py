@@ -17,7 +17,7 @@ from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.images import Sources
-from serve_app.intake import Consumer, JobRunner, Pace, Patience
+from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
 from serve_app.ray_internals import crop_budget_bytes
@@ -75,12 +75,12 @@ class Worker:
     def _make_consumer(self, plan: Plan) -> Consumer:
         config, room = self._config, in_flight(plan, self._config)
         limits = plan.config.limits
-        patience = Patience()
+        retrier = Retrier()
         runner = JobRunner(
             lambda: self._engine,  # another one after new tunables
             self._store,
             Sources(config.fetch, self._clients, limits, room),
-            patience,
+            retrier,
             timeout_s=config.timeout_s,
             max_attempts=config.max_attempts,
             reuse_results=config.reuse_results,
@@ -91,7 +91,7 @@ class Worker:
             stop_s=config.stop_s,
             stuck_after_s=300 + config.timeout_s,
         )
-        return Consumer(queue_from_url(with_prefetch(config.queue, 2 * room)), self._store, runner, patience, pace)
+        return Consumer(queue_from_url(with_prefetch(config.queue, 2 * room)), self._store, runner, retrier, pace)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve; see :func:`serve_app.autoscaling.worker_stats`."""

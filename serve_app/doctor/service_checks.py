@@ -6,7 +6,7 @@ import asyncio
 import uuid
 
 from classifiers import SetupError, VisionError
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 from serve_app.config import GatewayConfig, IntakeConfig
 from serve_app.doctor.findings import Finding, error, ok
 from serve_app.queues import queue_from_url

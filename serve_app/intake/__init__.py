@@ -1,7 +1,7 @@
 """From a queue to results: what workers do, without Ray."""
 
 from serve_app.intake.consumer import Consumer, Pace
-from serve_app.intake.patience import Patience
-from serve_app.intake.work import JobRunner
+from serve_app.intake.job_runner import JobRunner
+from serve_app.intake.retrying import Retrier
 
-__all__ = ["Consumer", "JobRunner", "Pace", "Patience"]
+__all__ = ["Consumer", "JobRunner", "Pace", "Retrier"]

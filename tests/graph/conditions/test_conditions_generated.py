@@ -347,7 +347,7 @@ HELPERS = (
     "collections/__init__.py",
     "<string>",
     "classifiers/errors.py",
-    "classifiers/masking.py",
+    "classifiers/redaction.py",
 )  # for an error's message
 OPERATIONS = 3_000  # of the real limit's 30,000: the bound is the same, and counting calls is slow
 CALLS_FOR_ONE_OPERATION = 12

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from chaos.plan import Image
 from serve_app.queues import DeadLetter, queue_from_url
-from serve_app.queues.letters import hold
+from serve_app.queues.dead_letters import hold
 from serve_app.queues.urls import with_prefetch
 from serve_app.results import Objects, Outcome
 from serve_app.results.query import query

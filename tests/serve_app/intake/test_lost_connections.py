@@ -18,7 +18,7 @@ from tcp_proxy import TcpProxy
 from graph import LocalBackend, StepBackend
 from graph.engine.messages import StepAnswer, StepRequest
 from serve_app.queues import Message, Queue, queue_from_url
-from serve_app.queues.letters import DeadLetter
+from serve_app.queues.dead_letters import DeadLetter
 
 _IMAGES = 24
 _SLOTS = 6  # images that are in the first step at a time

@@ -14,7 +14,7 @@ import pytest
 from brokers import BROKERS, Broker
 
 from serve_app.queues import DeadLetter, Message, Queue, QueueUnavailable, queue_from_url
-from serve_app.queues.letters import hold, purge, retry
+from serve_app.queues.dead_letters import hold, purge, retry
 
 NewUrl = Callable[..., str]
 

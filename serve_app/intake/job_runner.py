@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from classifiers import VisionError
 from graph import Engine, Frame, Overloaded, Unreachable, annotate
 from serve_app.images import Sources, is_final
-from serve_app.intake.patience import Patience, Stopped
+from serve_app.intake.retrying import Retrier, Stopped
 from serve_app.queues import Message
 from serve_app.queues.job_messages import JobRequest
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
@@ -54,7 +54,7 @@ class JobRunner:
         engine: gives the engine that serves now; another one after the pipeline's tunables have changed.
         store: where jobs and results are kept.
         sources: where images come from.
-        patience: waits for the store, and for steps that are overloaded.
+        retrier: waits for the store, and for steps that are overloaded.
         timeout_s: longest time for one image in the pipeline.
         max_attempts: attempts at a job that fails for transient reasons. Only failures that a worker saw count, not
             messages that are delivered again because a connection was lost or a worker stopped.
@@ -66,7 +66,7 @@ class JobRunner:
         engine: Callable[[], Engine],
         store: ResultStore,
         sources: Sources,
-        patience: Patience,
+        retrier: Retrier,
         *,
         timeout_s: float,
         max_attempts: int = 8,
@@ -75,7 +75,7 @@ class JobRunner:
         self._engine = engine
         self._store = store
         self._sources = sources
-        self._patience = patience
+        self._retrier = retrier
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
         self._reuse = Reuse(store) if reuse_results else None
@@ -122,11 +122,11 @@ class JobRunner:
     async def _run(self, job: JobRequest, message: Message) -> Outcome | None:
         early = self._fetch_early(job, message)
         try:
-            known, marker, failed = await self._patience.until_it_works(lambda: self._look_up(job.id, message))
+            known, marker, failed = await self._retrier.until_it_works(lambda: self._look_up(job.id, message))
             if known is not None and not _is_tried_again(known, message):
                 return known
             if known is not None:
-                await self._patience.until_it_works(lambda: self._store.forget_failure(job.id))
+                await self._retrier.until_it_works(lambda: self._store.forget_failure(job.id))
                 failed = 0
             if marker is None:
                 marker = JobMarker(job.id, job.uri, dict(job.metadata))
@@ -135,7 +135,7 @@ class JobRunner:
             if message.deliveries is not None and message.deliveries - failed > _MOST_DELIVERIES:
                 why = f"delivered {message.deliveries} times without an outcome: it seems to crash the workers"
                 poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
-                return await self._patience.until_it_works(lambda: self._store.finish(poison))
+                return await self._retrier.until_it_works(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
             try:
                 frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
@@ -145,10 +145,10 @@ class JobRunner:
                 raise
             except Exception as error:
                 if not is_final(error) and not is_last:
-                    await self._patience.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
+                    await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
                 outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
-            return await self._patience.until_it_works(lambda: self._store.finish(outcome))
+            return await self._retrier.until_it_works(lambda: self._store.finish(outcome))
         finally:
             if early is not None:
                 early.cancel()
@@ -183,11 +183,11 @@ class JobRunner:
                 timeout_s=self._timeout_s,
             )
 
-        result = await self._patience.until_it_works(once, (Overloaded,), but_not=(Unreachable,), longest_s=2.0)
+        result = await self._retrier.until_it_works(once, (Overloaded,), but_not=(Unreachable,), longest_s=2.0)
         if marker.annotate:
             async with self._drawing:  # decoding and drawing take several times the pixels' bytes
                 picture = await asyncio.to_thread(annotate, frame, result)
-            await self._patience.until_it_works(lambda: self._store.put_picture(marker.id, picture))
+            await self._retrier.until_it_works(lambda: self._store.put_picture(marker.id, picture))
         return result
 
 

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from serve_app.deployments.admission import Admission
+from serve_app.deployments.batch_gate import BatchGate
 
 
 class Model:
     """Calls that hold the gate until the test lets their group go."""
 
     def __init__(self, max_size: int) -> None:
-        self.gate = Admission(max_size)
+        self.gate = BatchGate(max_size)
         self.inside: list[str] = []
         self.groups: list[list[str]] = []
         self._done = asyncio.Event()
@@ -108,7 +108,7 @@ async def test_all_waiting_cancelled_leaves_the_gate_open() -> None:
 
 
 async def test_a_call_that_is_cancelled_as_its_turn_comes_does_not_block_the_gate() -> None:
-    gate = Admission(1)
+    gate = BatchGate(1)
     second: asyncio.Task[None]
 
     async def enter() -> None:
@@ -127,7 +127,7 @@ async def test_a_call_that_is_cancelled_as_its_turn_comes_does_not_block_the_gat
 
 
 async def test_an_error_opens_the_gate() -> None:
-    gate = Admission(4)
+    gate = BatchGate(4)
     with pytest.raises(ValueError, match="model"):
         async with gate(1):
             raise ValueError("model")

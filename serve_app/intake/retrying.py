@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from serve_app.queues import BadQueueUrl, QueueUnavailable
 from serve_app.results import BadResultsUri, StoreUnavailable
 
-__all__ = ["QUEUE_ERRORS", "STORE_ERRORS", "Patience", "Stopped", "backoff", "call_broker"]
+__all__ = ["QUEUE_ERRORS", "STORE_ERRORS", "Retrier", "Stopped", "backoff", "call_broker"]
 
 # A queue or a bucket that was deleted may be created again.
 QUEUE_ERRORS = (QueueUnavailable, BadQueueUrl)
@@ -57,7 +57,7 @@ async def call_broker(call: Callable[[], Awaitable[Any]], what: str) -> bool:
     return False
 
 
-class Patience:
+class Retrier:
     """Repeats calls until they work or the worker is stopped. Use it from one event loop."""
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from classifiers import SetupError
-from classifiers.masking import without_secrets
+from classifiers.redaction import without_secrets
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-__all__ = ["Admission"]
+__all__ = ["BatchGate"]
 
 
-class Admission:
+class BatchGate:
     """The gate before one model. Use it from one event loop.
 
     Args:
