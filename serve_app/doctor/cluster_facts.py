@@ -92,7 +92,8 @@ def cluster_facts(dashboard: str, pipeline: dict[str, Any] | str | None) -> Clus
     """
     import ray
 
-    alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    found = sorted(ray.nodes(), key=lambda node: str(node["NodeManagerAddress"]))  # type: ignore[no-untyped-call]
+    alive = {node["NodeID"]: node for node in found if node["Alive"]}
     resources = {str(node["NodeManagerAddress"]): node["Resources"] for node in alive.values()}
     node_ids = {str(node["NodeManagerAddress"]): node_id for node_id, node in alive.items()}
     answers, silent = on_each(node_ids, node_facts, pipeline)
