@@ -5,31 +5,27 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from classifiers.errors import VisionError
 
-__all__ = ["BadResult", "normalise"]
+__all__ = ["CONFIDENCE_DIGITS", "COORDINATE_DIGITS", "BadResult", "normalise"]
 
-_DIGITS = {"confidence": 4, "bbox": 2, "mask": 2, "corners": 2}
+CONFIDENCE_DIGITS = 4
+COORDINATE_DIGITS = 2
+
+_DIGITS = {"confidence": CONFIDENCE_DIGITS, "bbox": COORDINATE_DIGITS}
 _MAX_DEPTH = 32
-_MAX_INTEGER_BITS = 1023  # what doubles, and so most JSON readers, can hold
+
+# What doubles, and so most JSON readers, can hold.
+_MAX_INTEGER_BITS = 1023
 
 
 class BadResult(VisionError):
     """A classifier returned something that is not a result. The message tells its author which value is wrong, what
     was expected, and what came."""
-
-
-class _Wrong(Exception):
-    """A value that is not what it must be; its place in the result is added while the error passes its containers."""
-
-    def __init__(self, expected: str, value: Any, *path: str | int) -> None:
-        super().__init__(expected)
-        self.what = f"{expected}, but is {reprlib.repr(value)} ({type(value).__name__})"
-        self.path: list[str | int] = [*path]
 
 
 def normalise(result: Mapping[str, Any], source: str = "the classifier") -> dict[str, Any]:
@@ -55,184 +51,239 @@ def normalise(result: Mapping[str, Any], source: str = "the classifier") -> dict
         BadResult: it does not fit; the message says where.
     """
     try:
-        return _shaped(_plain(result))
-    except _Wrong as wrong:
-        place = "".join(f"[{part!r}]" for part in reversed(wrong.path))
-        raise BadResult(f"{source}: result{place} must be {wrong.what}") from None
+        plain = _shaped(result, None, "", _RESULT, frozenset())
+        if "detections" in plain and "detected_classes" not in plain:
+            plain["detected_classes"] = sorted({detection["class_name"] for detection in plain["detections"]})
+    except BadResult as error:
+        raise BadResult(f"{source}: {error}") from None
     except Exception as error:  # an object of a plug-in may do anything when it is looked into
         raise BadResult(f"{source}: the result cannot be read: {type(error).__name__}: {error}") from error
+    return plain
 
 
-# ---- any JSON value
+_Where: TypeAlias = "tuple[_Where, str | int, int] | None"
+"""The value's container: where that is, its key there, and its depth. Turned into words only for an error."""
+
+_Reader: TypeAlias = Callable[[Any, _Where, "str | int"], Any]
+"""Checks a value, given its container and its key there, and returns it as a plain one."""
 
 
-def _plain(value: Any, digits: int | None = None, depth: int = 0) -> Any:
-    kind = type(value)
-    if kind is float and math.isfinite(value):
-        return value if digits is None else round(value, digits)
-    if (kind is str and value.isascii()) or (kind is int and value.bit_length() < _MAX_INTEGER_BITS):
-        return value
-    if kind is not list and kind is not dict:
-        return _plain_other(value, digits, depth)
+def _wrong(where: _Where, key: str | int, expected: str, value: Any) -> NoReturn:
+    place = ""
+    if where is not None:
+        path = [key]
+        while where[0] is not None:
+            path.append(where[1])
+            where = where[0]
+        place = "".join(f"[{part!r}]" for part in reversed(path))
+    raise BadResult(f"result{place} must be {expected}, but is {reprlib.repr(value)} ({type(value).__name__})")
+
+
+def _inside(where: _Where, key: str | int, value: Any) -> _Where:
+    depth = 0 if where is None else where[2] + 1
     if depth > _MAX_DEPTH:
-        raise _Wrong(f"nested at most {_MAX_DEPTH} deep, and not within itself", value)
-    if kind is dict and not all(isinstance(key, str) for key in value):
-        raise _Wrong("a dict whose keys are strings", value)
-    key: Any = 0
-    try:
-        if kind is list:
-            plain = []
-            for key, item in enumerate(value):  # noqa: B007 - the place of an error
-                plain.append(_plain(item, digits, depth + 1))
-            return plain
-        return {_text(key := name): _plain(item, _DIGITS.get(name, digits), depth + 1) for name, item in value.items()}
-    except _Wrong as wrong:
-        wrong.path.append(key)
-        raise
+        _wrong(where, key, f"nested at most {_MAX_DEPTH} deep, and not within itself", value)
+    return where, key, depth
 
 
-def _plain_other(value: Any, digits: int | None, depth: int) -> Any:
-    """What is not one of Python's own floats, lists and dicts."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise _Wrong("a finite number or None", value)
-        return _plain(float(value), digits)
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, int):
-        if value.bit_length() > _MAX_INTEGER_BITS:
-            raise _Wrong(f"an integer of at most {_MAX_INTEGER_BITS} bits", "a larger one")
-        return int(value)
-    if isinstance(value, np.ndarray | np.generic):
-        found = float(value) if isinstance(value, np.floating) else value.tolist()
-    elif isinstance(value, Mapping):
-        found = dict(value)
-    elif isinstance(value, set | frozenset):
-        found = sorted(value)
-    elif isinstance(value, tuple | list):
-        found = list(value)
-    else:
-        raise _Wrong("a number, a string, a list, a dict, None, or a NumPy array of numbers", value)
-    return _plain(found, digits, depth)
+def _shaped(
+    value: Any,
+    where: _Where,
+    key: str | int,
+    readers: Mapping[str, _Reader],
+    required: frozenset[str],
+    digits: int | None = None,
+) -> dict[str, Any]:
+    """A dict of which some keys have readers of their own, and some are required."""
+    if not isinstance(value, Mapping):
+        _wrong(where, key, "a dict", value)
+    here = _inside(where, key, value)
+    plain: dict[str, Any] = {}
+    for name, item in value.items():
+        if type(name) is not str or not name.isascii():
+            if not isinstance(name, str):
+                _wrong(where, key, "a dict whose keys are strings", value)
+            name = _text(name, here, name)  # noqa: PLW2901
+        reader = readers.get(name)
+        if reader is None:
+            plain[name] = _plain(item, here, name, _DIGITS.get(name, digits))
+        else:
+            plain[name] = reader(item, here, name)
+    if not required <= plain.keys():
+        missing = ", ".join(repr(name) for name in sorted(required - plain.keys()))
+        _wrong(where, key, f"a dict with {missing} too", value)
+    return plain
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, where: _Where, key: str | int) -> str:
     if not isinstance(value, str):
-        raise _Wrong("a string", value)
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise _Wrong("text without lone surrogates", value) from None
+        _wrong(where, key, "a string", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        _wrong(where, key, "text without lone surrogates", value)
     return str.__str__(value)  # of an enum or np.str_ the text itself
 
 
-# ---- the keys with a fixed shape
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _confidence(value: Any) -> Any:
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise _Wrong("a number from 0 to 1", value)
-    return value + 0.0  # no -0.0
-
-
-def _bbox(value: Any) -> list[float]:
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
-        raise _Wrong("four finite numbers [x1, y1, x2, y2] in pixels", value)
-    return [float(side) for side in value]
-
-
-def _class_id(value: Any) -> int:
-    if not _is_number(value) or value != int(value) or not -(2**63) <= value < 2**63:
-        raise _Wrong("an integer of at most 64 bits", value)
-    return int(value)
-
-
-_Readers = Mapping[str, Callable[[Any], Any]]
-_LABEL: _Readers = {"label": _text, "confidence": _confidence}
-_DETECTION: _Readers = {"bbox": _bbox, "class_name": _text, "confidence": _confidence, "class_id": _class_id}
-
-
-def _points(value: Any, lengths: tuple[int, ...], counts: range, expected: str) -> list[list[float]]:
-    if not isinstance(value, list) or len(value) not in counts:
-        raise _Wrong(expected, value)
-    for index, point in enumerate(value):
-        if not isinstance(point, list) or len(point) not in lengths or not all(map(_is_number, point)):
-            raise _Wrong(expected, point, index)
-    return [list(map(float, point)) for point in value]
-
-
-def _mask(value: Any) -> list[list[list[float]]]:
-    if not isinstance(value, list):
-        raise _Wrong("a list of polygons, each a list of points [x, y] in pixels", value)
-    polygons = []
-    for index, polygon in enumerate(value):
+def _number(value: Any, where: _Where, key: str | int, expected: str) -> float:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool):
         try:
-            polygons.append(
-                _points(polygon, (2,), range(3, _ANY_COUNT), "a polygon: three points [x, y] or more, in pixels")
-            )
-        except _Wrong as wrong:
-            wrong.path.append(index)
-            raise
-    return polygons
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    _wrong(where, key, expected, value)
 
 
-def _keypoints(value: Any) -> list[list[float]]:
-    points = _points(value, (2, 3), range(_ANY_COUNT), "a list of points [x, y] or [x, y, confidence], in pixels")
-    for index, (_, _, *confidence) in enumerate(points):
-        if confidence and not 0 <= round(confidence[0], 4) <= 1:
-            raise _Wrong("a number from 0 to 1", confidence[0], index)
-    return [[round(x, 2), round(y, 2), *(round(each, 4) for each in confidence)] for x, y, *confidence in points]
+def _confidence(value: Any, where: _Where, key: str | int) -> float:
+    number = value if type(value) is float else _number(value, where, key, _SCORE)
+    rounded = round(number, CONFIDENCE_DIGITS) if -1 < number < 2 else number  # the noise of float32 is no fault
+    if not 0 <= rounded <= 1:
+        _wrong(where, key, _SCORE, value)
+    return rounded + 0.0  # no -0.0
 
 
-def _corners(value: Any) -> list[list[float]]:
-    return _points(value, (2,), range(4, 5), "four points [x, y] in pixels")
+_SCORE = "a number from 0 to 1"
 
 
-_ANY_COUNT = 2**31
-_SHAPES: _Readers = {"mask": _mask, "keypoints": _keypoints, "corners": _corners}
+def _bbox(value: Any, where: _Where, key: str | int) -> list[float]:
+    box = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(box, (list, tuple)) or len(box) != 4:
+        _wrong(where, key, _BOX, value)
+    sides = []
+    for side in box:
+        number = side if type(side) is float else _number(side, where, key, _BOX)
+        if not math.isfinite(number):
+            _wrong(where, key, _BOX, value)
+        sides.append(round(number, COORDINATE_DIGITS))
+    return sides
 
 
-def _shaped(plain: Any) -> dict[str, Any]:
-    """Check the keys with a fixed shape, in place."""
-    _read(plain, {})
-    if "objects" in plain:
-        raise _Wrong("under another key: 'objects' is reserved for what the engine makes", plain["objects"], "objects")
-    _read(plain, {key: reader for key, reader in _LABEL.items() if key in plain})
-    for name, readers in (("detections", _DETECTION), ("labels", _LABEL)):
-        rows = plain.get(name, [])
-        if not isinstance(rows, list):
-            raise _Wrong(f"a list of dicts with {', '.join(map(repr, sorted(readers)))}", rows, name)
-        for index, row in enumerate(rows):
-            _read(row, readers, index, name)
-            if name == "detections":
-                _read(row, {shape: reader for shape, reader in _SHAPES.items() if shape in row}, index, name)
-    if "detections" in plain:
-        plain.setdefault("detected_classes", [detection["class_name"] for detection in plain["detections"]])
-    if "detected_classes" in plain:
-        classes = plain["detected_classes"]
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise _Wrong("a list of strings", classes, "detected_classes")
-        plain["detected_classes"] = sorted(set(classes))
-    result: dict[str, Any] = plain
-    return result
+_BOX = "four finite numbers [x1, y1, x2, y2] in pixels"
 
 
-def _read(row: Any, readers: _Readers, *place: str | int) -> None:
-    if not isinstance(row, dict):
-        raise _Wrong("a dict", row, *place)
-    if not readers.keys() <= row.keys():
-        missing = ", ".join(map(repr, sorted(readers.keys() - row.keys())))
-        raise _Wrong(f"a dict with {missing} too", row, *place)
-    for key, reader in readers.items():
-        try:
-            row[key] = reader(row[key])
-        except _Wrong as wrong:
-            wrong.path += [key, *place]
-            raise
+def _class_id(value: Any, where: _Where, key: str | int) -> int:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    number = int(value) if whole else _number(value, where, key, _INTEGER)
+    if number != int(number) or not -(2**63) <= number < 2**63:
+        _wrong(where, key, _INTEGER, value)
+    return int(number)
+
+
+_INTEGER = "an integer of at most 64 bits"
+
+
+def _class_names(value: Any, where: _Where, key: str | int) -> list[str]:
+    plain = _plain(value, where, key, None)
+    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
+        _wrong(where, key, "a list of strings", value)
+    return sorted(set(plain))
+
+
+def _numbers(value: Any, where: _Where, key: str | int, lengths: tuple[int, ...], expected: str) -> list[float]:
+    """A point: x, y, and maybe a confidence."""
+    if not isinstance(value, (list, tuple)) or len(value) not in lengths:
+        _wrong(where, key, expected, value)
+    point = [round(_number(number, where, key, expected), COORDINATE_DIGITS) for number in value[:2]]
+    return point + [_confidence(number, where, key) for number in value[2:]]
+
+
+def _points(lengths: tuple[int, ...], count: range, expected: str) -> _Reader:
+    """The reader of a list of so many points."""
+
+    def read(value: Any, where: _Where, key: str | int) -> list[list[float]]:
+        points = value.tolist() if isinstance(value, np.ndarray) else value
+        if not isinstance(points, (list, tuple)) or len(points) not in count:
+            _wrong(where, key, expected, value)
+        here = _inside(where, key, value)
+        return [_numbers(point, here, index, lengths, expected) for index, point in enumerate(points)]
+
+    return read
+
+
+_ANY_COUNT = range(2**31)
+_polygon = _points((2,), range(3, 2**31), "a polygon: three points [x, y] or more, in pixels")
+
+
+def _mask(value: Any, where: _Where, key: str | int) -> list[list[list[float]]]:
+    if not isinstance(value, (list, tuple)):
+        _wrong(where, key, "a list of polygons, each a list of points [x, y] in pixels", value)
+    here = _inside(where, key, value)
+    return [_polygon(polygon, here, index) for index, polygon in enumerate(value)]
+
+
+def _list_of(readers: Mapping[str, _Reader], optional: Mapping[str, _Reader] | None = None) -> _Reader:
+    """The reader of a list of dicts that have all these keys, and maybe some of the optional ones."""
+    required = frozenset(readers)
+    readers = {**readers, **(optional or {})}
+
+    def read(value: Any, where: _Where, key: str | int) -> list[dict[str, Any]]:
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if not isinstance(value, (list, tuple)):
+            _wrong(where, key, f"a list of dicts with {', '.join(map(repr, sorted(required)))}", value)
+        here = _inside(where, key, value)
+        return [_shaped(item, here, index, readers, required) for index, item in enumerate(value)]
+
+    return read
+
+
+def _reserved(value: Any, where: _Where, key: str | int) -> NoReturn:
+    _wrong(where, key, "under another key: 'objects' is reserved for what the engine makes", value)
+
+
+_LABEL: Mapping[str, _Reader] = {"label": _text, "confidence": _confidence}
+_DETECTION: Mapping[str, _Reader] = {
+    "bbox": _bbox,
+    "class_name": _text,
+    "confidence": _confidence,
+    "class_id": _class_id,
+}
+_SHAPES: Mapping[str, _Reader] = {
+    "mask": _mask,
+    "keypoints": _points((2, 3), _ANY_COUNT, "a list of points [x, y] or [x, y, confidence], in pixels"),
+    "corners": _points((2,), range(4, 5), "four points [x, y] in pixels"),
+}
+_RESULT: Mapping[str, _Reader] = {
+    "detections": _list_of(_DETECTION, _SHAPES),
+    "detected_classes": _class_names,
+    "label": _text,
+    "labels": _list_of(_LABEL),
+    "confidence": _confidence,
+    "objects": _reserved,
+}
+
+
+def _plain(value: Any, where: _Where, key: str | int, digits: int | None) -> Any:
+    """Any JSON value."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value, where, key)
+    if isinstance(value, int):
+        if value.bit_length() > _MAX_INTEGER_BITS:
+            _wrong(where, key, f"an integer of at most {_MAX_INTEGER_BITS} bits", "a larger one")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            _wrong(where, key, "a finite number or None", value)
+        return float(value) if digits is None else round(float(value), digits)
+    if isinstance(value, Mapping):
+        return _shaped(value, where, key, {}, frozenset(), digits)
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+        if not isinstance(value, list):
+            return _plain(value, where, key, digits)
+    if isinstance(value, (list, tuple)):
+        here = _inside(where, key, value)
+        return [_plain(item, here, index, digits) for index, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        single = float(value) if isinstance(value, np.floating) else value.item()
+        if not isinstance(single, np.generic):
+            return _plain(single, where, key, digits)
+    _wrong(where, key, "a number, a string, a list, a dict, None, or a NumPy array of numbers", value)
