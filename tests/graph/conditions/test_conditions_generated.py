@@ -348,6 +348,7 @@ HELPERS = (
     "<string>",
     "classifiers/errors.py",
     "classifiers/redaction.py",
+    "classifiers/suggestions.py",
 )  # for an error's message
 OPERATIONS = 3_000  # of the real limit's 30,000: the bound is the same, and counting calls is slow
 CALLS_FOR_ONE_OPERATION = 12

@@ -47,7 +47,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_ctrl_c_and_the_same_command_again(folder: Path, poll: Callable[..., object]) -> None:
     first = start(folder, "--chunk-size", "2", "--in-flight", "1")
-    poll(lambda: first.poll() is not None or list(folder.rglob("done/*.json")), 120)
+    poll(lambda: first.poll() is not None or list(folder.rglob("done/*.json")), 300)
     os.killpg(first.pid, signal.SIGINT)
     _, said = first.communicate(timeout=60)
     assert first.returncode == 1, said

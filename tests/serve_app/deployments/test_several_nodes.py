@@ -12,7 +12,7 @@ import httpx
 import pytest
 from nodes import STREET, Load, Nodes, nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(300)]
 
 PIPELINE = {
     "name": "street",
