@@ -22,7 +22,7 @@ FAULTS ?= 10
 SEED ?= 1
 ROUNDS ?= 1
 
-.PHONY: help install demo serve test coverage test-slow chaos soak bench wheel clean
+.PHONY: help install demo serve test coverage test-slow nodes chaos soak bench wheel clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -40,11 +40,9 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: install ## Serve on this machine, post real photos, show what was found, stop
-	$(BIN)/visiongraph models configs/demo.yaml --download
 	$(BIN)/visiongraph demo configs/demo.yaml
 
 serve: install ## The same server, kept running until Ctrl-C
-	$(BIN)/visiongraph models configs/demo.yaml --download
 	$(BIN)/visiongraph serve configs/demo.yaml
 
 test: install ## Linters, types, tests
@@ -60,6 +58,9 @@ coverage: install ## Branches of graph and classifiers that their tests reach; t
 test-slow: install ## The tests that take long: whole clusters, memory, many more generated cases
 	$(BIN)/python -m pytest -m slow $(ALONE)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow $(ALONE:%=--ignore=%)
+
+nodes: install ## Clusters of several nodes on this machine: one dies, one is drained
+	$(BIN)/python -m pytest -m nodes tests/serve_app/deployments/test_several_nodes.py
 
 chaos: install ## Images through the queues while replicas, brokers and stores die; SEEDS, BROKERS, IMAGES, FAULTS choose
 	PYTHONPATH=tests/plugins $(BIN)/python -m chaos --seeds $(SEEDS) --brokers $(BROKERS) --images $(IMAGES) --faults $(FAULTS)

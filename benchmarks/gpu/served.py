@@ -22,8 +22,9 @@ from benchmarks.gpu.models import DETECTOR, MAKES, add_arguments, device_name, p
 from benchmarks.serving.load import closed_loop, require_wrk
 from benchmarks.serving.processes import MARK, measured
 from benchmarks.serving.systems import RAY, post
+from graph import load_plan
 from serve_app.config.gateway_config import GatewayConfig
-from serve_app.local.serving import load_with_models, serving
+from serve_app.local.serving import serving
 
 _PORT = 18000
 _GPU_SHARE = 0.96  # of the card, for all replicas together
@@ -107,7 +108,7 @@ def _served(placement: Placement, photos: Sequence[Path], options: argparse.Name
     )
     rows = []
     mark = os.environ[MARK] = uuid.uuid4().hex
-    with serving(load_with_models(str(pipeline)), port=_PORT, dashboard_port=None, gateway=gateway) as server:
+    with serving(load_plan(pipeline), port=_PORT, dashboard_port=None, gateway=gateway) as server:
         del os.environ[MARK]  # the client is not to count among the server's processes
         url = f"{server.http_url}/v1/images"
         _require_makes(url, photos, options)

@@ -1,6 +1,6 @@
 """Where the weights of a model are, and what they are."""
 
-from classifiers.weights.catalogue import CATALOGUE, KnownModel, Wheel
+from classifiers.weights.catalogue import CATALOGUE, KnownModel
 from classifiers.weights.checkpoints import CODE, TOKENIZER, Checkpoint, Runtime, find_checkpoint
 from classifiers.weights.finding import LocalPath, ModelRef, cache_folder, digest_weights, find_model, model_not_found
 
@@ -13,7 +13,6 @@ __all__ = [
     "LocalPath",
     "ModelRef",
     "Runtime",
-    "Wheel",
     "cache_folder",
     "digest_weights",
     "find_checkpoint",

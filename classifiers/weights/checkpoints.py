@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from classifiers.errors import ModelNotFound, SetupError
-from classifiers.weights.catalogue import CATALOGUE
 from classifiers.weights.finding import digest_weights, find_model, model_not_found
 
 __all__ = ["CODE", "TOKENIZER", "Checkpoint", "Runtime", "find_checkpoint"]
@@ -143,8 +142,6 @@ def _matching(folder: Path, patterns: Collection[str]) -> list[Path]:
 
 def _from_hub(ref: str, revision: str | None, runtime: Runtime, others: Collection[str], part: str) -> Path:
     """The folder of a repository's files in the hub's cache, fetched if they are not there yet."""
-    if ref in CATALOGUE:
-        raise model_not_found(ref, "visiongraph models PIPELINE --download")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref):
         raise model_not_found(
             ref, "give the path of a folder with a checkpoint, or an id of the hub such as owner/name"

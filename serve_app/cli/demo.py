@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from classifiers import SetupError
+from graph import load_plan
 from serve_app.cli.arguments import stderr, stdout
 from serve_app.cli.phases import phases
 from serve_app.deployments import OPEN_GATEWAY
 from serve_app.deployments.fitting import Machine, fit_to
-from serve_app.local import FetchFailed, demo_photos, fetch_car_photos, load_with_models, serving
+from serve_app.local import demo_photos, fetch_car_photos, serving
 
 __all__ = ["Found", "run_demo", "show"]
 
@@ -46,8 +47,8 @@ def run_demo(pipeline: str, photos: Sequence[Path], out: Path, *, port: int) -> 
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with phases(stderr) as begin:
-            begin("checking the pipeline and its models")
-            fitted = fit_to(Machine.this(), load_with_models(pipeline), OPEN_GATEWAY)
+            begin("checking the pipeline")
+            fitted = fit_to(Machine.this(), load_plan(pipeline), OPEN_GATEWAY)
             server = stack.enter_context(
                 serving(fitted.plan, gateway=fitted.gateway, port=port, dashboard_port=None, report=begin)
             )
@@ -77,8 +78,8 @@ def show(found: Sequence[Found], console: Console) -> None:
 
 def _car_photos(console: Console) -> list[Path]:
     try:
-        return fetch_car_photos(console)
-    except FetchFailed as error:
+        return fetch_car_photos()
+    except SetupError as error:
         console.print(f"[yellow]No photo of a car, so no make will be named:[/] {escape(str(error))}", soft_wrap=True)
         console.print("or try photos of your own: visiongraph demo --photo FILE", soft_wrap=True)
         return []

@@ -115,7 +115,7 @@ def models(
         table.add_row(
             model.ref,
             ", ".join(model.steps),
-            {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "damaged": "[red]damaged[/]"}[model.state],
+            "[green]yes[/]" if model.is_there else "[yellow]no[/]",
             "?" if model.size_bytes is None else f"{model.size_bytes / 1e6:.1f} MB",
             escape(f"{model.source}, {model.revision[:12]}" if model.revision else model.source),
             model.licence or "?",
@@ -124,5 +124,5 @@ def models(
     for model in found:
         if model.note:
             stdout.print(f"{model.ref}: {escape(model.note)}")
-    if any(model.state != "there" for model in found):
+    if not all(model.is_there for model in found):
         stdout.print(f"get what is missing with: visiongraph models {pipeline} --download")

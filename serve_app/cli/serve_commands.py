@@ -141,11 +141,12 @@ def serve(
     Without --gateway there is no authentication on this machine. Without --intake jobs are queued in an SQLite file and
     results are stored beside it, in visiongraph-jobs/NAME; images come from the current folder or the public web.
     """
+    from graph import load_plan
     from serve_app.config.gateway_config import read_gateway_config
     from serve_app.config.intake_config import local_intake, read_intake_config
     from serve_app.deployments import OPEN_GATEWAY
     from serve_app.deployments.fitting import Machine, fit_to
-    from serve_app.local.serving import load_with_models, serving
+    from serve_app.local.serving import serving
 
     config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
     files = Path() if queue is None or queue.startswith("sqlite:") else None
@@ -153,8 +154,8 @@ def serve(
     workers = read_intake_config(intake or local, queue=queue, results=results)
     with contextlib.ExitStack() as stack:
         with phases(stderr) as begin:
-            begin("checking the pipeline and its models")
-            plan = load_with_models(pipeline)
+            begin("checking the pipeline")
+            plan = load_plan(pipeline)
             fitted = fit_to(Machine.this(), plan, config) if fit else None
             server = stack.enter_context(
                 serving(

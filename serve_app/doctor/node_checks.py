@@ -88,22 +88,15 @@ def _haproxy(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
 def _models(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
     refs = sorted({ref for node in nodes for ref in node.models})
     for ref in refs:
-        facts = {node.name: node.models[ref] for node in nodes if ref in node.models}
-        bad = {name: fact for name, fact in facts.items() if fact.state != "there"}
-        for name, fact in bad.items():
-            note = f": {fact.note}" if fact.state == "damaged" else ""
-            yield error(
-                "models",
-                f"{ref} is {fact.state} on {name}{note}",
-                "visiongraph models PIPELINE --download there, or put it where VISIONGRAPH_MODELS points",
-            )
-        digests = _differing(f"the content of {ref}", {name: (f.digest or "hub")[:12] for name, f in facts.items()})
-        if bad:
-            continue
-        if digests:
-            yield error("models", digests, "copy one of them to all nodes: results would depend on the node")
+        digests = {node.name: node.models[ref] for node in nodes if ref in node.models}
+        missing = [name for name, digest in digests.items() if digest is None]
+        if missing:
+            fix = "visiongraph models PIPELINE --download there, or put it where VISIONGRAPH_MODELS points"
+            yield error("models", f"{ref} is missing on {', '.join(missing)}", fix)
+        elif differing := _differing(f"the content of {ref}", {name: str(d)[:12] for name, d in digests.items()}):
+            yield error("models", differing, "copy one of them to all nodes: results would depend on the node")
         else:
-            yield ok("models", f"{ref} is there" + (" on all nodes" if len(facts) > 1 else ""))
+            yield ok("models", f"{ref} is there" + (" on all nodes" if len(digests) > 1 else ""))
 
 
 def _clocks(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:

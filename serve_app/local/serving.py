@@ -10,15 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from classifiers import SetupError, VisionError
-from classifiers.weights import CATALOGUE
-from graph import Plan, load_plan
+from graph import Plan
 from serve_app.config import GatewayConfig, IntakeConfig
 from serve_app.deployments import OPEN_GATEWAY, deployment_options
 from serve_app.local.cluster import LOGGING, LocalCluster, local_cluster
-from serve_app.local.model_downloads import required_models
 from serve_app.ray_internals import application_states
 
-__all__ = ["NotEnoughResources", "load_with_models", "serving"]
+__all__ = ["NotEnoughResources", "serving"]
 
 _POLL_S = 0.2
 
@@ -27,21 +25,6 @@ Options = Mapping[str, Mapping[str, Any]]
 
 class NotEnoughResources(VisionError):
     """This machine lacks something that the pipeline's steps reserve: nothing is wrong with the file."""
-
-
-def load_with_models(file: str) -> Plan:
-    """Load a pipeline file whose models are on this machine.
-
-    Raises:
-        PipelineError: the file has errors.
-        SetupError: a model is missing that its classifier does not fetch by itself.
-    """
-    plan = load_plan(file)
-    missing = [m for m in required_models(plan) if m.state != "there" and m.ref in CATALOGUE]
-    if missing:
-        found = "\n".join(f"model '{m.ref}' for {', '.join(m.steps)} is {m.state}" for m in missing)
-        raise SetupError(f"{found}\nget it with: visiongraph models {file} --download")
-    return plan
 
 
 @contextmanager

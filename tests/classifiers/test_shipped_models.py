@@ -1,10 +1,9 @@
-"""The demo's own models, on photos: the detector that ships, and the car-make model that is put together here."""
+"""The demo's own models, which ship with the package, on photos."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from classifiers import Image, ModelNotFound, SetupError
+from classifiers import Image
 from classifiers.imaging.decoding import DEFAULT_LIMITS, decode
 from classifiers.makes import StanfordViT
 from classifiers.objects import ObjectClassifier
-from classifiers.weights.car_make import HEAD, SIDE, features
 from classifiers.weights.catalogue import CATALOGUE
 from classifiers.weights.finding import find_model
 from graph.plan.plan import load_plan
+from models import train_car_make
 
-DETECTOR, CAR_MAKE = "centernet_mobilenetv3_coco", "vit_s14_car_make20"
+DETECTOR, CAR_MAKE = "centernet_mobilenetv3_coco", "vit_s14_car_make49"
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 # drawn by hand: x1, y1, x2, y2
@@ -35,20 +33,6 @@ ZIDANE_PERSONS = [(744, 40, 1150, 720), (120, 195, 1120, 720)]
 @pytest.fixture(scope="module")
 def detector() -> ObjectClassifier:
     return ObjectClassifier(**load_plan(DEMO)["object_detection"].params)
-
-
-@pytest.fixture(scope="module")
-def car_make(tmp_path_factory: pytest.TempPathFactory) -> StanfordViT:
-    from serve_app.local.model_downloads import FetchFailed, download, required_models
-
-    with pytest.MonkeyPatch.context() as patches:
-        if any(model.state != "there" for model in required_models(load_plan(DEMO))):
-            patches.setenv("VISIONGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
-            try:
-                download(required_models(load_plan(DEMO)), Console(quiet=True))
-            except FetchFailed as error:
-                pytest.skip(str(error))
-        return StanfordViT(CAR_MAKE)
 
 
 def _photo(file: Path) -> Image:
@@ -128,51 +112,41 @@ def test_the_detector_uses_cocos_names(detector: ObjectClassifier) -> None:
     assert detector.process(_asset("zidane.jpg"), {})["detected_classes"] == ["person"]
 
 
-def test_what_is_committed_is_small_and_has_its_licence() -> None:
+@pytest.mark.parametrize(
+    ("model", "megabytes", "words"),
+    [(DETECTOR, 6, "Changed by"), (CAR_MAKE, 25, "for research and demonstration only")],
+)
+def test_what_is_committed_is_small_and_says_where_it_comes_from(model: str, megabytes: int, words: str) -> None:
+    folder = find_model(model)
+    assert folder is not None
+
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < megabytes * 1e6
+    assert words in (folder / "NOTICE").read_text()
+
+
+def test_the_detector_has_its_licence() -> None:
     folder = find_model(DETECTOR)
     assert folder is not None
 
-    assert sum(file.stat().st_size for file in folder.rglob("*")) < 6e6
     assert "MIT License" in (folder / "LICENSE").read_text()
-    assert "Changed by" in (folder / "NOTICE").read_text()
 
 
-def test_the_car_make_model_reads_the_crops_as_it_was_trained_to(car_make: StanfordViT, shared_data: Path) -> None:
-    # It was trained on crops of these makes, so this measures no accuracy, but channels, normalisation, resizing and
-    # order of labels.
-    makes = json.loads((HEAD / "config.json").read_text())["label2id"]
+def test_the_car_make_model_names_crops_that_it_was_not_trained_on(shared_data: Path) -> None:
     with (shared_data / "cars" / "labels.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["make"] in makes][::140]
-    crops = [_photo(shared_data / "cars" / row["file"]) for row in rows]
+        rows = list(csv.DictReader(file))
+    chosen = [rows[place] for place in train_car_make._held_out(rows)[::8]]
+    crops = [_photo(shared_data / "cars" / row["file"]) for row in chosen]
 
-    answers = car_make.process_batch(crops, [{}] * len(crops))
+    answers = StanfordViT(CAR_MAKE).process_batch(crops, [{}] * len(crops))
 
-    right = [answer["label"] == row["make"] for answer, row in zip(answers, rows, strict=True)]
-    assert np.mean(right) > 0.9
-    assert car_make.input_size == (SIDE, SIDE)
-
-
-def test_a_car_make_model_that_was_not_fetched_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VISIONGRAPH_CACHE", str(tmp_path))
-    monkeypatch.delenv("VISIONGRAPH_MODELS", raising=False)
-
-    with pytest.raises(ModelNotFound, match="fix: visiongraph models PIPELINE --download"):
-        StanfordViT(CAR_MAKE)
-
-
-def test_a_file_that_is_not_the_backbone_is_refused() -> None:
-    folder = find_model(DETECTOR)
-    assert folder is not None
-
-    with pytest.raises(SetupError, match="is not the backbone of the car-make model"):
-        features(folder / "model.xml")
-
-
-@pytest.mark.parametrize("name", ["head.npz", "config.json", "preprocessor_config.json"])
-def test_the_head_ships(name: str) -> None:
-    assert (HEAD / name).is_file()
+    right = [answer["label"] == row["make"] for answer, row in zip(answers, chosen, strict=True)]
+    named = [
+        row["make"] in {entry["label"] for entry in answer["labels"]}
+        for answer, row in zip(answers, chosen, strict=True)
+    ]
+    assert len(chosen) > 80
+    assert np.mean(right) >= 0.81  # measured on all 731 that are held out: 0.871
+    assert np.mean(named) >= 0.94  # 0.973
 
 
 def test_every_known_model_says_what_it_may_be_used_for() -> None:

@@ -110,22 +110,7 @@ def _execute(block: Block, folder: Path, replace: dict[str, str] | None = None, 
     assert done.returncode == 0, f"{block.script}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
-@pytest.fixture(scope="module")
-def _models() -> None:
-    """The demo's models, where they can be had."""
-    command = [
-        str(Path(sys.executable).with_name("visiongraph")),
-        "models",
-        str(ROOT / "configs" / "demo.yaml"),
-        "--download",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False, cwd=ROOT)
-    if done.returncode:
-        pytest.skip(done.stderr[-500:])
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_models")
 @pytest.mark.parametrize("block", _run("local"))
 def test_without_a_server(block: Block, folder: Path) -> None:
     _execute(block, folder)
@@ -150,7 +135,7 @@ def test_with_checkpoints(block: Block, folder: Path, checkpoints: Path) -> None
 @pytest.mark.slow
 class TestWithAServer:
     @pytest.fixture(scope="class")
-    def served(self, tmp_path_factory: pytest.TempPathFactory, _models: None) -> Iterator[tuple[str, Path]]:
+    def served(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         folder = tmp_path_factory.mktemp("served")
         port, dashboard = free_port(), free_port()
         program = Path(sys.executable).with_name("visiongraph")
@@ -171,7 +156,6 @@ class TestWithAServer:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_models")
 @pytest.mark.parametrize("block", _run("aws"))
 def test_on_aws(block: Block, folder: Path, aws: str) -> None:
     _execute(block, folder, **AWS, AWS_ENDPOINT_URL=aws, AWS_ALLOW_HTTP="true")

@@ -101,12 +101,46 @@ def test_an_operation_that_is_not_known_is_named() -> None:
         build_centernet._translate({"name": "last", "op": "TopKV2"}, {}.__getitem__, {})
 
 
-def test_the_head_needs_no_standardised_features() -> None:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(60) % 3
-    vectors = torch.randn(60, 8, generator=generator) + 5
-    vectors[torch.arange(60), labels] += 4
+def _rows(*models: str) -> list[dict[str, str]]:
+    return [
+        {"file": f"{model}/{number}.jpg", "class_name": model, "make": model[0]}
+        for model in models
+        for number in range(20)
+    ]
 
-    weight, bias = train_car_make._fit(vectors, labels)
 
-    assert ((vectors @ weight + bias).argmax(1) == labels).float().mean() > 0.95
+def test_a_tenth_of_each_model_is_held_out_whatever_else_there_is() -> None:
+    chosen = train_car_make._held_out(_rows("A1", "A2"))
+
+    assert [place // 20 for place in chosen] == [0, 0, 1, 1]
+    assert train_car_make._held_out(_rows("A1", "A2", "B1"))[:4] == chosen
+
+
+def test_what_equals_a_crop_that_is_held_out_is_not_trained_on() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    pixels[3] = np.clip(pixels[1] * 0.9 + 8, 0, 255)
+
+    assert train_car_make._copies(pixels, [1]) == {3}
+
+
+def test_the_probability_of_a_make_is_the_sum_over_its_models() -> None:
+    labels = torch.zeros(0, dtype=torch.int64)
+    crops = train_car_make.Crops(np.empty((0, 1, 1, 3), np.uint8), labels, ["A1", "A2", "B1"], ["A", "A", "B"], [], [])
+    logits = openvino.opset13.parameter([1, 3], np.float32)
+    identity = openvino.opset13.multiply(logits, np.float32(1))
+
+    model = train_car_make._of_makes(openvino.Model([identity], [logits], "models"), crops)
+    single = {"INFERENCE_PRECISION_HINT": "f32"}
+    scores = openvino.compile_model(model, "CPU", single)(np.log([[0.2, 0.3, 0.5]], dtype=np.float32))[0]
+
+    np.testing.assert_allclose(np.exp(scores), [[0.5, 0.5]], atol=1e-5)
+
+
+def test_training_images_are_normalised_and_differ() -> None:
+    grey = np.full((2, train_car_make.STORED_SIDE, train_car_make.STORED_SIDE, 3), 124, np.uint8)
+
+    images = train_car_make._augmented(grey, 98, np.random.default_rng(0))
+
+    assert images.shape == (2, 3, 98, 98)
+    assert not torch.equal(images[0], images[1])
+    assert train_car_make._normalised(grey).abs().max() < 0.5

@@ -20,11 +20,11 @@ def test_loads_without_a_mistake_and_without_a_note(name: str) -> None:
     assert plan.notes == ()
 
 
-def test_the_demo_needs_no_hub() -> None:
-    refs = {model.ref: model.source for model in required_models(load_plan(CONFIGS / "demo.yaml"))}
+def test_the_demo_downloads_no_model() -> None:
+    models = {model.ref: model for model in required_models(load_plan(CONFIGS / "demo.yaml"))}
 
-    assert set(refs) == {"centernet_mobilenetv3_coco", "vit_s14_car_make20"}
-    assert not [source for source in refs.values() if "hub" in source or "ultralytics" in source]
+    assert set(models) == {"centernet_mobilenetv3_coco", "vit_s14_car_make49"}
+    assert all(model.is_there and "ships with visiongraph" in model.source for model in models.values())
 
 
 @pytest.mark.parametrize("name", ["demo", "street"])

