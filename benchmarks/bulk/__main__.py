@@ -24,7 +24,7 @@ from benchmarks.serving.settings import Settings, pipeline_of
 from benchmarks.serving.straight import load
 
 _ROOT = Path(__file__).parents[2]
-_BROKEN = 50  # one in so many
+_BROKEN = 50  # one image in 50
 
 
 def main() -> None:

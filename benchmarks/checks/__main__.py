@@ -95,7 +95,7 @@ async def call(app: Any, request: Request) -> int:
 
 
 async def cpu_ms(app: Any, requests: Sequence[Request], together: int) -> float:
-    """CPU-ms a request of this process, all its threads, with so many under way at a time."""
+    """CPU-ms per request of this process, all its threads, at the given concurrency."""
     waiting = list(requests)
     started = time.process_time()
 
@@ -110,7 +110,7 @@ async def cpu_ms(app: Any, requests: Sequence[Request], together: int) -> float:
 async def compare(
     pipeline: dict[str, Any], requests: Sequence[Request], rounds: int, together: int
 ) -> list[list[float]]:
-    """CPU-ms a request in each round, with the checks and without them."""
+    """CPU-ms per request in each round, with the checks and without them."""
     plan = load_plan(pipeline)
     backend = LocalBackend(plan)
     engine = Engine(plan, backend)

@@ -62,7 +62,7 @@ def require_it_can_work(
 
 
 def warnings(target: Target, plan: Plan, wanted: Iterable[Demand]) -> list[str]:
-    """What may not be meant, a line each."""
+    """What may be unintended, one line each."""
     found = []
     if target.redis is None:
         found.append(

@@ -1,4 +1,4 @@
-"""What stands beside the RayService: the account, disruption budgets, monitors, the pipeline file."""
+"""What is deployed beside the RayService: the account, disruption budgets, monitors, the pipeline file."""
 
 from __future__ import annotations
 

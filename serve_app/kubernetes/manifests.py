@@ -63,7 +63,7 @@ def render_kubernetes(
         target: where they are for; without a name the pipeline's is taken.
         gateway: authentication and limits.
         intake: where images come from, and results go; without it there are no workers and no jobs.
-        warn: called with what may not be meant.
+        warn: called with what may be unintended.
 
     Raises:
         PipelineError: the file has mistakes.

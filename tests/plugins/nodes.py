@@ -85,7 +85,7 @@ class Nodes:
         return address
 
     def drain(self, address: str, seconds: int) -> None:
-        """Tell Ray that a node goes away in so many seconds, as the hook of a pod does."""
+        """Tell Ray the number of seconds after which a node goes away, as the hook of a pod does."""
         node = ("--address", self.address, "--node-id", self._workers[address].node_id)
         reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "evicted")
         ray = Path(sys.executable).with_name("ray")

@@ -117,7 +117,7 @@ def start(folder: Path, address: str) -> subprocess.Popen[str]:
 
 
 def progressed(folder: Path, program: subprocess.Popen[str], wanted: int, poll: Callable[..., Any]) -> None:
-    """Wait until so many chunks are done."""
+    """Wait until the given number of chunks is done."""
     poll(lambda: program.poll() is not None or len(done(folder)) >= wanted, 120)
     assert program.poll() is None, program.communicate()[1]
 

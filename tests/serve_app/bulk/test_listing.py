@@ -1,4 +1,4 @@
-"""Chunks of what the sources have: in the same order each time, from where a listing broke off."""
+"""Chunks of what the sources have: in the same order each time, continued where a listing was interrupted."""
 
 from __future__ import annotations
 
