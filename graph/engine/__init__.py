@@ -4,8 +4,9 @@ from graph.engine.deadline import deadline
 from graph.engine.engine import Engine, StepBackend
 from graph.engine.explanation import Decision, StepExplanation, explain
 from graph.engine.frame import Frame
-from graph.engine.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target
+from graph.engine.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target, Timings
 from graph.engine.metadata import MAX_METADATA_BYTES, MAX_METADATA_TEXT_BYTES, checked_metadata, parse_metadata
+from graph.engine.observing import Decisions, StepObserver, StepOutcome
 from graph.engine.selection import picks
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Carried",
     "CropSpec",
     "Decision",
+    "Decisions",
     "Engine",
     "Frame",
     "StepAnswer",
@@ -21,8 +23,11 @@ __all__ = [
     "StepError",
     "StepExplanation",
     "StepInfo",
+    "StepObserver",
+    "StepOutcome",
     "StepRequest",
     "Target",
+    "Timings",
     "checked_metadata",
     "deadline",
     "explain",

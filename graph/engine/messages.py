@@ -10,10 +10,20 @@ from typing import Any, NamedTuple
 from classifiers import Image, InputError, ResizeMode
 from graph.engine.frame import Frame
 
-__all__ = ["Carried", "CropSpec", "StepAnswer", "StepError", "StepInfo", "StepRequest", "Target", "loaded_digest"]
+__all__ = [
+    "Carried",
+    "CropSpec",
+    "StepAnswer",
+    "StepError",
+    "StepInfo",
+    "StepRequest",
+    "Target",
+    "Timings",
+    "loaded_digest",
+]
 
 
-# The two named tuples are a part of every answer: a dataclass takes longer to pickle.
+# The named tuples are a part of every answer: a dataclass takes longer to pickle.
 class CropSpec(NamedTuple):
     """How a step wants its crops: ``size`` (H, W) or ``None`` for their own size; ``padding`` is a share of the box,
     0..1."""
@@ -35,16 +45,30 @@ class StepInfo(NamedTuple):
         config: ``Plan.step_digest`` of the plan that it was configured with.
         weights: hash of its weights.
         crop: how it wants its crops.
+        replica: which process has loaded it; ``None``: this one, without a cluster.
     """
 
     config: str
     weights: str
     crop: CropSpec
+    replica: str | None = None
 
     @property
     def digest(self) -> str:
         """See :func:`loaded_digest`."""
         return loaded_digest(self.config, self.weights)
+
+
+class Timings(NamedTuple):
+    """What an answer took where the step is loaded.
+
+    Attributes:
+        decode_ms: decoding the image, cutting crops, checking the result.
+        model_ms: the batches of the model that the call was in.
+    """
+
+    decode_ms: float
+    model_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +129,7 @@ class StepAnswer:
             travel.
         wants_frame: the crops that were sent were cut in another way than the step wants them now; ask again with
             the frame.
+        timings: ``None`` where the model did not run.
     """
 
     info: StepInfo
@@ -113,6 +138,7 @@ class StepAnswer:
     crops: Mapping[str, Mapping[int, Image]] = field(default_factory=dict)
     carried: Mapping[str, Carried] = field(default_factory=dict)
     wants_frame: bool = False
+    timings: Timings | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

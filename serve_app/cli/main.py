@@ -12,6 +12,7 @@ from serve_app.cli.batch_command import batch
 from serve_app.cli.doctor_command import doctor
 from serve_app.cli.inspect_commands import explain, graph, models, schema, validate
 from serve_app.cli.key_commands import keys
+from serve_app.cli.metrics_command import metrics
 from serve_app.cli.new_commands import new
 from serve_app.cli.queue_commands import dlq, queue, submit
 from serve_app.cli.result_commands import compact, query
@@ -44,6 +45,7 @@ for _command in (
     serve,
     demo,
     doctor,
+    metrics,
     submit,
     query,
     compact,

@@ -147,6 +147,7 @@ def serve(
     from serve_app.deployments import OPEN_GATEWAY
     from serve_app.deployments.fitting import Machine, fit_to
     from serve_app.local.serving import serving
+    from serve_app.telemetry.exporting import ExportSettings, targets
 
     config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
     files = Path() if queue is None or queue.startswith("sqlite:") else None
@@ -177,6 +178,12 @@ def serve(
         ]
         if token is not None:
             lines.append(f"        its token is in    {token}")
+        if processes := targets(ExportSettings.from_environment().folder, plan.name):
+            more = f", and {len(processes) - 1} more processes" if processes[1:] else ""
+            lines += [
+                f"        metrics            http://{processes[0]}/metrics{more}",
+                "        Prometheus         visiongraph metrics DIR writes a configuration that finds all of them",
+            ]
         if fitted is not None:
             lines.append(f"        placement          {fitted.choice}")
             if fitted.is_changed:

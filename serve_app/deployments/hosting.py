@@ -20,7 +20,9 @@ from graph.plan import Plan, PlannedStep
 from graph.runtime import Prepared, StepRunner, load_classifier
 from serve_app.deployments.batch_gate import BatchGate
 from serve_app.deployments.crashes import Crashes, InProgress, Turns
+from serve_app.deployments.replica_metrics import replica_name
 from serve_app.refusals import Quarantined
+from serve_app.telemetry.recording import BatchRecorder
 
 __all__ = ["StepHost"]
 
@@ -196,9 +198,17 @@ class _HostedStep:
         self._work = work
         self._model_thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
         self._pixel_threads = thread or ThreadPoolExecutor(2, thread_name_prefix=f"pixels-{name}")
+        self._batches = BatchRecorder(plan[name])
         # In the model's own thread: some runtimes bind to the thread that loads them.
         self._runner = self._model_thread.submit(
-            lambda: StepRunner(plan, name, load_classifier(plan[name]), work.progress)
+            lambda: StepRunner(
+                plan,
+                name,
+                load_classifier(plan[name]),
+                work.progress,
+                batch_done=self._batches,
+                replica=replica_name(),
+            )
         ).result()
         self._model_thread.submit(self._runner.warm_up).result()
         options = plan[name].serve
@@ -219,7 +229,7 @@ class _HostedStep:
         options = plan[self._name].serve
         if options.max_batch_size > self._gate.max_size:
             await loop.run_in_executor(self._model_thread, self._runner.warm_up)
-        self._gate.max_size = options.max_batch_size
+        self._gate.max_size = self._batches.max_size = options.max_batch_size
         self._gate.wait_s = options.batch_wait_ms / 1000
         self._batched.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
 

@@ -19,6 +19,7 @@ from serve_app.http.problems import add_problem_handlers
 from serve_app.http.route_scopes import access
 from serve_app.images import Fetcher
 from serve_app.results import Reuse
+from serve_app.telemetry.recording import ImageRecorder
 
 __all__ = ["ROUTERS", "make_app"]
 
@@ -67,6 +68,7 @@ def make_app(
     state.engine, state.config, state.guard, state.desk, state.reuse = engine, config, guard, desk, reuse
     state.fetcher = Fetcher(config.fetch, limits.max_bytes)
     state.drawings = Drawings(room)
+    state.count_image = ImageRecorder(engine().plan.name, "http")
     app.add_middleware(LenientRouting)
     app.add_middleware(
         BodyLimit,

@@ -34,6 +34,14 @@ class ErrorView(Closed):
     detail: str
 
 
+class StepTimings(Closed):
+    """The duration of a step in parts."""
+
+    queue_ms: float = Field(description="The rest: waiting for a replica and its model, and the way there and back")
+    decode_ms: float = Field(description="Decoding the image, cutting crops, checking the result")
+    model_ms: float = Field(description="The model's batches that the image was in")
+
+
 class ResultStep(Closed):
     """How a step ended."""
 
@@ -42,6 +50,8 @@ class ResultStep(Closed):
     duration_ms: float | None = None
     reason: str | None = Field(None, description="Why it was skipped")
     error: ErrorView | None = None
+    timings: StepTimings | None = Field(None, description="Where the model ran")
+    replica: str | None = Field(None, description="The process that answered, on Ray Serve")
 
 
 class Result(Closed):

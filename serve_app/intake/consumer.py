@@ -20,6 +20,7 @@ from serve_app.intake.retrying import QUEUE_ERRORS, STORE_ERRORS, Retrier, Stopp
 from serve_app.queues import DeadLetter, Message, Queue, QueueStats
 from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
+from serve_app.telemetry.queue_recording import DeliveryOutcome, QueueRecorder
 
 __all__ = ["Consumer", "Pace"]
 
@@ -72,7 +73,7 @@ class Consumer:
         self._runner = runner
         self._retrier = retrier
         self._pace = pace or Pace()
-        self._acknowledger = Acknowledger(queue, store, retrier, at=self._pace.in_flight, done=self._release)
+        self._acknowledger = Acknowledger(queue, store, retrier, at=self._pace.in_flight, done=self._acknowledged)
         self._images = asyncio.Semaphore(self._pace.in_flight)
         self._freed = asyncio.Event()
         self._held: dict[int, Message] = {}  # leased: being processed, or about to be acknowledged
@@ -80,6 +81,7 @@ class Consumer:
         self._loops: list[asyncio.Task[None]] = []
         self._progress_at = time.monotonic()
         self._rate = _Rate()
+        self._recorder = QueueRecorder(queue.name)
         self.queue_stats: QueueStats | None = None
         """The most recent numbers of the queue."""
 
@@ -179,7 +181,7 @@ class Consumer:
             await self._process(message)
         except (Stopped, asyncio.CancelledError):
             await call_broker(lambda: self._queue.nack(message), "requeue a message")
-            self._release(message)
+            self._release(message, "requeued")
         except Exception as error:  # noqa: BLE001 - a bug must not lose the message
             _log.exception("a message could not be processed")
             await self._retry_later(message, error)
@@ -218,22 +220,25 @@ class Consumer:
         delay_s = backoff(failed, self._pace.retry_after_s, _LONGEST_DELAY_S)
         _log.warning("try %d failed, the next one is in %.1f s: %s", failed, delay_s, error)
         await call_broker(lambda: self._queue.nack(message, delay_s), "requeue a message")
-        self._release(message)
+        self._release(message, "retried")
 
     async def _dead_letter(self, message: Message, jobs: tuple[str, ...], kind: str, reason: str) -> None:
         attempts = await self._retrier.until_it_works(lambda: self._attempts(jobs))
         letter = DeadLetter.of(message, jobs, kind, reason, attempts).encode()
-        if await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter"):
-            self._rate.count()
-        self._release(message)
+        written = await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter")
+        self._release(message, "dead_letter" if written else "requeued")
 
     async def _attempts(self, jobs: tuple[str, ...]) -> int:
         """The most attempts at one of these failed jobs; the last attempt is not among those recorded."""
         return 1 + max(await asyncio.gather(*map(self._store.failed_attempts, jobs)), default=0)
 
-    def _release(self, message: Message, is_ended: bool = False) -> None:
+    def _acknowledged(self, message: Message, is_ended: bool) -> None:
+        self._release(message, "acknowledged" if is_ended else "requeued")
+
+    def _release(self, message: Message, outcome: DeliveryOutcome) -> None:
         self._held.pop(id(message), None)
-        if is_ended:
+        self._recorder.delivery(outcome)
+        if outcome in ("acknowledged", "dead_letter"):
             self._rate.count()
 
     async def _extend(self) -> None:
@@ -262,6 +267,8 @@ class Consumer:
                     self.queue_stats = await self._queue.stats()
             except (*QUEUE_ERRORS, TimeoutError):
                 self.queue_stats = None
+            stats = self.queue_stats or QueueStats(None, None, None)
+            self._recorder.stats(stats.waiting, stats.in_flight, stats.oldest_age_s)
             await asyncio.sleep(_STATS_EVERY_S)
 
     def _progress(self) -> None:

@@ -15,7 +15,9 @@ from serve_app.images import Sources, is_final
 from serve_app.intake.retrying import Retrier, Stopped
 from serve_app.queues import Message
 from serve_app.queues.job_messages import JobRequest
+from serve_app.refusals import Forbidden
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
+from serve_app.telemetry.recording import ImageOutcome, ImageRecorder, outcome_of
 
 __all__ = ["JobRunner", "TryAgain"]
 
@@ -81,6 +83,7 @@ class JobRunner:
         self._reuse = Reuse(store) if reuse_results else None
         self._under_way: dict[str, _UnderWay] = {}
         self._drawing = asyncio.Lock()
+        self._count_image = ImageRecorder(engine().plan.name, "queue")
 
     async def run(self, job: JobRequest, message: Message) -> Outcome | None:
         """Run a job of a message, or wait for its run that is in progress here because the message was delivered twice.
@@ -120,7 +123,8 @@ class JobRunner:
             await self._store.mark_running(job_id)
 
     async def _run(self, job: JobRequest, message: Message) -> Outcome | None:
-        early = self._fetch_early(job, message)
+        early, started = self._fetch_early(job, message), time.monotonic()
+        ended: ImageOutcome
         try:
             known, marker, failed = await self._retrier.until_it_works(lambda: self._look_up(job.id, message))
             if known is not None and not _is_tried_again(known, message):
@@ -140,15 +144,18 @@ class JobRunner:
             try:
                 frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
                 result = await self._result(frame, marker)
-                outcome = Outcome(job.id, "succeeded", result)
+                outcome, ended = Outcome(job.id, "succeeded", result), "ok"
             except Stopped:
                 raise
             except Exception as error:
                 if not is_final(error) and not is_last:
                     await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
-                outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
-            return await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+                outcome, ended = Outcome(job.id, "failed", error=_in_words(job.id, error)), outcome_of(error, Forbidden)
+            recorded = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            if recorded is outcome:  # else another worker was first, and has counted it
+                self._count_image(ended, time.monotonic() - started)
+            return recorded
         finally:
             if early is not None:
                 early.cancel()
