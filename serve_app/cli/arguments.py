@@ -16,6 +16,7 @@ __all__ = [
     "DashboardPortOption",
     "GatewayOption",
     "IntakeOption",
+    "OptionalPipelineArgument",
     "PipelineArgument",
     "PortOption",
     "QueueOption",
@@ -47,6 +48,15 @@ PipelineArgument: TypeAlias = Annotated[
         metavar="PIPELINE",
         help="The pipeline file, for example configs/demo.yaml. Its classes may be in modules beside it.",
         callback=_with_classes_beside,
+    ),
+]
+OptionalPipelineArgument: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PIPELINE]",
+        help="The pipeline file. Its classes may be in modules beside it.",
+        show_default=False,
+        callback=lambda pipeline: None if pipeline is None else _with_classes_beside(pipeline),
     ),
 ]
 PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]

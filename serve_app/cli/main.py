@@ -10,7 +10,8 @@ import typer
 from classifiers import SetupError, VisionError
 from serve_app.cli.batch_command import batch
 from serve_app.cli.doctor_command import doctor
-from serve_app.cli.inspect_commands import explain, graph, models, schema, validate
+from serve_app.cli.explain_command import explain
+from serve_app.cli.inspect_commands import graph, models, schema, validate
 from serve_app.cli.key_commands import keys
 from serve_app.cli.metrics_command import metrics
 from serve_app.cli.new_commands import new

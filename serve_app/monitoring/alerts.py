@@ -33,13 +33,21 @@ class Promises(Closed):
 
 
 class Windows(Closed):
-    """Over which time each rule looks, as Prometheus writes durations. Shorter ones are for tests."""
+    """Over which time each rule looks, as Prometheus writes durations. Shorter ones are for tests.
+
+    Attributes:
+        recent: what counts as now.
+        shift: compared with the same time a ``week`` before, where both have ``least`` observations.
+        pending: how long most of what is no emergency must last.
+        soon: how long the rest must last.
+    """
 
     fast_burn: tuple[str, str] = ("5m", "1h")
     slow_burn: tuple[str, str] = ("30m", "6h")
     recent: str = "10m"
     shift: str = "1h"
     week: str = "1w"
+    least: int = 100
     pending: str = "10m"
     soon: str = "2m"
 
@@ -70,8 +78,6 @@ _SLOW_BURN = 6
 _FAILED_STEPS = 0.01
 _SHIFT = 3
 _CONFIDENCE_SHIFT = 0.25
-_LEAST_DECISIONS = 100
-"""Fewer are no statistics."""
 
 
 def alert_rules(promises: Promises | None = None, windows: Windows | None = None) -> dict[str, Any]:
@@ -185,10 +191,10 @@ def _shifts(windows: Windows) -> list[_Alert]:
 
     decided, true = 'rule="condition", outcome=~"true|false"', 'rule="condition", outcome="true"'
     holds = share(RULE_DECISIONS, windows.shift, "step", true, decided)
-    enough = f"sum by (step) (increase({series(RULE_DECISIONS, decided)}[{windows.shift}])) > {_LEAST_DECISIONS}"
+    enough = f"sum by (step) (increase({series(RULE_DECISIONS, decided)}[{windows.shift}])) > {windows.least}"
     ratio = f"(({holds}) / ({before(holds)}))"
     mean = average(CONFIDENCE, windows.shift, "step")
-    many = f"sum by (step) (increase({series(CONFIDENCE, part='count')}[{windows.shift}])) > {_LEAST_DECISIONS}"
+    many = f"sum by (step) (increase({series(CONFIDENCE, part='count')}[{windows.shift}])) > {windows.least}"
     moved = f"abs(({mean}) / ({before(mean)}) - 1)"
     return [
         _Alert(
