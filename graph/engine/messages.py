@@ -94,6 +94,7 @@ class StepRequest:
         crop_budget_bytes: pixels that may travel back with the answer at most; crops beyond it are left out.
         request_id: the request's identity, for logs.
         sha256: of the image's bytes, in hex.
+        traceparent: of the caller's span (W3C Trace Context), where it is sampled.
     """
 
     image: Mapping[str, Any]
@@ -106,6 +107,7 @@ class StepRequest:
     crop_budget_bytes: int | None = None
     request_id: str = ""
     sha256: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -48,6 +48,7 @@ class Prepared:
         divisor: the whole image comes at this fraction of its size.
         decode_s: spent on its pixels so far.
         model_s: spent in the model's batches that it was in.
+        ready_ns: when it was prepared, since the epoch.
     """
 
     request: StepRequest
@@ -57,6 +58,7 @@ class Prepared:
     divisor: int
     decode_s: float = 0.0
     model_s: float = 0.0
+    ready_ns: int = field(default_factory=time.time_ns)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -232,6 +234,7 @@ class StepRunner:
                     crop=call.request.cut_for[name],
                     request_id=call.request.request_id,
                     sha256=call.request.sha256,
+                    traceparent=call.request.traceparent,
                 )
         return calls
 

@@ -20,6 +20,7 @@ from serve_app.autoscaling import CropsInProgress
 from serve_app.deployments.crashes import Crashes
 from serve_app.deployments.hosting import StepHost
 from serve_app.ray_internals import is_gone, replica_count
+from serve_app.telemetry.tracing import step_span
 
 __all__ = ["ServeBackend"]
 
@@ -143,6 +144,10 @@ class ServeBackend:
         Raises:
             Quarantined: the image has crashed a step's process twice.
         """
+        with step_span(step, request) as traced:
+            return await self._call(step, traced)
+
+    async def _call(self, step: str, request: StepRequest) -> StepAnswer:
         if step in self._here:
             return await self._here.call(step, request)
         deployment = self._deployments[step]

@@ -17,7 +17,7 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.deployments.replica_metrics import export_metrics, stop_exporting_metrics
+from serve_app.deployments.replica_telemetry import start_telemetry, stop_telemetry
 from serve_app.deployments.rollout import Rollout, awaited_hosts
 from serve_app.http import make_app
 from serve_app.http.job_desk import JobDesk
@@ -51,7 +51,7 @@ class Gateway:
         workers: DeploymentHandle[Any] | None = None,  # noqa: ARG002
     ) -> None:
         set_up_logs()
-        export_metrics()
+        start_telemetry()
         self._structure = structure
         self._config = config
         self._intake = intake
@@ -97,7 +97,7 @@ class Gateway:
 
     def __del__(self) -> None:
         # Serve calls it before it ends the replica.
-        stop_exporting_metrics()
+        stop_telemetry()
         stop_buffering_logs()
 
     def _plan_with(self, tunables: Mapping[str, Any]) -> Plan:

@@ -20,9 +20,10 @@ from graph.plan import Plan, PlannedStep
 from graph.runtime import Prepared, StepRunner, load_classifier
 from serve_app.deployments.batch_gate import BatchGate
 from serve_app.deployments.crashes import Crashes, InProgress, Turns
-from serve_app.deployments.replica_metrics import replica_name
+from serve_app.deployments.replica_telemetry import replica_name
 from serve_app.refusals import Quarantined
 from serve_app.telemetry.recording import BatchRecorder
+from serve_app.telemetry.tracing import record_batch, step_span
 
 __all__ = ["StepHost"]
 
@@ -128,7 +129,10 @@ class StepHost:
 
     async def _carry(self, step: str, request: StepRequest) -> Carried:
         started = time.perf_counter()
-        answer, _ = await self._steps[step].call(request)  # it looks at crops: no other step is answered along with it
+        with step_span(step, request, parent=request.traceparent) as traced:
+            answer, _ = await self._steps[step].call(
+                traced
+            )  # it looks at crops: no other step is answered along with it
         targets = tuple(target.index for target in request.targets or ())
         return Carried(targets, answer, round(1000 * (time.perf_counter() - started), 1))
 
@@ -250,8 +254,10 @@ class _HostedStep:
         return answer, self._runner.calls_along(prepared, answer)
 
     async def _infer(self, batch: list[Prepared]) -> list[_Outcome]:
-        calls = [call.request for call in batch]
-        return await self._in_thread(self._model_thread, calls, self._runner.infer, batch)
+        calls, started_ns = [call.request for call in batch], time.time_ns()
+        outcomes = await self._in_thread(self._model_thread, calls, self._runner.infer, batch)
+        record_batch(self._name, batch, started_ns)
+        return outcomes
 
     async def _in_thread(
         self, threads: ThreadPoolExecutor, calls: Sequence[StepRequest], work: Callable[..., _T], *args: Any

@@ -16,7 +16,7 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.deployments.replica_metrics import export_metrics, stop_exporting_metrics
+from serve_app.deployments.replica_telemetry import start_telemetry, stop_telemetry
 from serve_app.images import Sources
 from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import queue_from_url
@@ -49,7 +49,7 @@ class Worker:
         deadline_s: float,
     ) -> None:
         set_up_logs()
-        export_metrics()
+        start_telemetry()
         self._structure = structure
         self._config = config
         self._clients = clients
@@ -116,7 +116,7 @@ class Worker:
 
     async def __del__(self) -> None:
         # Serve awaits it before it ends the replica.
-        stop_exporting_metrics()
+        stop_telemetry()
         stop_buffering_logs()
         self._compactor.stop()
         if self._consumer is not None:

@@ -22,6 +22,7 @@ from serve_app.http.problems import JsonAnswer, problems, status_of
 from serve_app.http.schemas import Result
 from serve_app.images import read_frame
 from serve_app.telemetry.recording import ImageOutcome
+from serve_app.telemetry.tracing import span
 
 __all__ = ["router"]
 
@@ -86,7 +87,8 @@ async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Resp
     data = upload.data
     if upload.uri is not None:
         client = request.state.principal
-        data = await here.fetcher.fetch(upload.uri, client.key_id, client.tenant)
+        with span("fetch"):
+            data = await here.fetcher.fetch(upload.uri, client.key_id, client.tenant)
     frame = await read_frame(data, here.engine().plan.config.limits, upload.uri)
     if as_picture:
         here.drawings.check(frame, facts["bytes"])

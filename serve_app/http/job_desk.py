@@ -19,6 +19,7 @@ from serve_app.images import Sources
 from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
 from serve_app.refusals import Forbidden, JobsUnavailable
 from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
+from serve_app.telemetry.tracing import current_traceparent
 
 __all__ = ["JobDesk", "JobItem"]
 
@@ -102,7 +103,9 @@ class JobDesk:
                     new = await asyncio.gather(*(self._write(marker, idempotency_key is None) for marker in markers))
                     fresh = [marker for marker, is_new in zip(markers, new, strict=True) if is_new]
                     if fresh:
-                        await self._queue.publish(await asyncio.to_thread(lambda: [_body(marker) for marker in fresh]))
+                        trace = current_traceparent()
+                        bodies = await asyncio.to_thread(lambda: [_body(marker, trace) for marker in fresh])
+                        await self._queue.publish(bodies)
             except BaseException:
                 # With a key the client sends the same jobs again, and another request with it may have had them
                 # accepted meanwhile: those stay.
@@ -169,8 +172,11 @@ def _job_id(owner: str | None, key: str | None, index: int) -> str:
     return f"{JOB_PREFIX}{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
 
 
-def _body(marker: JobMarker) -> bytes:
-    return json.dumps({"id": marker.id, "uri": marker.uri, "metadata": marker.metadata}).encode()
+def _body(marker: JobMarker, traceparent: str) -> bytes:
+    body = {"id": marker.id, "uri": marker.uri, "metadata": marker.metadata}
+    if traceparent:
+        body["traceparent"] = traceparent
+    return json.dumps(body).encode()
 
 
 def _digest_of_items(items: Sequence[JobItem]) -> str:

@@ -14,6 +14,8 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 
+from opentelemetry.trace import SpanKind
+
 from serve_app.intake.acknowledging import Acknowledger
 from serve_app.intake.job_runner import JobRunner, TryAgain
 from serve_app.intake.retrying import QUEUE_ERRORS, STORE_ERRORS, Retrier, Stopped, backoff, call_broker
@@ -21,6 +23,7 @@ from serve_app.queues import DeadLetter, Message, Queue, QueueStats
 from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
 from serve_app.telemetry.queue_recording import DeliveryOutcome, QueueRecorder
+from serve_app.telemetry.tracing import current_traceparent, record, span, traceparent_or_none
 
 __all__ = ["Consumer", "Pace"]
 
@@ -77,6 +80,9 @@ class Consumer:
         self._images = asyncio.Semaphore(self._pace.in_flight)
         self._freed = asyncio.Event()
         self._held: dict[int, Message] = {}  # leased: being processed, or about to be acknowledged
+        self._traces: dict[
+            int, list[tuple[str, int]]
+        ] = {}  # of each message's jobs: their spans, and since when they end
         self._working: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._progress_at = time.monotonic()
@@ -213,7 +219,16 @@ class Consumer:
         async with self._images:
             if self._retrier.stopping.is_set():
                 raise Stopped
-            return await self._runner.run(job, message)
+            facts = {
+                "messaging.destination.name": self._queue.name,
+                "messaging.message.delivery_count": message.deliveries or 1,
+                "visiongraph.job_id": job.id,
+            }
+            parent = traceparent_or_none(job.traceparent) or ""
+            with span("process", facts, parent=parent, root=True, identity=job.id, kind=SpanKind.CONSUMER):
+                outcome = await self._runner.run(job, message)
+                self._traces.setdefault(id(message), []).append((current_traceparent(), time.time_ns()))
+            return outcome
 
     async def _retry_later(self, message: Message, error: BaseException) -> None:
         failed = error.failed if isinstance(error, TryAgain) else message.deliveries or 1
@@ -237,6 +252,8 @@ class Consumer:
 
     def _release(self, message: Message, outcome: DeliveryOutcome) -> None:
         self._held.pop(id(message), None)
+        for traceparent, since_ns in self._traces.pop(id(message), ()):
+            record(outcome, traceparent, since_ns)
         self._recorder.delivery(outcome)
         if outcome in ("acknowledged", "dead_letter"):
             self._rate.count()

@@ -18,6 +18,7 @@ from serve_app.queues.job_messages import JobRequest
 from serve_app.refusals import Forbidden
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
 from serve_app.telemetry.recording import ImageOutcome, ImageRecorder, outcome_of
+from serve_app.telemetry.tracing import span
 
 __all__ = ["JobRunner", "TryAgain"]
 
@@ -142,7 +143,7 @@ class JobRunner:
                 return await self._retrier.until_it_works(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
             try:
-                frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
+                frame = await (early or self._fetch(marker.uri, marker.policy, job.version))
                 result = await self._result(frame, marker)
                 outcome, ended = Outcome(job.id, "succeeded", result), "ok"
             except Stopped:
@@ -152,7 +153,8 @@ class JobRunner:
                     await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
                 outcome, ended = Outcome(job.id, "failed", error=_in_words(job.id, error)), outcome_of(error, Forbidden)
-            recorded = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            with span("store"):
+                recorded = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
             if recorded is outcome:  # else another worker was first, and has counted it
                 self._count_image(ended, time.monotonic() - started)
             return recorded
@@ -164,9 +166,13 @@ class JobRunner:
         """Begin to fetch before it is known whether the job has an outcome, where that is most unlikely."""
         if (message.deliveries or 1) > 1 or job.id.startswith(JOB_PREFIX):
             return None
-        task = asyncio.create_task(self._sources.frame(job.uri, None, job.version))
+        task = asyncio.create_task(self._fetch(job.uri, None, job.version))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its error may never be retrieved
         return task
+
+    async def _fetch(self, uri: str, policy: dict[str, Any] | None, version: str | None) -> Frame:
+        with span("fetch"):
+            return await self._sources.frame(uri, policy, version)
 
     async def _look_up(self, job_id: str, message: Message) -> tuple[Outcome | None, JobMarker | None, int]:
         async def nothing(value: T) -> T:

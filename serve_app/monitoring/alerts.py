@@ -219,7 +219,9 @@ def _shifts(windows: Windows) -> list[_Alert]:
 
 def _processes(windows: Windows) -> list[_Alert]:
     by = "by (application, deployment)"
-    wanted = f"max {by} (ray_serve_autoscaling_target_replicas)"
+    # of applications that are known: others on the same cluster do not export their processes
+    known = 'count by (application) (up{job="visiongraph"})'
+    wanted = f"(max {by} (ray_serve_autoscaling_target_replicas) and on (application) {known})"
     running = f'count {by} (up{{job="visiongraph"}} == 1)'
     return [
         _Alert(

@@ -53,6 +53,8 @@ def running_prometheus(
     for config in configuration["scrape_configs"]:
         for discovery in config["file_sd_configs"]:
             discovery["refresh_interval"] = every
+            # not the Ray of somebody else on this machine
+            discovery["files"] = [file for file in discovery["files"] if not file.startswith("/tmp/ray/")]
     intervals = {"scrape_interval": every, "evaluation_interval": every}
     (folder / "prometheus.yml").write_text(
         yaml.safe_dump({**configuration, "global": intervals, "rule_files": ["rules.yml"] if rules else []})

@@ -77,6 +77,9 @@ def replicas(wanted: int, running: int) -> dict[str, str]:
     return {f"ray_serve_autoscaling_target_replicas{{{labels}}}": f"{wanted}x60", **processes}
 
 
+ANOTHER = {'up{job="visiongraph", application="street", deployment="gateway"}': "1x60"}
+"""Without a process there is no application of this project."""
+
 LATER = "170h"  # two hours after a week
 
 CASES: list[tuple[str, str, dict[str, str], dict[str, str]]] = [
@@ -106,7 +109,8 @@ CASES: list[tuple[str, str, dict[str, str], dict[str, str]]] = [
     ("ConditionShifted", LATER, condition((1, 59), (20, 40)), condition((1, 1), (0, 1))),
     ("ConfidenceShifted", LATER, confidence(0.8, 0.5), confidence(0.8, 0.7)),
     ("ReplicasMissing", "30m", replicas(3, 2), replicas(3, 3)),
-    ("ReplicasMissing", "30m", replicas(1, 0) | {'up{job="visiongraph"}': "1x60"}, replicas(2, 3)),
+    ("ReplicasMissing", "30m", replicas(1, 0) | ANOTHER, replicas(2, 3)),
+    ("ReplicasMissing", "30m", replicas(1, 0) | ANOTHER, replicas(1, 0)),
     ("NoData", "30m", {'up{job="visiongraph"}': "0x60"}, {'up{job="visiongraph"}': "1x60"}),
     ("NoData", "30m", {'up{job="ray"}': "1x60"}, {'up{job="visiongraph"}': "1x60"}),
 ]

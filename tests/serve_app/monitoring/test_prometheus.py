@@ -44,7 +44,7 @@ WINDOWS = Windows(
     pending="2s",
     soon="1s",
 )
-PROMISES = Promises(availability=0.99, image_s=2.5, oldest_message_s=8)
+PROMISES = Promises(availability=0.99, image_s=5, oldest_message_s=8)
 
 
 def configuration(metrics: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_planted_faults_fire_their_alerts_and_no_others(tmp_path: Path, poll: Ca
         load.body = image()
         silent()
 
-        load.body = image(tenths=40)
+        load.body = image(tenths=55)
         fires("ImagesSlow")
         load.body = image()
         silent()
@@ -184,7 +184,7 @@ def time_for_baseline(prometheus: Prometheus, poll: Callable[..., Any]) -> None:
 
 def settled(prometheus: Prometheus, poll: Callable[..., Any]) -> None:
     """Wait until what shifts are compared with is without faults again."""
-    decided = 'sum(increase(visiongraph_rule_decisions_total{step="people", outcome="false"}[40s]))'
+    decided = 'sum(increase(visiongraph_rule_decisions_total{step="people", rule="condition", outcome="false"}[40s]))'
     kept = 'sum(rate(visiongraph_confidence_sum{step="fragile"}[40s]))'
     count = 'sum(rate(visiongraph_confidence_count{step="fragile"}[40s]))'
     poll(lambda: prometheus.query(f"{decided} == 0 and {kept} / {count} > 0.79"), 120)
