@@ -245,7 +245,10 @@ class StepRunner:
         # Escaped, for results and logs are UTF-8: an error may quote a file name or data of any bytes.
         detail = _as_utf8(str(error))
         said = detail if isinstance(error, BadResult) else _as_utf8("".join(traceback.format_exception(error)))
-        _log.error("step '%s' failed on request %s: %s", self._configuration.step.name, request.request_id, said)
+        name, ids = self._configuration.step.name, {"request_id": request.request_id}
+        if request.traceparent:
+            ids["trace_id"] = request.traceparent.split("-")[1]
+        _log.error("step '%s' failed on request %s: %s", name, request.request_id, said, extra={"fields": ids})
         return StepError(type(error).__name__, detail)
 
     def _cut_for_dependents(self, call: Prepared, result: dict[str, Any]) -> dict[str, dict[int, Image]]:

@@ -17,7 +17,7 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.deployments.replica_telemetry import start_telemetry, stop_telemetry
+from serve_app.deployments.replica_telemetry import replica_labels, start_telemetry, stop_telemetry
 from serve_app.deployments.rollout import Rollout, awaited_hosts
 from serve_app.http import make_app
 from serve_app.http.job_desk import JobDesk
@@ -50,7 +50,7 @@ class Gateway:
         intake: IntakeConfig | None = None,
         workers: DeploymentHandle[Any] | None = None,  # noqa: ARG002
     ) -> None:
-        set_up_logs()
+        set_up_logs(**replica_labels())
         start_telemetry()
         self._structure = structure
         self._config = config

@@ -9,7 +9,7 @@ from ray import serve
 from serve_app.telemetry.exporting import Exporter, export
 from serve_app.telemetry.tracing import set_up_tracing, stop_tracing
 
-__all__ = ["replica_name", "start_telemetry", "stop_telemetry"]
+__all__ = ["replica_labels", "replica_name", "start_telemetry", "stop_telemetry"]
 
 
 def replica_name() -> str:
@@ -17,11 +17,16 @@ def replica_name() -> str:
     return serve.get_replica_context().replica_id.unique_id
 
 
+def replica_labels() -> dict[str, str]:
+    """What distinguishes this replica in metrics, traces and log lines."""
+    context = serve.get_replica_context()
+    return {"application": context.app_name, "deployment": context.deployment, "replica": replica_name()}
+
+
 @functools.cache
 def start_telemetry() -> Exporter | None:
     """Begin to export metrics, and traces where the environment asks for them; once for each process."""
-    context = serve.get_replica_context()
-    labels = {"application": context.app_name, "deployment": context.deployment, "replica": replica_name()}
+    labels = replica_labels()
     set_up_tracing(**labels)
     return export(labels)
 

@@ -14,7 +14,7 @@ from serve_app.autoscaling import CallerLoad, ReplicaLoad
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.deployments.replica_telemetry import start_telemetry, stop_telemetry
+from serve_app.deployments.replica_telemetry import replica_labels, start_telemetry, stop_telemetry
 from serve_app.deployments.rollout import Rollout
 
 __all__ = ["StepDeployment"]
@@ -33,7 +33,7 @@ class StepDeployment:
     """
 
     def __init__(self, structure: Mapping[str, Any], step: str, awaited: Sequence[str], deadline_s: float) -> None:
-        set_up_logs()
+        set_up_logs(**replica_labels())
         start_telemetry()
         self._structure = structure
         self._load = ReplicaLoad()

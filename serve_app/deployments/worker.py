@@ -16,7 +16,7 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.deployments.replica_telemetry import start_telemetry, stop_telemetry
+from serve_app.deployments.replica_telemetry import replica_labels, start_telemetry, stop_telemetry
 from serve_app.images import Sources
 from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import queue_from_url
@@ -48,7 +48,7 @@ class Worker:
         handles: dict[str, DeploymentHandle[Any]],
         deadline_s: float,
     ) -> None:
-        set_up_logs()
+        set_up_logs(**replica_labels())
         start_telemetry()
         self._structure = structure
         self._config = config

@@ -20,6 +20,7 @@ from serve_app.http.access_log import log_request
 from serve_app.http.arrivals import Arrival, Arrivals, Slots
 from serve_app.http.problems import problem_response
 from serve_app.refusals import UnsupportedBody
+from serve_app.telemetry.log_fields import log_fields
 from serve_app.telemetry.tracing import current_traceparent, span, traceparent_or_none
 
 __all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "RequestIdentity", "Room"]
@@ -72,15 +73,15 @@ class RequestIdentity:
                     response.append(name, value)  # unlike setting it, it does not search for others
             await send(message)
 
-        try:
-            with _traced(scope, request_id) as current:
-                headers |= {"traceparent": traceparent} if (traceparent := current_traceparent()) else {}
+        with log_fields(request_id=request_id), _traced(scope, request_id) as current:
+            headers |= {"traceparent": traceparent} if (traceparent := current_traceparent()) else {}
+            try:
                 await self._app(scope, receive, send_with_headers)
+            finally:
                 if status is not None:
                     current.set_attribute("http.response.status_code", status)
-        finally:
-            if self._log:
-                log_request(scope, status)
+                if self._log:
+                    log_request(scope, status)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from serve_app.intake.retrying import QUEUE_ERRORS, STORE_ERRORS, Retrier, Stopp
 from serve_app.queues import DeadLetter, Message, Queue, QueueStats
 from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
+from serve_app.telemetry.log_fields import log_fields
 from serve_app.telemetry.queue_recording import DeliveryOutcome, QueueRecorder
 from serve_app.telemetry.tracing import current_traceparent, record, span, traceparent_or_none
 
@@ -225,7 +226,8 @@ class Consumer:
                 "visiongraph.job_id": job.id,
             }
             parent = traceparent_or_none(job.traceparent) or ""
-            with span("process", facts, parent=parent, root=True, identity=job.id, kind=SpanKind.CONSUMER):
+            traced = span("process", facts, parent=parent, root=True, identity=job.id, kind=SpanKind.CONSUMER)
+            with log_fields(job_id=job.id, request_id=job.id), traced:
                 outcome = await self._runner.run(job, message)
                 self._traces.setdefault(id(message), []).append((current_traceparent(), time.time_ns()))
             return outcome

@@ -224,7 +224,7 @@ def test_log_lines_are_written_soon(deploy: Deploy, cluster: Any, poll: Callable
 
     def line() -> bool:
         files = (cluster.log_dir / "serve").glob("replica_logging_gateway_*.log")
-        return any('"request_id":"soon-1"' in file.read_text() for file in files)
+        return any('"request_id": "soon-1"' in file.read_text() for file in files)
 
     poll(line, 5)
 
