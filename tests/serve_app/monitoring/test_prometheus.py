@@ -42,7 +42,7 @@ WINDOWS = Windows(
     week="25s",
     least=20,
     pending="2s",
-    soon="1s",
+    soon="5s",
 )
 PROMISES = Promises(availability=0.99, image_s=5, oldest_message_s=8)
 
