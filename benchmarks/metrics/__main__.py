@@ -78,7 +78,7 @@ async def compare(detections: int, images: int, rounds: int) -> dict[str, float]
     """CPU-us per image of the engine alone, and of it with all that is recorded of an image; in turn."""
     plan = load_plan(_PIPELINE)
     backend, frame = _Steps(plan, detections), Frame(b"x", 640, 480, load_plan(_PIPELINE).config.limits)
-    plain, observed = Engine(plan, backend), Engine(plan, backend, StepRecorder(plan))
+    plain, observed = Engine(plan, backend), Engine(plan, backend, observer=StepRecorder(plan))
     image, batches = ImageRecorder("street", "http"), [BatchRecorder(step) for step in plan]
 
     async def with_metrics() -> None:

@@ -63,7 +63,7 @@ class Engine:
         observer: told how each step ends on each image.
     """
 
-    def __init__(self, plan: Plan, backend: StepBackend, observer: StepObserver | None = None) -> None:
+    def __init__(self, plan: Plan, backend: StepBackend, *, observer: StepObserver | None = None) -> None:
         self.plan = plan
         self._backend = backend
         self._observer = observer

@@ -117,7 +117,7 @@ class ChunkRunner:
         self._error: str | None = None
         try:
             self._backend = LocalBackend(job.plan, job.decoders)
-            self._engine = Engine(job.plan, self._backend, StepRecorder(job.plan))
+            self._engine = Engine(job.plan, self._backend, observer=StepRecorder(job.plan))
             if run is not None and self._wait(self._engine.fingerprint()) != run.fingerprint:
                 raise PipelineChanged("this node has other models or other code than the one where the run began")
         except SetupError as error:

@@ -60,7 +60,7 @@ class Gateway:
         self._rollout = Rollout(structure, plan, INGRESS, awaited_hosts(plan, config.autoscaling))
         self._host = StepHost(plan, INGRESS, config.timeout_ms / 1000, crashes)
         self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
-        self._engine = Engine(plan, self._backend, StepRecorder(plan))
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
         self._is_ready = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -89,7 +89,7 @@ class Gateway:
         if not self._is_ready:
             await self._backend.agree(plan)
             self._is_ready = True
-        self._engine = Engine(plan, self._backend, StepRecorder(plan))
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
 
     def check_health(self) -> None:
         """Called by Serve; an exception makes it replace the replica."""

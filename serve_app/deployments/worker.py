@@ -57,7 +57,7 @@ class Worker:
         crashes = crashes_of_this_replica(INGRESS)
         self._host = StepHost(plan, INGRESS, deadline_s, crashes)
         self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
-        self._engine = Engine(plan, self._backend, StepRecorder(plan))
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
         self._store = ResultStore.from_uri(config.results)
         self._consumer: Consumer | None = None
         self._compactor = Compactor(
@@ -70,7 +70,7 @@ class Worker:
         await self._host.reconfigure(plan)
         if self._consumer is None:
             await self._backend.agree(plan)
-        self._engine = Engine(plan, self._backend, StepRecorder(plan))
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
         if self._consumer is None:
             self._consumer = self._make_consumer(plan)
             self._consumer.start()

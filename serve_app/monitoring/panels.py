@@ -92,8 +92,8 @@ _SERVING = (
     Panel(
         "Problem documents per second",
         "reqps",
-        {"{{reason}}": rate(GATEWAY_REFUSALS, WINDOW, "reason", _here())},
-        "What the gateway answered instead of a result.",
+        {"{{reason}}": f"topk(10, {rate(GATEWAY_REFUSALS, WINDOW, 'reason', _here())})"},
+        "What the gateway answered instead of a result: the ten most frequent types.",
     ),
 )
 
@@ -206,7 +206,7 @@ _COSTS = (
         "s",
         {
             "{{deployment}}": _per_thousand_images(
-                f"sum by (deployment) (rate(process_cpu_seconds_total{{{_here()}}}[{WINDOW}]))"
+                f"sum by (deployment) (rate(process_cpu_seconds_total{{{_OURS}}}[{WINDOW}]))"
             )
         },
         "Of all replicas of a deployment. Ray's own processes are not in it.",

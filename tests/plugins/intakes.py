@@ -104,7 +104,7 @@ async def consuming(
     fetch = SourcesConfig.model_validate({"files": [str(at.images)], **(own or {})})
     sources = Sources(fetch, FetchConfig.model_validate(clients or {}), LIMITS, settings.in_flight)
     plan = plan or load_plan(PIPELINE)
-    engine = Engine(plan, backend, StepRecorder(plan))
+    engine = Engine(plan, backend, observer=StepRecorder(plan))
     runner = JobRunner(
         lambda: engine,
         store or at.store,

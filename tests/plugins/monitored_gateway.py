@@ -82,7 +82,7 @@ OF_QUEUE: dict[str, Any] = {
 async def run(port: int, folder: Path) -> None:
     """Serve until the process ends; jobs are in ``folder``."""
     plan, of_queue = load_plan(PIPELINE), load_plan(OF_QUEUE)
-    engine = Engine(plan, LocalBackend(plan), StepRecorder(plan))
+    engine = Engine(plan, LocalBackend(plan), observer=StepRecorder(plan))
     app = make_app(lambda: engine, GatewayConfig.model_validate({"auth": "none", "access_log": False}))
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     async with place(folder) as at, consuming(at, LocalBackend(of_queue), plan=of_queue, in_flight=2):

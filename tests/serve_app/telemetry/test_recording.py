@@ -82,7 +82,7 @@ def backend(name: str) -> Iterator[LocalBackend]:
 @pytest.fixture
 async def client(name: str, backend: LocalBackend) -> AsyncIterator[httpx.AsyncClient]:
     plan = load_plan(pipeline(name))
-    engine = Engine(plan, backend, StepRecorder(plan))
+    engine = Engine(plan, backend, observer=StepRecorder(plan))
     async with client_of(make_app(lambda: engine, config())) as client:
         yield client
 
