@@ -18,7 +18,7 @@ from serve_app.monitoring.panels import ROWS, Panel
 _COLUMNS = 4
 _POINTS = 120
 _UNITS = {"s": "s", "bytes": "B", "reqps": "/s", "ops": "/s", "short": ""}
-_MOST_SERIES = 12
+_MOST_SERIES = 6
 
 
 def series(url: str, expression: str, minutes: float) -> list[dict[str, Any]]:
@@ -37,21 +37,23 @@ def series(url: str, expression: str, minutes: float) -> list[dict[str, Any]]:
 def draw(axes: Axes, panel: Panel, url: str, minutes: float) -> None:
     """One panel."""
     axes.set_title(panel.title, fontsize=9, loc="left", fontweight="bold")
-    count = 0
+    lines: dict[str, list[tuple[float, float]]] = {}
     for legend, expression in panel.queries.items():
-        for each in series(url, expression, minutes)[:_MOST_SERIES]:
-            times, values = zip(*each["values"], strict=True)
-            ago = [(moment - time.time()) / 60 for moment in times]
-            axes.plot(ago, [float(value) for value in values], linewidth=1.2, label=_label(legend, each["metric"]))
-            count += 1
+        for each in series(url, expression, minutes):
+            points = [((moment - time.time()) / 60, float(value)) for moment, value in each["values"]]
+            lines[_label(legend, each["metric"])] = points
+    if len(lines) > _MOST_SERIES:  # those that say something
+        lines = {label: points for label, points in lines.items() if any(value for _, value in points)}
+    for label, points in lines.items():
+        axes.plot(*zip(*points, strict=True), linewidth=1.2, label=label)
     unit = panel.unit
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0) if unit == "percentunit" else EngFormatter(_UNITS[unit]))
     axes.set_xlim(-minutes, 0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=7)
-    if count:
-        axes.legend(fontsize=5.5, loc="upper left", ncol=2 if count > 4 else 1, framealpha=0.6)
+    if lines:
+        axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=2, frameon=False)
     else:
         axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color="gray")
 
@@ -71,7 +73,7 @@ def main() -> None:
     given = arguments.parse_args()
     mpl.use("agg")
     heights = [-(-len(row) // _COLUMNS) for row in ROWS.values()]
-    figure = plt.figure(figsize=(17, 2.6 * sum(heights)), layout="constrained")
+    figure = plt.figure(figsize=(17, 3 * sum(heights)), layout="constrained")
     parts = figure.subfigures(len(ROWS), 1, height_ratios=heights)
     for part, (question, row), height in zip(parts, ROWS.items(), heights, strict=True):
         part.suptitle(question, x=0.01, ha="left", fontsize=12)
