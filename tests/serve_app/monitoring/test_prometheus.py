@@ -98,7 +98,7 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_planted_faults_fire_their_alerts_and_no_others(tmp_path: Path, poll: Callable[..., Any]) -> None:
     metrics, jobs, port = tmp_path / "metrics", tmp_path / "jobs", free_port()
     jobs.mkdir()
@@ -225,7 +225,7 @@ def flooded(jobs: Path) -> Iterator[None]:
     thread.join(60)
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_every_panel_has_data_and_a_lost_replica_is_missed(tmp_path: Path, poll: Callable[..., Any]) -> None:
     metrics, port, dashboard = tmp_path / "metrics", free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
@@ -239,7 +239,7 @@ def test_every_panel_has_data_and_a_lost_replica_is_missed(tmp_path: Path, poll:
         running_prometheus(tmp_path, configuration(metrics), rules) as prometheus,
         process(*command, folder=tmp_path, VISIONGRAPH_METRICS_DIR=str(metrics)) as server,
     ):
-        poll(lambda: server.poll() is not None or "ready" in said(tmp_path), 120)
+        poll(lambda: server.poll() is not None or "ready" in said(tmp_path), 240)
         address = re.search(r"metrics +(http\S+/metrics), and 5 more processes", said(tmp_path))
         assert address, said(tmp_path)
         assert "visiongraph_images_total" in httpx.get(address[1]).text
