@@ -17,7 +17,7 @@ from scrapes import promtool
 
 from classifiers import SetupError
 from serve_app.telemetry.exporting import Exporter, ExportSettings, export, ray_announced, sweep, targets
-from serve_app.telemetry.metrics import METRICS
+from serve_app.telemetry.metrics import GATEWAY_REFUSALS, METRICS
 
 LABELS = {"application": "street", "deployment": "gateway", "replica": "r1"}
 
@@ -61,6 +61,7 @@ def test_the_names_and_types_are_as_prometheus_wants_them(settings: ExportSettin
 
 
 def test_no_series_tells_when_another_was_made(settings: ExportSettings) -> None:
+    GATEWAY_REFUSALS.labels("malformed")
     exporter = Exporter(settings, LABELS)
     for accept in ("text/plain", "application/openmetrics-text; version=1.0.0"):
         assert "_created" not in httpx.get(f"http://{exporter.target}/metrics", headers={"Accept": accept}).text

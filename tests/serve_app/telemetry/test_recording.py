@@ -20,6 +20,7 @@ from graph.engine import Decisions, StepAnswer, StepInfo, StepOutcome, Timings
 from graph.engine.messages import CropSpec
 from serve_app.http import make_app
 from serve_app.queues import queue_from_url
+from serve_app.results import Outcome, ResultStore
 from serve_app.telemetry import recording
 from serve_app.telemetry.recording import BatchRecorder, StepRecorder
 
@@ -161,6 +162,31 @@ def outcomes(grown: dict[str, float], metric: str) -> dict[str, float]:
         for key, value in grown.items()
         if key.startswith(f"visiongraph_{metric}{{")
     }
+
+
+class Slow(ResultStore):
+    """Does not know yet, when it is asked first, what another worker has stored."""
+
+    is_late = True
+
+    async def outcome(self, job_id: str) -> Outcome | None:
+        late, self.is_late = self.is_late, False
+        return None if late else await super().outcome(job_id)
+
+
+async def test_an_image_that_two_workers_finish_is_counted_by_the_first(
+    tmp_path: Path, name: str, backend: LocalBackend
+) -> None:
+    plan = load_plan(pipeline(name))
+    async with place(tmp_path) as at:
+        await at.store.finish(Outcome(name, "succeeded", {}))
+        await at.publish({"id": name, "uri": at.image("a.png", BOTH)})
+        with growth() as grown:
+            async with consuming(at, backend, plan=plan, store=Slow(at.store.objects)) as consumer:
+                await until(at.is_empty)
+                await until(lambda: not consumer.in_hand)
+    assert outcomes(grown, "deliveries_total") == {"acknowledged": 1}
+    assert outcomes(grown, "images_total") == {}
 
 
 async def test_an_attempt_that_is_repeated_is_a_delivery_of_its_own(tmp_path: Path, name: str) -> None:
