@@ -16,7 +16,7 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.images import Sources
+from serve_app.images import KeptPlaces, Sources, Uploads
 from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
@@ -79,7 +79,14 @@ class Worker:
         runner = JobRunner(
             lambda: self._engine,  # another one after new tunables
             self._store,
-            Sources(config.fetch, self._clients, limits, room),
+            Sources(
+                config.fetch,
+                self._clients,
+                limits,
+                room,
+                Uploads.of(config, limits.max_bytes),
+                KeptPlaces(config.images_uri, config.results),
+            ),
             retrier,
             timeout_s=config.timeout_s,
             max_attempts=config.max_attempts,

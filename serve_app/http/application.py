@@ -17,7 +17,7 @@ from serve_app.http.job_desk import JobDesk
 from serve_app.http.middleware import BodyLimit, KnownHosts, LenientRouting, RequestIdentity, Room
 from serve_app.http.problems import add_problem_handlers
 from serve_app.http.route_scopes import access
-from serve_app.images import Fetcher
+from serve_app.images import Fetcher, KeptPlaces
 from serve_app.results import Reuse
 
 __all__ = ["ROUTERS", "make_app"]
@@ -38,6 +38,7 @@ def make_app(
     *,
     desk: JobDesk | None = None,
     reuse: Reuse | None = None,
+    kept: KeptPlaces | None = None,
     set_request_id: bool = True,
 ) -> FastAPI:
     """Make the application.
@@ -47,6 +48,7 @@ def make_app(
         config: the ``gateway:`` block.
         desk: takes jobs; without it they are switched off.
         reuse: answers images that were seen before; without it each image is run.
+        kept: what is not fetched, see :class:`serve_app.images.fetching.Fetcher`.
         set_request_id: off where the server around the application sets ``X-Request-Id`` on responses.
 
     Raises:
@@ -65,12 +67,13 @@ def make_app(
     guard = Guard(config)
     state = app.state  # the routes use it
     state.engine, state.config, state.guard, state.desk, state.reuse = engine, config, guard, desk, reuse
-    state.fetcher = Fetcher(config.fetch, limits.max_bytes)
+    state.fetcher = Fetcher(config.fetch, limits.max_bytes, kept=kept)
     state.drawings = Drawings(room)
     app.add_middleware(LenientRouting)
     app.add_middleware(
         BodyLimit,
         max_bytes=max_body_bytes,
+        max_form_bytes=room.size,
         room=room,
         arrivals=Arrivals(config.min_body_bytes_per_s, config.max_arriving_per_client),
         slots=Slots(config.max_ongoing_requests, config.max_queued_requests),

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from serve_app.http.json_bodies import JsonBody
 from serve_app.http.problems import Malformed
-from serve_app.images import Sources
+from serve_app.images import Sources, Uploads
 from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
 from serve_app.refusals import Forbidden, JobsUnavailable
 from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
@@ -23,6 +23,8 @@ from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, R
 __all__ = ["JobDesk", "JobItem"]
 
 _PUBLISH_S = 20.0
+_STORE_S = 60.0
+_STORED_AT_A_TIME = 4
 _RETRY_AFTER_S = 5
 
 _log = logging.getLogger(__name__)
@@ -31,7 +33,11 @@ _log = logging.getLogger(__name__)
 class JobItem(JsonBody):
     """One image to run."""
 
-    uri: str = Field(min_length=1, max_length=2048, description="Where the image is: https://... or s3://...")
+    uri: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="Where the image is: https://..., s3://..., or the address of an upload",
+    )
     metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
     annotate: bool | None = Field(False, description="Keep the picture with boxes and labels, too")
 
@@ -43,9 +49,11 @@ class JobDesk:
         queue: not opened; it is opened when it is needed.
         store: where jobs and results are kept.
         sources: says what may be fetched.
+        uploads: takes the images that come with jobs.
     """
 
-    def __init__(self, queue: Queue, store: ResultStore, sources: Sources) -> None:
+    def __init__(self, queue: Queue, store: ResultStore, sources: Sources, uploads: Uploads) -> None:
+        self._uploads = uploads
         self._queue = queue
         self._store = store
         self._sources = sources
@@ -56,8 +64,9 @@ class JobDesk:
         policy: dict[str, Any] | None,
         idempotency_key: str | None,
         pay: Callable[[], Awaitable[None]],
+        images: Mapping[str, bytes] | None = None,
     ) -> list[str]:
-        """Accept jobs: their markers are written, then their messages are published.
+        """Accept jobs: their images are stored, then their markers are written, then their messages are published.
 
         Args:
             items: with metadata that was checked.
@@ -65,6 +74,7 @@ class JobDesk:
                 may see them; ``None``: everyone.
             idempotency_key: with the same key and tenant come the same ids.
             pay: takes the jobs from their owner's quota; not called for jobs that were sent before.
+            images: that came with the jobs, by the hashes of their bytes. The items name them.
 
         Returns:
             The jobs' ids, in the order of ``items``.
@@ -93,6 +103,7 @@ class JobDesk:
             known = None if idempotency_key is None else await self._store.job(markers[0].id)
             if known is None:
                 await pay()
+            await self._store_images(images or {}, owner)
             if idempotency_key is not None:
                 first = known or await self._store.create_job(markers[0])
                 if first.request != request:
@@ -110,6 +121,15 @@ class JobDesk:
                     await asyncio.shield(self._withdraw(markers))
                 raise
         return [marker.id for marker in markers]
+
+    async def _store_images(self, images: Mapping[str, bytes], owner: str | None) -> None:
+        async def one(sha256: str, image: bytes) -> None:
+            async with at_a_time:
+                await self._uploads.store(image, sha256, owner)
+
+        at_a_time = asyncio.Semaphore(_STORED_AT_A_TIME)
+        async with asyncio.timeout(_STORE_S):
+            await asyncio.gather(*(one(sha256, image) for sha256, image in images.items()))
 
     def _check(self, items: Sequence[JobItem], policy: dict[str, Any] | None) -> None:
         for index, item in enumerate(items):

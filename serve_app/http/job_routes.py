@@ -6,18 +6,20 @@ import asyncio
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, TypeAdapter, ValidationError
 
-from classifiers import TooManyBytes
+from classifiers import InputError, TooManyBytes
 from graph.engine import checked_metadata, deadline
+from serve_app.http.bodies import OPENAPI_IMAGES, read_images
 from serve_app.http.job_desk import JobDesk, JobItem
 from serve_app.http.json_bodies import charset_of, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import JsonAnswer, Malformed, problems
 from serve_app.http.schemas import AcceptedJobs, JobView
+from serve_app.images import read_frame, upload_address
 from serve_app.queues.job_messages import MAX_ID_CHARACTERS
-from serve_app.refusals import NotFound, UnsupportedBody
+from serve_app.refusals import NotFound
 from serve_app.results import JobStatus
 
 __all__ = ["router"]
@@ -44,23 +46,37 @@ router = APIRouter()
     status_code=202,
     response_model=AcceptedJobs,
     responses=problems(400, 401, 403, 404, 408, 413, 415, 429, 503),
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY.json_schema()}}}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _BODY.json_schema()}, **OPENAPI_IMAGES},
+        }
+    },
 )
 async def post_jobs(
     request: Request,
     idempotency_key: Annotated[
         str | None, Header(max_length=255, description="The same key gives the same jobs, however often it is sent")
     ] = None,
+    annotate: Annotated[bool, Query(description="Keep the pictures with boxes and labels, too")] = False,
 ) -> JSONResponse:
-    """All of them are accepted, or none."""
+    """The body is a list of addresses, an image, or a form with up to 100 images. All of them are accepted, or none."""
     here, desk = request.app.state, _desk(request)
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
         raise Malformed("Idempotency-Key must be 1 to 255 printable ASCII characters without spaces")
+    images: dict[str, bytes] = {}
     async with deadline(here.config.timeout_ms / 1000, since=request.state.arrived):
-        items = await _read(request)
+        if is_json(content_type(request)):
+            items = await _read(request)
+        else:
+            items, images = await _uploaded(request)
+    if annotate:
+        items = [item.model_copy(update={"annotate": True}) for item in items]
     client = request.state.principal
     policy = None if here.guard.is_open else {"key_id": client.key_id, "tenant": client.tenant}
-    ids = await desk.submit(items, policy, idempotency_key, pay=lambda: here.guard.take_images(request, len(items)))
+    ids = await desk.submit(
+        items, policy, idempotency_key, pay=lambda: here.guard.take_images(request, len(items)), images=images
+    )
     root = request.scope.get("root_path", "")
     return JSONResponse({"jobs": [{"id": job_id, "status_url": f"{root}/v1/jobs/{job_id}"} for job_id in ids]}, 202)
 
@@ -119,9 +135,25 @@ async def _status(request: Request, job_id: str) -> JobStatus:
     raise NotFound("there is no such job; it may have been another tenant's, or too old")
 
 
+async def _uploaded(request: Request) -> tuple[list[JobItem], dict[str, bytes]]:
+    """The jobs of images in the body, which are checked as those of ``POST /v1/images``, and the images by hash."""
+    limits = request.app.state.engine().plan.config.limits
+    items: list[JobItem] = []
+    images: dict[str, bytes] = {}
+    uploads = await read_images(request)
+    for index, upload in enumerate(uploads):
+        try:
+            frame = await read_frame(upload.data, limits)
+        except InputError as error:
+            if len(uploads) == 1:
+                raise
+            raise type(error)(f"image [{index}]: {error}", **error.fields, index=index) from error
+        items.append(JobItem(uri=upload_address(frame.sha256), metadata=upload.metadata))
+        images[frame.sha256] = upload.data
+    return items, images
+
+
 async def _read(request: Request) -> list[JobItem]:
-    if not is_json(content_type(request)):
-        raise UnsupportedBody("send JSON: Content-Type: application/json")
     raw = await request.body()
     if len(raw) > _MAX_BODY_BYTES:
         raise TooManyBytes(

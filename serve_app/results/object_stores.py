@@ -8,6 +8,8 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,16 @@ from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BadResultsUri", "BucketObjects", "LocalObjects", "Objects", "StoreUnavailable", "objects_from_uri"]
+__all__ = [
+    "BadResultsUri",
+    "BucketObjects",
+    "LocalObjects",
+    "ObjectInfo",
+    "Objects",
+    "StoreUnavailable",
+    "objects_from_uri",
+    "uri_below",
+]
 
 # the options of a URI, by scheme
 _OPTIONS = {"s3": ("region", "endpoint_url"), "gs": ("endpoint_url",)}
@@ -34,6 +45,15 @@ class BadResultsUri(SetupError):
 
 class StoreUnavailable(VisionError):
     """The store did not answer, or not in time. The same call may work later."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object in a listing: its size in bytes, and when it was last written."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 class Objects(ABC):
@@ -59,8 +79,16 @@ class Objects(ABC):
         """Delete the object, if there is one."""
 
     @abstractmethod
+    def info(self, key: str) -> ObjectInfo | None:
+        """What a listing says about one object; ``None`` where there is none."""
+
+    @abstractmethod
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects under a prefix that ends with ``/``, in the order of their keys."""
+
     def keys(self, prefix: str) -> Iterator[str]:
-        """The keys under a prefix that ends with ``/``, in order."""
+        """The keys of :meth:`entries`."""
+        return (item.key for item in self.entries(prefix))
 
     @abstractmethod
     def filesystem(self) -> tuple[FileSystem, str]:
@@ -95,6 +123,12 @@ def objects_from_uri(uri: str) -> Objects:
             f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix, gs://bucket/prefix, or a path"
         )
     return LocalObjects(Path(uri))
+
+
+def uri_below(uri: str, folder: str) -> str:
+    """The URI of a folder in what a URI of :func:`objects_from_uri` names, with the same options."""
+    address, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{address.rstrip('/')}/{folder}{mark}{options}"
 
 
 class LocalObjects(Objects):
@@ -139,9 +173,17 @@ class LocalObjects(Objects):
         with self._errors():
             self._path(key).unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def info(self, key: str) -> ObjectInfo | None:
+        with self._errors(), suppress(FileNotFoundError):
+            status = self._path(key).stat()
+            return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+        return None
+
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         found = (path for path in (self._root / prefix).rglob("*") if path.is_file() and not path.name.startswith("."))
-        yield from sorted(path.relative_to(self._root).as_posix() for path in found)
+        for key in sorted(path.relative_to(self._root).as_posix() for path in found):
+            if (item := self.info(key)) is not None:
+                yield item
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import LocalFileSystem
@@ -254,7 +296,16 @@ class BucketObjects(Objects):
         with self._errors(), suppress(FileNotFoundError):
             obstore.delete(self._store, self._prefix + key)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def info(self, key: str) -> ObjectInfo | None:
+        with self._errors():
+            try:
+                return self._listed(obstore.head(self._store, self._prefix + key))
+            except FileNotFoundError as error:
+                if is_missing_bucket(error):
+                    raise
+                return None
+
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._errors():
             pages = iter(obstore.list(self._store, self._prefix + prefix.rstrip("/")))
         while True:
@@ -262,7 +313,10 @@ class BucketObjects(Objects):
                 page = next(pages, None)
             if page is None:
                 return
-            yield from sorted(item["path"][len(self._prefix) :] for item in page)
+            yield from sorted(map(self._listed, page), key=lambda item: item.key)
+
+    def _listed(self, item: Any) -> ObjectInfo:
+        return ObjectInfo(item["path"][len(self._prefix) :], item["size"], item["last_modified"])
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import GcsFileSystem, S3FileSystem

@@ -407,7 +407,7 @@ async def test_jobs(backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.M
     rules = config()
     allowed = SourcesConfig(schemes=("https",), hosts=("images.example",))
     async with place(tmp_path) as at:
-        desk = JobDesk(queue_from_url(at.url), at.store, Sources(allowed, rules.fetch, LIMITS, 4))
+        desk = JobDesk(queue_from_url(at.url), at.store, Sources(allowed, rules.fetch, LIMITS, 4), at.uploads)
         async with client_of(app_over(backend, rules, desk=desk)) as client:
             for name, data, kind, right in jobs():
                 headers = [(b"content-type", kind.encode())]

@@ -30,9 +30,9 @@ async def gateway(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway that takes jobs for ``at``; files of its folder may be named."""
     settings = config(**rules)
-    sources = Sources(SourcesConfig(files=(str(at.images),)), settings.fetch, LIMITS, 4)
-    desk = JobDesk(queue or queue_from_url(at.url), store or at.store, sources)
-    async with client_of(app_over(backend, settings, desk=desk)) as client:
+    sources = Sources(SourcesConfig(files=(str(at.images),)), settings.fetch, LIMITS, 4, at.uploads, at.kept)
+    desk = JobDesk(queue or queue_from_url(at.url), store or at.store, sources, at.uploads)
+    async with client_of(app_over(backend, settings, desk=desk, kept=at.kept)) as client:
         yield client
 
 

@@ -1,0 +1,124 @@
+"""Images that clients hand over: stored under their tenant and the hash of their bytes, until a job has run.
+
+Their addresses, ``upload://NAME``, say nothing about the place: the tenant is always that of the key that sent the job,
+so no address names another tenant's image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+from classifiers import TooManyBytes
+from serve_app.config import IntakeConfig
+from serve_app.refusals import FetchFailed, Forbidden
+from serve_app.results import Objects, StoreUnavailable, objects_from_uri
+
+__all__ = ["UPLOADS", "Uploads", "is_upload", "tenant_folder", "upload_address", "upload_key"]
+
+UPLOADS = "upload"
+"""The scheme of their addresses."""
+
+# 64 digits: the hash of the bytes. 32: chosen before the bytes were known, for a presigned upload.
+_ADDRESS = re.compile(r"upload://([0-9a-f]{64}|[0-9a-f]{32})")
+_LONGEST_NAME = 200
+
+# An image that is sent again is written again when retention would soon remove the first one.
+_FRESH = timedelta(hours=12)
+
+
+class Uploads:
+    """Uploaded images in an object store. Use it from one event loop.
+
+    Args:
+        objects: the folder of all of them.
+        max_bytes: the longest image.
+        keep_for: how long retention keeps them; ``None``: forever.
+    """
+
+    def __init__(self, objects: Objects, max_bytes: int, keep_for: timedelta | None = None) -> None:
+        self.objects = objects
+        self._max_bytes = max_bytes
+        self._keep_for = keep_for
+
+    @classmethod
+    def of(cls, config: IntakeConfig, max_bytes: int) -> Uploads:
+        """Those of an ``intake:`` block."""
+        days = config.retention.images_days
+        return cls(objects_from_uri(config.images_uri), max_bytes, None if days is None else timedelta(days=days))
+
+    async def store(self, image: bytes, sha256: str, owner: str | None) -> None:
+        """Store an image of a tenant, unless it has one with the same bytes.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        await asyncio.to_thread(self._store, upload_key(owner, sha256), image)
+
+    def _store(self, key: str, data: bytes) -> None:
+        if self.objects.create(key, data) or self._keep_for is None:
+            return
+        there = self.objects.info(key)
+        if there is None or datetime.now(UTC) - there.modified > self._keep_for - min(_FRESH, self._keep_for / 2):
+            self.objects.put(key, data)
+
+    @staticmethod
+    def check(uri: str) -> str:
+        """The name in an address.
+
+        Raises:
+            Forbidden: it is no address of an upload.
+        """
+        match = _ADDRESS.fullmatch(uri)
+        if match is None:
+            raise Forbidden("this is no address of an upload; use the one that the gateway answered")
+        return match[1]
+
+    async def read(self, uri: str, owner: str | None) -> bytes:
+        """Read an image of a tenant.
+
+        Raises:
+            Forbidden: it is no address of an upload.
+            FetchFailed: the tenant has no such image, or the store does not answer.
+            TooManyBytes: it is over the limit.
+        """
+        key = upload_key(owner, self.check(uri))
+        try:
+            return await asyncio.to_thread(self._read, key)
+        except StoreUnavailable as error:
+            raise FetchFailed("the upload could not be read: the store does not answer", retryable=True) from error
+
+    def _read(self, key: str) -> bytes:
+        info = self.objects.info(key)
+        if info is not None and info.size > self._max_bytes:
+            raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
+        data = self.objects.get(key) if info is not None else None
+        if data is None:
+            raise FetchFailed("there is no such upload: it did not arrive, was deleted, or its retention has ended")
+        return data
+
+
+def upload_address(name: str) -> str:
+    """The address of an image by its name."""
+    return f"{UPLOADS}://{name}"
+
+
+def is_upload(uri: str) -> bool:
+    """Whether an address is meant to be one of an upload."""
+    return uri.lower().startswith(f"{UPLOADS}:")
+
+
+def upload_key(owner: str | None, name: str) -> str:
+    """The key of an image, by its tenant and its name."""
+    return f"{tenant_folder(owner)}/{name[:2]}/{name}"
+
+
+def tenant_folder(owner: str | None) -> str:
+    """The folder of a tenant's images; ``None``: of images that nobody owns."""
+    if owner is None:
+        return "open"
+    name = quote(owner, safe="")
+    return f"t-{name if len(name) <= _LONGEST_NAME else hashlib.sha256(owner.encode()).hexdigest()}"
