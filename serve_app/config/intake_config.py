@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from serve_app.config.blocks import folder_of, read_block
 from serve_app.config.gateway_config import FetchConfig, FolderPath
 from serve_app.queues.urls import FORMS, QueueUrl
 from serve_app.results import objects_from_uri, uri_below
+from serve_app.results.retention import Ages
 
 __all__ = ["IntakeConfig", "Retention", "SourcesConfig", "local_intake", "read_intake_config"]
 
@@ -74,6 +76,12 @@ class Retention(Closed):
         None, gt=0, description="Results: JSON, annotated pictures, rows in Parquet, and the markers of their jobs"
     )
     failures_days: float | None = Field(None, gt=0, description="Failures, and jobs that never ended")
+
+    @property
+    def ages(self) -> Ages:
+        """The same as durations."""
+        days = (self.images_days, self.results_days, self.failures_days)
+        return Ages(*(None if each is None else timedelta(days=each) for each in days))
 
 
 class IntakeConfig(Closed):

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from classifiers import TooManyBytes
 from serve_app.config import IntakeConfig
 from serve_app.refusals import FetchFailed, Forbidden
-from serve_app.results import Objects, StoreUnavailable, objects_from_uri
+from serve_app.results import JobMarker, Objects, StoreUnavailable, objects_from_uri
 
 __all__ = ["UPLOADS", "Uploads", "is_upload", "tenant_folder", "upload_address", "upload_key"]
 
@@ -47,8 +47,7 @@ class Uploads:
     @classmethod
     def of(cls, config: IntakeConfig, max_bytes: int) -> Uploads:
         """Those of an ``intake:`` block."""
-        days = config.retention.images_days
-        return cls(objects_from_uri(config.images_uri), max_bytes, None if days is None else timedelta(days=days))
+        return cls(objects_from_uri(config.images_uri), max_bytes, config.retention.ages.images)
 
     async def store(self, image: bytes, sha256: str, owner: str | None) -> None:
         """Store an image of a tenant, unless it has one with the same bytes.
@@ -90,6 +89,15 @@ class Uploads:
             return await asyncio.to_thread(self._read, key)
         except StoreUnavailable as error:
             raise FetchFailed("the upload could not be read: the store does not answer", retryable=True) from error
+
+    def delete(self, marker: JobMarker) -> None:
+        """Delete the image that came with a job, if one did. Blocks.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        if is_upload(marker.uri):
+            self.objects.delete(upload_key(marker.owner, self.check(marker.uri)))
 
     def _read(self, key: str) -> bytes:
         info = self.objects.info(key)

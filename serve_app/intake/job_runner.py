@@ -148,7 +148,11 @@ class JobRunner:
                     await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
                 outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
-            return await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            final = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            if final.status == "deleted" and outcome.result is not None:
+                result = outcome.result
+                await self._retrier.until_it_works(lambda: self._store.forget(final, result))
+            return final
         finally:
             if early is not None:
                 early.cancel()

@@ -86,6 +86,10 @@ class Objects(ABC):
     def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects under a prefix that ends with ``/``, in the order of their keys."""
 
+    @abstractmethod
+    def folders(self, prefix: str) -> list[str]:
+        """What the keys under a prefix have up to the next ``/``, each with it."""
+
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys of :meth:`entries`."""
         return (item.key for item in self.entries(prefix))
@@ -184,6 +188,11 @@ class LocalObjects(Objects):
         for key in sorted(path.relative_to(self._root).as_posix() for path in found):
             if (item := self.info(key)) is not None:
                 yield item
+
+    def folders(self, prefix: str) -> list[str]:
+        with self._errors(), suppress(FileNotFoundError):
+            return sorted(f"{prefix}{path.name}/" for path in (self._root / prefix).iterdir() if path.is_dir())
+        return []
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import LocalFileSystem
@@ -317,6 +326,11 @@ class BucketObjects(Objects):
 
     def _listed(self, item: Any) -> ObjectInfo:
         return ObjectInfo(item["path"][len(self._prefix) :], item["size"], item["last_modified"])
+
+    def folders(self, prefix: str) -> list[str]:
+        with self._errors():
+            found = obstore.list_with_delimiter(self._store, (self._prefix + prefix).rstrip("/"))
+        return sorted(f"{path[len(self._prefix) :]}/" for path in found["common_prefixes"])
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import GcsFileSystem, S3FileSystem
