@@ -96,6 +96,12 @@ class IntakeConfig(Closed):
         description="Where images are kept that clients send with jobs: s3://bucket/prefix, or a folder that all nodes "
         "share; default: images/ below the results",
     )
+    keep_images: str = Field(
+        "never",
+        pattern=r"^(never|failed|always|sample (100|\d{1,2})(\.\d+)?%)$",
+        description="Which images are kept for later labelling, beside those that come with jobs: never, failed (where "
+        "a step failed or timed out), 'sample 1%' (and the failed ones), or always",
+    )
     retention: Retention = Field(
         default_factory=Retention,
         description="How long images and results are kept; workers delete what is older, in small steps",

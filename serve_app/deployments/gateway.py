@@ -20,7 +20,7 @@ from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.deployments.rollout import Rollout, awaited_hosts
 from serve_app.http import make_app
 from serve_app.http.job_desk import JobDesk
-from serve_app.images import KeptPlaces, Sources, Uploads
+from serve_app.images import KeptImages, KeptPlaces, Sources, Uploads
 from serve_app.queues import queue_from_url
 from serve_app.ray_internals import crop_budget_bytes
 from serve_app.results import ResultStore, Reuse
@@ -76,6 +76,7 @@ class Gateway:
             "desk": JobDesk(queue_from_url(intake.queue), store, sources, uploads),
             "reuse": Reuse(store) if intake.reuse_results else None,
             "kept": kept,
+            "kept_images": KeptImages.of(intake, uploads),
         }
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.images import KeptPlaces, Sources, Uploads
+from serve_app.images import KeptImages, KeptPlaces, Sources, Uploads
 from serve_app.intake import Consumer, Housekeeping, JobRunner, Pace, Retrier
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
@@ -94,6 +94,7 @@ class Worker:
             timeout_s=config.timeout_s,
             max_attempts=config.max_attempts,
             reuse_results=config.reuse_results,
+            kept_images=KeptImages.of(config, self._uploads),
         )
         pace = Pace(
             in_flight=room,

@@ -17,7 +17,7 @@ from serve_app.http.job_desk import JobDesk
 from serve_app.http.middleware import BodyLimit, KnownHosts, LenientRouting, RequestIdentity, Room
 from serve_app.http.problems import add_problem_handlers
 from serve_app.http.route_scopes import access
-from serve_app.images import Fetcher, KeptPlaces
+from serve_app.images import Fetcher, KeptImages, KeptPlaces
 from serve_app.results import Reuse
 
 __all__ = ["ROUTERS", "make_app"]
@@ -39,6 +39,7 @@ def make_app(
     desk: JobDesk | None = None,
     reuse: Reuse | None = None,
     kept: KeptPlaces | None = None,
+    kept_images: KeptImages | None = None,
     set_request_id: bool = True,
 ) -> FastAPI:
     """Make the application.
@@ -49,6 +50,7 @@ def make_app(
         desk: takes jobs; without it they are switched off.
         reuse: answers images that were seen before; without it each image is run.
         kept: what is not fetched, see :class:`serve_app.images.fetching.Fetcher`.
+        kept_images: takes images for later labelling.
         set_request_id: off where the server around the application sets ``X-Request-Id`` on responses.
 
     Raises:
@@ -68,6 +70,7 @@ def make_app(
     state = app.state  # the routes use it
     state.engine, state.config, state.guard, state.desk, state.reuse = engine, config, guard, desk, reuse
     state.fetcher = Fetcher(config.fetch, limits.max_bytes, kept=kept)
+    state.kept_images = kept_images
     state.drawings = Drawings(room)
     app.add_middleware(LenientRouting)
     app.add_middleware(

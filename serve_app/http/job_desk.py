@@ -15,12 +15,12 @@ from pydantic import Field
 
 from serve_app.http.json_bodies import JsonBody
 from serve_app.http.problems import Malformed
-from serve_app.images import Sources, Uploads
+from serve_app.images import PresignedUpload, Sources, Uploads
 from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
 from serve_app.refusals import Forbidden, JobsUnavailable
 from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
 
-__all__ = ["JobDesk", "JobItem"]
+__all__ = ["JobDesk", "JobItem", "UploadRequest"]
 
 _PUBLISH_S = 20.0
 _STORE_S = 60.0
@@ -40,6 +40,13 @@ class JobItem(JsonBody):
     )
     metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
     annotate: bool | None = Field(False, description="Keep the picture with boxes and labels, too")
+
+
+class UploadRequest(JsonBody):
+    """An image that a client wants to upload to the store."""
+
+    content_type: str = Field(pattern=r"^image/[\w.+-]{1,80}$", description="Its type, such as image/jpeg")
+    size: int = Field(ge=1, description="Its bytes")
 
 
 class JobDesk:
@@ -146,6 +153,25 @@ class JobDesk:
         """
         async with self._available():
             return await self._store.status(job_id)
+
+    async def delete(self, job_id: str, by: str) -> None:
+        """Delete the image, the picture and the result of a job; its row in Parquet with the next compaction.
+
+        Raises:
+            JobsUnavailable: the store is unavailable; what has begun is finished by the next compaction.
+        """
+        async with self._available():
+            await self._store.delete(job_id, by, self._uploads.delete)
+
+    async def presign(self, owner: str | None, content_type: str, size: int) -> PresignedUpload:
+        """See :meth:`serve_app.images.Uploads.presign`.
+
+        Raises:
+            TooManyBytes, NotSupported: no such upload is possible.
+            JobsUnavailable: the store is unavailable.
+        """
+        async with self._available():
+            return await self._uploads.presign(owner, content_type, size)
 
     async def picture(self, job_id: str) -> bytes | None:
         """The annotated picture; ``None``: there is none, or not yet.

@@ -13,13 +13,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from classifiers import InputError, TooManyBytes
 from graph.engine import checked_metadata, deadline
 from serve_app.http.bodies import OPENAPI_IMAGES, read_images
-from serve_app.http.job_desk import JobDesk, JobItem
+from serve_app.http.job_desk import JobDesk, JobItem, UploadRequest
 from serve_app.http.json_bodies import charset_of, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import JsonAnswer, Malformed, problems
-from serve_app.http.schemas import AcceptedJobs, JobView
+from serve_app.http.schemas import AcceptedJobs, DeletedJob, JobView, UploadView
 from serve_app.images import read_frame, upload_address
 from serve_app.queues.job_messages import MAX_ID_CHARACTERS
-from serve_app.refusals import NotFound
+from serve_app.refusals import Gone, NotFound
 from serve_app.results import JobStatus
 
 __all__ = ["router"]
@@ -45,7 +45,7 @@ router = APIRouter()
     summary="Put images on the queue",
     status_code=202,
     response_model=AcceptedJobs,
-    responses=problems(400, 401, 403, 404, 408, 413, 415, 429, 503),
+    responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -86,7 +86,7 @@ async def post_jobs(
     "/v1/jobs/{job_id:path}/picture",
     summary="The picture with boxes and labels, of a job that was sent with annotate",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **problems(401, 403, 404, 429, 503)},
+    responses={200: {"content": {"image/jpeg": {}}}, **problems(401, 403, 404, 410, 429, 503)},
 )
 async def get_picture(request: Request, job_id: str) -> Response:
     """A JPEG."""
@@ -101,7 +101,7 @@ async def get_picture(request: Request, job_id: str) -> Response:
     "/v1/jobs/{job_id:path}",
     summary="The state of a job",
     response_model=JobView,
-    responses=problems(401, 403, 404, 429, 503),
+    responses=problems(401, 403, 404, 410, 429, 503),
 )
 async def get_job(request: Request, job_id: str) -> JSONResponse:
     """With its result or its error, once it has one."""
@@ -115,6 +115,40 @@ async def get_job(request: Request, job_id: str) -> JSONResponse:
             "error": None if outcome is None else outcome.error,
         }
     )
+
+
+@router.delete(
+    "/v1/jobs/{job_id:path}",
+    summary="Delete a job: its image, its picture and its result",
+    status_code=202,
+    response_model=DeletedJob,
+    responses=problems(401, 403, 404, 410, 429, 503),
+)
+async def delete_job(request: Request, job_id: str) -> JSONResponse:
+    """In whatever state it is. Its row in Parquet goes with the next compaction; queries leave it out at once."""
+    await _status(request, job_id)
+    client = request.state.principal
+    await _desk(request).delete(job_id, f"key {client.key_id} of {client.tenant}")
+    return JSONResponse({"id": job_id, "status": "deleted"}, 202)
+
+
+@router.post(
+    "/v1/uploads",
+    summary="Upload an image to the store directly",
+    status_code=201,
+    response_model=UploadView,
+    responses=problems(400, 401, 403, 404, 413, 415, 429, 501, 503),
+)
+async def post_upload(request: Request, body: UploadRequest) -> JSONResponse:
+    """For large images. ``PUT`` the bytes to the ``url`` with the ``headers``, then send a job with the ``uri``.
+
+    The image is checked when a worker reads it.
+    """
+    here, desk, client = request.app.state, _desk(request), request.state.principal
+    owner = None if here.guard.is_open else client.tenant
+    signed = await desk.presign(owner, body.content_type, body.size)
+    answer = {"uri": signed.uri, "method": "PUT", "url": signed.url, "headers": signed.headers}
+    return JSONResponse({**answer, "expires": signed.expires.isoformat(timespec="seconds")}, 201)
 
 
 def _desk(request: Request) -> JobDesk:
@@ -131,6 +165,8 @@ async def _status(request: Request, job_id: str) -> JobStatus:
     client = request.state.principal
     owner = None if status is None or status.marker is None else status.marker.owner
     if status is not None and ("admin" in client.scopes if owner is None else owner == client.tenant):
+        if status.outcome is not None and status.outcome.status == "deleted":
+            raise Gone(f"the job was deleted at {status.outcome.finished}")
         return status
     raise NotFound("there is no such job; it may have been another tenant's, or too old")
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from classifiers import TooManyBytes
 from serve_app.config import IntakeConfig
-from serve_app.refusals import FetchFailed, Forbidden
+from serve_app.refusals import FetchFailed, Forbidden, NotSupported
 from serve_app.results import JobMarker, Objects, StoreUnavailable, objects_from_uri
 
-__all__ = ["UPLOADS", "Uploads", "is_upload", "tenant_folder", "upload_address", "upload_key"]
+__all__ = ["UPLOADS", "PresignedUpload", "Uploads", "is_upload", "tenant_folder", "upload_address", "upload_key"]
 
 UPLOADS = "upload"
 """The scheme of their addresses."""
@@ -26,8 +28,20 @@ UPLOADS = "upload"
 _ADDRESS = re.compile(r"upload://([0-9a-f]{64}|[0-9a-f]{32})")
 _LONGEST_NAME = 200
 
+_PRESIGNED_FOR = timedelta(minutes=15)
+
 # An image that is sent again is written again when retention would soon remove the first one.
 _FRESH = timedelta(hours=12)
+
+
+@dataclass(frozen=True, slots=True)
+class PresignedUpload:
+    """A request that a client may send to the store: ``PUT`` to ``url`` with ``headers``, before ``expires``."""
+
+    uri: str
+    url: str
+    headers: dict[str, str]
+    expires: datetime
 
 
 class Uploads:
@@ -63,6 +77,24 @@ class Uploads:
         there = self.objects.info(key)
         if there is None or datetime.now(UTC) - there.modified > self._keep_for - min(_FRESH, self._keep_for / 2):
             self.objects.put(key, data)
+
+    async def presign(self, owner: str | None, content_type: str, size: int) -> PresignedUpload:
+        """Let a client write an image of a tenant to the store, once or again, within 15 minutes.
+
+        Raises:
+            TooManyBytes: the size is over the limit.
+            NotSupported: the store cannot sign requests.
+            StoreUnavailable: there are no credentials to sign with.
+        """
+        if size > self._max_bytes:
+            raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
+        name, expires = uuid.uuid4().hex, datetime.now(UTC) + _PRESIGNED_FOR
+        key = upload_key(owner, name)
+        url = await asyncio.to_thread(self.objects.presigned_put, key, content_type, size, _PRESIGNED_FOR)
+        if url is None:
+            raise NotSupported("uploads cannot be signed for this store; send the image itself to POST /v1/jobs")
+        headers = {"Content-Type": content_type, "Content-Length": str(size)}
+        return PresignedUpload(upload_address(name), url, headers, expires)
 
     @staticmethod
     def check(uri: str) -> str:

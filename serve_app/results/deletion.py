@@ -39,7 +39,7 @@ class Deletion:
     finished: str | None = None
 
 
-def delete_job(objects: Objects, job_id: str, by: str, delete_upload: DeleteUpload) -> bool:
+def delete_job(objects: Objects, job_id: str, by: str, delete_upload: DeleteUpload, *, only_known: bool = True) -> bool:
     """Delete the image, the picture and the result of a job, at once; its row in Parquet with the next :func:`purge`.
 
     Args:
@@ -47,6 +47,7 @@ def delete_job(objects: Objects, job_id: str, by: str, delete_upload: DeleteUplo
         job_id: the job, in whatever state.
         by: who deletes it.
         delete_upload: deletes the image that came with it.
+        only_known: do nothing for a job that has neither a marker nor an outcome, as rows of a bulk run.
 
     Returns:
         Whether there was such a job.
@@ -55,7 +56,7 @@ def delete_job(objects: Objects, job_id: str, by: str, delete_upload: DeleteUplo
         StoreUnavailable: the store does not answer; call it again.
     """
     outcome = _outcome(objects, job_id)
-    if outcome is None and _marker(objects, job_id) is None:
+    if only_known and outcome is None and _marker(objects, job_id) is None:
         return False
     if outcome is None or outcome.status != "deleted":
         deletion = Deletion(job_id, by, now_text(), None if outcome is None else outcome.finished)

@@ -9,17 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
-from obstore.store import ObjectStore
+from obstore.store import GCSStore, ObjectStore
 
 from classifiers import SetupError, VisionError
-from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, s3_bucket
+from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, presigned_s3_put, s3_bucket
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -93,6 +93,13 @@ class Objects(ABC):
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys of :meth:`entries`."""
         return (item.key for item in self.entries(prefix))
+
+    @abstractmethod
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:
+        """The URL to which anybody may ``PUT`` the object for a while; ``None`` where the store cannot sign requests.
+
+        S3 takes only a body of the signed type and size; other stores do not check them.
+        """
 
     @abstractmethod
     def filesystem(self) -> tuple[FileSystem, str]:
@@ -193,6 +200,9 @@ class LocalObjects(Objects):
         with self._errors(), suppress(FileNotFoundError):
             return sorted(f"{prefix}{path.name}/" for path in (self._root / prefix).iterdir() if path.is_dir())
         return []
+
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:  # noqa: ARG002
+        return None
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import LocalFileSystem
@@ -331,6 +341,15 @@ class BucketObjects(Objects):
         with self._errors():
             found = obstore.list_with_delimiter(self._store, (self._prefix + prefix).rstrip("/"))
         return sorted(f"{path[len(self._prefix) :]}/" for path in found["common_prefixes"])
+
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:
+        with self._errors():
+            if self._scheme == "gs":
+                url: str = obstore.sign(cast("GCSStore", self._store), "PUT", self._prefix + key, valid_for)
+                return url
+            return presigned_s3_put(
+                self._bucket, self._prefix + key, content_type, size, valid_for, self._region, self._endpoint_url
+            )
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import GcsFileSystem, S3FileSystem
