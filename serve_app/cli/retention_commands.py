@@ -80,12 +80,13 @@ def delete(
             typer.echo(job_id)
         return
     who, given = by or getpass.getuser(), set(job or ())
-    missing = []
     with progress() as bar:
-        for job_id in bar.track(ids, description="deleting"):
+        missing = [
+            job_id
+            for job_id in bar.track(ids, description="deleting")
             # a row of a bulk run has nothing but itself
-            if not delete_job(objects, job_id, who, uploads.delete, only_known=job_id in given):
-                missing.append(job_id)
+            if not delete_job(objects, job_id, who, uploads.delete, only_known=job_id in given)
+        ]
     purge(objects, uploads.delete)
     stderr.print(f"{len(ids) - len(missing):,} jobs were deleted", highlight=False)
     if missing:
@@ -130,7 +131,8 @@ def rules(intake: IntakeFile) -> None:
     places = [urlsplit(uri) for uri in (config.results, config.images_uri)]
     if any(place.scheme not in ("s3", "gs") for place in places):
         raise SetupError("lifecycle rules are for buckets; the workers delete files of a folder themselves")
-    found = lifecycle_rules(*(f"{place.path.strip('/')}/".lstrip("/") for place in places), config.retention.ages)
+    below_results, below_images = (f"{place.path.strip('/')}/".lstrip("/") for place in places)
+    found = lifecycle_rules(below_results, below_images, config.retention.ages)
     typer.echo(json.dumps(found, indent=2))
 
 

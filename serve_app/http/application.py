@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from fastapi import FastAPI
@@ -71,6 +72,7 @@ def make_app(
     state.engine, state.config, state.guard, state.desk, state.reuse = engine, config, guard, desk, reuse
     state.fetcher = Fetcher(config.fetch, limits.max_bytes, kept=kept)
     state.kept_images = kept_images
+    state.decoding = asyncio.Lock()  # pixels take 20 times the bytes of a JPEG
     state.drawings = Drawings(room)
     app.add_middleware(LenientRouting)
     app.add_middleware(

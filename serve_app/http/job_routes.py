@@ -172,7 +172,8 @@ async def _status(request: Request, job_id: str) -> JobStatus:
 
 
 async def _uploaded(request: Request) -> tuple[list[JobItem], dict[str, bytes]]:
-    """The jobs of images in the body, which are checked as those of ``POST /v1/images``, and the images by hash."""
+    """The jobs of images in the body, and the images by hash. They are checked as those of ``POST /v1/images``, and
+    decoded once, so that a damaged one is refused here."""
     limits = request.app.state.engine().plan.config.limits
     items: list[JobItem] = []
     images: dict[str, bytes] = {}
@@ -180,6 +181,8 @@ async def _uploaded(request: Request) -> tuple[list[JobItem], dict[str, bytes]]:
     for index, upload in enumerate(uploads):
         try:
             frame = await read_frame(upload.data, limits)
+            async with request.app.state.decoding:
+                await asyncio.to_thread(frame.reduced_pixels, (1, 1))  # a JPEG at an eighth of its size
         except InputError as error:
             if len(uploads) == 1:
                 raise

@@ -116,7 +116,7 @@ def _unfinished(
 def _rows(results: Objects, age: timedelta, now: datetime) -> Iterator[tuple[str, Objects, ObjectInfo]]:
     for item in results.entries("parquet/"):
         day = _DAY.search(item.key)
-        if day is not None and date.fromisoformat(day[1]) + timedelta(days=1) + age < now.date():
+        if day is not None and date.fromisoformat(day[1]) + timedelta(days=1) + age <= now.date():
             yield "parquet", results, item
     for item in _older(results, "rejected/", age, now):
         yield "rejected", results, item

@@ -24,9 +24,9 @@ from serve_app.access.key_file import create_key
 from serve_app.config.intake_config import SourcesConfig
 from serve_app.http import make_app
 from serve_app.http.job_desk import JobDesk
-from serve_app.images.job_sources import Sources
+from serve_app.images import Sources, Uploads
 from serve_app.queues import queue_from_url
-from serve_app.results import ResultStore
+from serve_app.results import ResultStore, objects_from_uri
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -53,9 +53,10 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
     plan = load_plan(PIPELINE)
     backend = LocalBackend(plan)
     engine = Engine(plan, backend)
-    sources = Sources(SourcesConfig(), rules.fetch, ImageLimits(), 4)
+    uploads = Uploads(objects_from_uri(str(folder / "images")), ImageLimits().max_bytes)
+    sources = Sources(SourcesConfig(), rules.fetch, ImageLimits(), 4, uploads)
     store = ResultStore.from_uri(str(folder / "results"))
-    desk = JobDesk(queue_from_url(f"sqlite:///{folder}/jobs.db"), store, sources)
+    desk = JobDesk(queue_from_url(f"sqlite:///{folder}/jobs.db"), store, sources, uploads)
     yield make_app(lambda: engine, rules, desk=desk), key
     backend.close()
 
@@ -63,7 +64,9 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
 OPERATIONS = [
     "POST /v1/jobs",
     "GET /v1/jobs/{job_id}",
+    "DELETE /v1/jobs/{job_id}",
     "GET /v1/jobs/{job_id}/picture",
+    "POST /v1/uploads",
     "POST /v1/images",
     "GET /v1/pipeline",
     "GET /v1/schema",
