@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +20,8 @@ __all__ = [
     "CONTROL_CHARACTERS",
     "IMAGE_SUFFIXES",
     "checked_uri",
+    "is_listed",
+    "local_path",
     "path_of_file_uri",
     "scheme_of",
     "split_bucket_uri",
@@ -60,6 +63,11 @@ def path_of_file_uri(uri: str) -> Path | None:
     return Path(path) if path.startswith("/") and "\0" not in path else None
 
 
+def local_path(uri: str) -> Path | None:
+    """The path that a person gave, as such or as ``file:///path``; ``None``: it names no file of this machine."""
+    return path_of_file_uri(uri) if scheme_of(uri) == "file" else Path(uri)
+
+
 def web_address(uri: str) -> httpx.URL:
     """Parse the address of an image on the web, encoded as browsers do, but without what would show a person another
     address than the one that is asked: control characters and backslashes.
@@ -79,6 +87,12 @@ def web_address(uri: str) -> httpx.URL:
     if not _HOST.fullmatch(host):
         raise Forbidden("the address has no valid host")
     return url
+
+
+def is_listed(host: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns is the host, in any case, or ``*.`` and a domain that it is below."""
+    host = host.lower()
+    return any(host.endswith(each[1:]) if each.startswith("*.") else host == each for each in map(str.lower, patterns))
 
 
 # A name or an address, after international names have been put into ASCII; no % of any kind.

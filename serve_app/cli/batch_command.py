@@ -17,10 +17,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Column, Table
 
 from classifiers import SetupError
-from graph import Malformed, load_plan
-from graph.engine import parse_metadata
+from graph import load_plan
 from serve_app.bulk.sources import allowed, open_sources
-from serve_app.cli.arguments import PipelineArgument, stderr, stdout
+from serve_app.cli.arguments import MetadataOption, PipelineArgument, print_figures, stderr, stdout
 from serve_app.cli.phases import phases
 from serve_app.config import SourcesConfig, read_intake_config
 from serve_app.queues.protocol import MissingExtra
@@ -56,9 +55,7 @@ def batch(
             help="A file with an intake block: its fetch rules say which addresses in tables are fetched.",
         ),
     ] = None,
-    metadata: Annotated[
-        str, typer.Option(metavar="JSON", help="What is known about all images; rules see it as image['metadata'].")
-    ] = "{}",
+    metadata: MetadataOption = None,
     in_flight: Annotated[
         int, typer.Option(min=1, help="Chunks under way at once, one in each process. A crash repeats these at most.")
     ] = 8,
@@ -91,15 +88,14 @@ def batch(
     config = read_intake_config(intake).fetch if intake else SourcesConfig()
     sources, out = [_absolute(source) for source in sources], _absolute(out)
     most = _share_or_number(max_failures)
-    known = _metadata(metadata)
     fetch = allowed(sources, config)
-    open_sources(sources, fetch)  # a mistake in them is told before Ray starts
+    open_sources(sources, fetch)  # errors in them are reported before Ray starts
     objects_from_uri(out)
     with _ray(dashboard_port) as nice:
         from serve_app.bulk.chunk_runner import Job
         from serve_app.bulk.running import BulkRun, Settings
 
-        job = Job(plan, out, fetch, known, timeout_s=timeout_s, nice=nice)
+        job = Job(plan, out, fetch, metadata or {}, timeout_s=timeout_s, nice=nice)
         run = BulkRun(job, sources, Settings(in_flight, chunk_size, skip_known, restart, most))
         if sample is not None:
             _print_sample(*run.sample(sample), run.processes)
@@ -173,16 +169,16 @@ def _follow(run: BulkRun) -> None:
 
 
 def _print_summary(state: State) -> None:
-    totals = Table("", Column(justify="right"), show_header=False)
-    for name, value in {
-        "images": f"{state.images:,}",
-        "with a result": f"{state.images - state.failed:,}",
-        "failed": f"{state.failed:,}",
-        "left out, known": f"{state.known:,}",
-        "by this command": f"{state.new:,} in {timedelta(seconds=round(state.seconds))}, {state.images_per_s:.1f}/s",
-    }.items():
-        totals.add_row(name, value)
-    stdout.print(totals)
+    seconds = timedelta(seconds=round(state.seconds))
+    print_figures(
+        {
+            "images": f"{state.images:,}",
+            "with a result": f"{state.images - state.failed:,}",
+            "failed": f"{state.failed:,}",
+            "left out, known": f"{state.known:,}",
+            "by this command": f"{state.new:,} in {seconds}, {state.images_per_s:.1f}/s",
+        }
+    )
     statuses = ("ok", "skipped", "failed", "timed_out")
     steps = Table("step", *(Column(status.replace("_", " "), justify="right") for status in statuses))
     for name, counts in state.steps.items():
@@ -198,18 +194,16 @@ def _print_summary(state: State) -> None:
 
 def _print_sample(total: int, counts: Mapping[str, Any], processes: int) -> None:
     rate = counts["images"] / counts["seconds"]
-    hours = total / rate / 3600
-    table = Table("", Column(justify="right"), show_header=False)
-    for name, value in {
-        "images": f"{total:,}",
-        "tried": f"{counts['images']:,}, {counts['failed']:,} of them failed",
-        "images/s of one process": f"{rate:.1f}",
-        "processes here": str(processes),
-        "all images": str(timedelta(seconds=round(total / rate / processes))),
-        "process hours": f"{hours:,.2f}",
-    }.items():
-        table.add_row(name, value)
-    stdout.print(table)
+    print_figures(
+        {
+            "images": f"{total:,}",
+            "tried": f"{counts['images']:,}, {counts['failed']:,} of them failed",
+            "images/s of one process": f"{rate:.1f}",
+            "processes here": str(processes),
+            "all images": str(timedelta(seconds=round(total / rate / processes))),
+            "process hours": f"{total / rate / 3600:,.2f}",
+        }
+    )
     for reason, count in counts["reasons"].items():
         stderr.print(f"{count:,} x {escape(reason)}", highlight=False)
 
@@ -229,10 +223,3 @@ def _share_or_number(text: str) -> int | float:
             f"'{text}' is no number of images and no share such as 50%", param_hint="--max-failures"
         )
     return value
-
-
-def _metadata(text: str) -> dict[str, Any]:
-    try:
-        return parse_metadata(text)
-    except Malformed as error:
-        raise typer.BadParameter(str(error), param_hint="--metadata") from error

@@ -14,9 +14,8 @@ import typer
 
 from classifiers.imaging import ImageLimits
 from classifiers.redaction import without_secrets
-from graph import Frame, Malformed, VisionPipeline, annotate
-from graph.engine import parse_metadata
-from serve_app.cli.arguments import PipelineArgument, line_of, progress, stderr
+from graph import Frame, VisionPipeline, annotate
+from serve_app.cli.arguments import MetadataOption, PipelineArgument, line_of, progress, stderr
 from serve_app.cli.input_files import Found, SourceError, expand, read
 from serve_app.uris import scheme_of
 
@@ -39,15 +38,12 @@ def run(
         str | None,
         typer.Option("--annotate", metavar="DIR", help="Write each picture with boxes and labels into this folder."),
     ] = None,
-    metadata: Annotated[
-        str, typer.Option(metavar="JSON", help="What is known about the images; rules see it as image['metadata'].")
-    ] = "{}",
+    metadata: MetadataOption = None,
 ) -> None:
-    """Run images through a pipeline in this process: one JSON result a line on stdout, in the order of the arguments.
+    """Run images through a pipeline in this process; prints one JSON result per line, in the order of the arguments.
 
-    An image that fails is a line with its error, the others are still there, and the exit status is 1.
+    For an image that fails, the line holds the error. The others still run, and the exit status is 1.
     """
-    known = _metadata(metadata)
     found = expand(images)
     if all(isinstance(entry, SourceError) for entry in found):
         raise SourceError("\n".join(map(str, found)))
@@ -66,7 +62,7 @@ def run(
     with VisionPipeline(pipeline) as vision, progress() as bar:
         task = bar.add_task("images", total=len(found))
         loaders = (functools.partial(load, index, entry) for index, entry in enumerate(found))
-        for index, result in enumerate(vision.stream(loaders, metadata=known)):
+        for index, result in enumerate(vision.stream(loaders, metadata=metadata or {})):
             entry, frame = found[index], frames.pop(index, None)
             uri = entry if isinstance(entry, str) else str(entry.fields["uri"])
             if isinstance(result, Exception):
@@ -107,13 +103,6 @@ def _in_words(error: Exception) -> dict[str, str]:
 def _as_utf8(text: str) -> str:
     """The text with bytes that are not UTF-8 escaped; they come from names of files and from addresses."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _metadata(text: str) -> dict[str, Any]:
-    try:
-        return parse_metadata(text)
-    except Malformed as error:
-        raise typer.BadParameter(str(error), param_hint="--metadata") from error
 
 
 def _picture_name(uri: str, index: int, total: int) -> str:

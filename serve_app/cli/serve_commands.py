@@ -70,27 +70,25 @@ def render(
 ) -> None:
     """Print the Serve config file of a pipeline: visiongraph render PIPELINE > serve.yaml && serve deploy serve.yaml.
 
-    The structure stands in args, what can change in place (thresholds, rules, batch sizes) in user_config. With
-    --intake, or --queue and --results, there are workers too, and jobs over HTTP. With --kubernetes it prints
-    manifests, for kubectl apply.
+    The structure is in args; what can change in place (thresholds, rules, batch sizes) is in user_config. --intake, or
+    --queue and --results, add workers, and jobs over HTTP. With --kubernetes it prints manifests, for kubectl apply.
     """
-    from serve_app.config.gateway_config import LOOPBACK_HOSTS, read_gateway_config
-    from serve_app.config.intake_config import read_intake_config
+    from serve_app.config import LOOPBACK_HOSTS, read_gateway_config, read_intake_config
     from serve_app.deployments.fitting import Machine
     from serve_app.deployments.options import OPEN_GATEWAY
     from serve_app.kubernetes import Target, render_kubernetes
     from serve_app.rendering.serve_file import render as render_config
 
     if kubernetes and (host, port) != ("127.0.0.1", 8000):
-        raise SetupError("--host and --port do not go with --kubernetes: pods answer on all addresses, at port 8000")
+        raise SetupError("--host and --port cannot be combined with --kubernetes: pods listen on 0.0.0.0:8000")
     if kubernetes and fit is not None:
-        raise SetupError("--fit does not go with --kubernetes: pods are added for what the deployments reserve")
+        raise SetupError("--fit cannot be combined with --kubernetes: pods are added for what the deployments reserve")
     machine = None if fit is None else Machine.parse(fit)
     if gateway is None and (kubernetes or host not in LOOPBACK_HOSTS):
         option = "--kubernetes" if kubernetes else f"--host {host}"
         raise SetupError(
             f"{option} lets others reach the endpoint: configure authentication with --gateway FILE; "
-            "the least that such a file can say is 'auth: none'"
+            "its minimum is 'auth: none'"
         )
     config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
     has_intake = intake is not None or queue is not None or results is not None
@@ -98,8 +96,7 @@ def render(
     if not kubernetes:
         for problem in workers.of_one_node if workers is not None and host not in LOOPBACK_HOSTS else ():
             _warn(problem)
-        text = render_config(pipeline, gateway=config, intake=workers, host=host, port=port, machine=machine)
-        sys.stdout.write(text)
+        sys.stdout.write(render_config(pipeline, gateway=config, intake=workers, host=host, port=port, machine=machine))
         return
     target = Target(
         image=image or f"visiongraph:{version('visiongraph')}",
@@ -142,8 +139,8 @@ def serve(
     results are stored beside it, in visiongraph-jobs/NAME; images come from the current folder or the public web.
     """
     from graph import load_plan
-    from serve_app.config.gateway_config import read_gateway_config
-    from serve_app.config.intake_config import local_intake, read_intake_config
+    from serve_app.config import read_gateway_config, read_intake_config
+    from serve_app.config.intake_config import local_intake
     from serve_app.deployments import OPEN_GATEWAY
     from serve_app.deployments.fitting import Machine, fit_to
     from serve_app.local.serving import serving
@@ -155,19 +152,19 @@ def serve(
     with contextlib.ExitStack() as stack:
         with phases(stderr) as begin:
             begin("checking the pipeline")
-            plan = load_plan(pipeline)
-            fitted = fit_to(Machine.this(), plan, config) if fit else None
+            plan, placement = load_plan(pipeline), []
+            if fit:
+                fitted = fit_to(Machine.this(), plan, config)
+                plan, config = fitted.plan, fitted.gateway
+                placement = [f"        placement          {fitted.choice}"]
+                if fitted.is_changed:
+                    placement += [
+                        "        to change it       serve: options of the steps; --no-fit: one deployment per step"
+                    ]
             server = stack.enter_context(
-                serving(
-                    plan if fitted is None else fitted.plan,
-                    port=port,
-                    dashboard_port=dashboard_port,
-                    gateway=config if fitted is None else fitted.gateway,
-                    intake=workers,
-                    report=begin,
-                )
+                serving(plan, port=port, dashboard_port=dashboard_port, gateway=config, intake=workers, report=begin)
             )
-        url, token = server.http_url, server.token_file
+        url = server.http_url
         lines = [
             f"[green]ready[/]   POST an image to  {url}/v1/images",
             f"        or addresses to    {url}/v1/jobs",
@@ -175,15 +172,10 @@ def serve(
             f"        API documentation  {url}/docs",
             f"        Ray dashboard      {server.dashboard_url}",
         ]
-        if token is not None:
-            lines.append(f"        its token is in    {token}")
-        if fitted is not None:
-            lines.append(f"        placement          {fitted.choice}")
-            if fitted.is_changed:
-                lines.append(
-                    "        to change it       serve: options of the steps; --no-fit: one deployment per step"
-                )
+        if server.token_file is not None:
+            lines.append(f"        its token is in    {server.token_file}")
         lines += [
+            *placement,
             f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {url}/v1/images",
             "        Ctrl-C stops it",
         ]

@@ -55,7 +55,6 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 JWT_TENANTS = "jwt:"
 """Begins the names of the tenants of tokens; no tenant of a key has it."""
 
-
 _HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
 
 
@@ -74,12 +73,12 @@ def _redis_url(text: str) -> str:
 
 def _folder_at(scheme: str) -> AfterValidator:
     def check(text: str) -> str:
-        bucket, _, prefix = text.removeprefix(scheme).partition("/")
+        bucket, _, prefix = _without_pattern(text).removeprefix(scheme).partition("/")
         if not text.startswith(scheme) or not bucket:
             raise ValueError(f"'{text}' is not {scheme}BUCKET or {scheme}BUCKET/FOLDER")
         return f"{scheme}{bucket}/{prefix.strip('/')}".rstrip("/")
 
-    return AfterValidator(lambda text: check(_without_pattern(text)))
+    return AfterValidator(check)
 
 
 def _without_pattern(text: str) -> str:
@@ -94,7 +93,7 @@ def _host(text: str) -> str:
     if _HOST_NAME.fullmatch(text):
         return text
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.ip_address(text.strip("[]")))
     except ValueError as error:
         raise ValueError(
             f"'{text}' matches no host; write a name such as images.example.com, or *.example.com for all below it, "
@@ -107,10 +106,6 @@ def _jwks(text: str, info: ValidationInfo) -> str:
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
         raise ValueError("keys that are sent over http could be replaced on the way; use https, or a file")
     return text if parts.scheme in ("http", "https") else absolute_path(text, info)
-
-
-def _without_brackets(text: object) -> object:
-    return text.strip("[]") if isinstance(text, str) else text
 
 
 # only asymmetric signatures: with HS256 the public key could be used for signing
@@ -300,7 +295,7 @@ class GatewayConfig(Closed):
     trusted_proxies: tuple[Network, ...] = Field(
         (), description="Addresses of proxies whose X-Forwarded-For is trusted; from others it is ignored"
     )
-    hosts: tuple[Annotated[Host, BeforeValidator(_without_brackets)], ...] | None = Field(
+    hosts: tuple[Host, ...] | None = Field(
         None,
         description="Hosts that requests may name in their Host header, without port; *.example.com for all below it. "
         "Default: any, or, when bound to a loopback address, the names of this machine",

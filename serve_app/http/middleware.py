@@ -18,6 +18,7 @@ from serve_app.http.access_log import log_request
 from serve_app.http.arrivals import Arrival, Arrivals, Slots
 from serve_app.http.problems import problem_response
 from serve_app.refusals import UnsupportedBody
+from serve_app.uris import is_listed
 
 __all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "RequestIdentity", "Room"]
 
@@ -88,7 +89,7 @@ class KnownHosts:
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
-        self._hosts = [host.lower() for host in hosts]
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -103,8 +104,7 @@ class KnownHosts:
     def _knows(self, header: str | None) -> bool:
         if header is None:
             return True
-        name = _PORT.sub("", header.strip()).lower().removesuffix(".").strip("[]")
-        return any(name.endswith(known[1:]) if known.startswith("*.") else known == name for known in self._hosts)
+        return is_listed(_PORT.sub("", header.strip()).removesuffix(".").strip("[]"), self._hosts)
 
 
 _PROBES = ("/healthz", "/readyz")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import string
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urljoin
 
@@ -24,7 +22,7 @@ from serve_app.images.addresses import AddressRules
 from serve_app.images.bucket_images import BucketImages
 from serve_app.images.local_files import FileImages
 from serve_app.refusals import FetchFailed, Forbidden
-from serve_app.uris import scheme_of, web_address
+from serve_app.uris import is_listed, scheme_of, web_address
 
 __all__ = ["Fetcher", "resolve"]
 
@@ -41,29 +39,21 @@ class Fetcher:
     """Fetches images as the ``fetch:`` block allows. Use it from one event loop.
 
     Args:
-        config: the rules.
         max_bytes: the longest image.
-        ssl_context: trusted authorities; default: the public ones.
         files: folders that ``file://`` addresses may lie in; ``None``: there are no such addresses.
         keep_alive: leave connections open for the next image of the same host. It is then fetched from the address that
             was checked when the connection was opened.
     """
 
     def __init__(
-        self,
-        config: FetchConfig,
-        max_bytes: int,
-        ssl_context: ssl.SSLContext | None = None,
-        *,
-        files: Sequence[str] | None = None,
-        keep_alive: bool = False,
+        self, config: FetchConfig, max_bytes: int, *, files: Sequence[str] | None = None, keep_alive: bool = False
     ) -> None:
         self._config = config
         self._keep_alive = keep_alive
         self._max_bytes = max_bytes
         self._under_way = 0
         self._backend = _CheckedNetwork(AddressRules(config.private_networks))
-        self._ssl_context = ssl_context
+
         self._pool: httpcore.AsyncConnectionPool | None = None
         s3, gs = config.s3, config.gs
         self._stores: dict[str, BucketImages | FileImages] = {
@@ -102,17 +92,12 @@ class Fetcher:
         """
         self.check(uri, key_id, tenant)
         store = self._stores.get(scheme_of(uri))
-        async with self._in_time():
-            return await (self._get(uri) if store is None else store.read(uri, version))
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
         if self._under_way >= self._config.concurrent:
             raise Overloaded("too many images are being fetched; try again", retry_after_s=1)
         self._under_way += 1
         try:
             async with deadline(self._config.timeout_s):
-                yield
+                return await (self._get(uri) if store is None else store.read(uri, version))
         except DeadlineExceeded as error:
             detail = f"the image was not received within {self._config.timeout_s:g} s; send its bytes, or try again"
             raise FetchFailed(detail, retryable=True) from error
@@ -145,7 +130,8 @@ class Fetcher:
         port = url.port or (443 if url.scheme == "https" else 80)
         if port not in self._config.ports:
             raise Forbidden(f"port {port} is not allowed here")
-        if self._config.hosts and not any(_is_host(host, url.host, pattern) for pattern in self._config.hosts):
+        names = (host.rstrip("."), url.host.rstrip("."))  # a pattern may be written either way
+        if self._config.hosts and not any(is_listed(name, self._config.hosts) for name in names):
             raise Forbidden(f"{host} is not one of the hosts that images are fetched from")
         return url
 
@@ -184,7 +170,7 @@ class Fetcher:
     def _connections(self) -> httpcore.AsyncConnectionPool:
         if self._pool is None:
             self._pool = httpcore.AsyncConnectionPool(
-                ssl_context=self._ssl_context or httpx.create_ssl_context(),
+                ssl_context=httpx.create_ssl_context(),
                 max_connections=self._config.concurrent,
                 max_keepalive_connections=None if self._keep_alive else 0,  # 0: each fetch resolves and checks anew
                 keepalive_expiry=_KEEP_ALIVE_S,
@@ -257,12 +243,6 @@ def _as_text(location: bytes) -> str:
         return location.decode()
     except UnicodeDecodeError:
         return quote(location, safe=_PRINTABLE)
-
-
-def _is_host(ascii_host: str, host: str, pattern: str) -> bool:
-    pattern = pattern.lower()
-    names = [name.lower().rstrip(".") for name in (ascii_host, host)]  # a pattern may be written either way
-    return any(name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern for name in names)
 
 
 def _header(answer: httpcore.Response, name: bytes) -> str:

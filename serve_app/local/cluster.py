@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from classifiers import SetupError
+from classifiers.backends import core_count
 from serve_app.local.haproxy import find_haproxy, haproxy_environment
 from serve_app.local.ports import require_port
 from serve_app.local.shutdown import MARK, StopRequests, stop
@@ -144,7 +144,7 @@ def local_cluster(
         stack.enter_context(signals.hurried())
         stack.callback(stop, folder, signals.hurry)
         with signals.held():  # a ray.init() that is interrupted may crash this process later
-            log_dir = _start_ray(dashboard_port, max(_cpu_count(), min_cpus), num_gpus)
+            log_dir = _start_ray(dashboard_port, max(core_count(), min_cpus), num_gpus)
         stack.enter_context(signals.raised())
         if serve:
             _start_serve(http_port, log_dir)
@@ -225,7 +225,3 @@ def _token_file(folder: Path) -> Path | None:
     path = folder / "ray-token"
     path.write_text(secrets.token_hex(32))  # only this user may enter the folder
     return path
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

