@@ -30,9 +30,7 @@ class BacklogAutoscaling(Closed):
         10, gt=0, description="Assumed rate of one worker until it is measured: only the first burst depends on it"
     )
     downscale_delay_s: float = Field(
-        300,
-        ge=0,
-        description="Workers that were needed within this time stay, so that the number does not flap",
+        300, ge=0, description="Workers that were needed within this time stay, so that the number does not flap"
     )
 
     @model_validator(mode="after")

@@ -65,8 +65,7 @@ def batch(
     ] = True,
     restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning; do not continue.")] = False,
     max_failures: Annotated[
-        str,
-        typer.Option(metavar="N|N%", help="Failed images, at most; a share counts once 1,000 images have ended."),
+        str, typer.Option(metavar="N|N%", help="Failed images, at most; a share counts once 1,000 images have ended.")
     ] = "50%",
     timeout_s: Annotated[float, typer.Option("--timeout", help="Longest time for one image, in seconds.")] = 300.0,
     sample: Annotated[

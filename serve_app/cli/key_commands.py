@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from serve_app.access import ApiKey, create_key, read_keys, revoke_key
+from serve_app.access.key_file import KEY_SCOPES
 from serve_app.cli.arguments import stderr, stdout
 
 __all__ = ["keys"]
@@ -31,29 +31,20 @@ FileOption = Annotated[
 _DEFAULT_FILE = Path("keys.json")
 
 
-class Scope(enum.StrEnum):
-    """What a key may be used for."""
-
-    INFER = "infer"
-    JOBS = "jobs"
-    ADMIN = "admin"
-
-
 @keys.command()
 def create(
     tenant: Annotated[str, typer.Option(help="Whose key it is. Tenants share limits and see only their own jobs.")],
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it may be used for; may be repeated. Default: infer.")
+        list[str] | None,
+        typer.Option(metavar="|".join(KEY_SCOPES), help="What it may be used for; may be repeated. Default: infer."),
     ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; default: never.")] = None,
     file: FileOption = _DEFAULT_FILE,
 ) -> None:
     """Create a key and print it once: only a hash of it is stored."""
     expires = None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
-    key = create_key(file, tenant, [str(s) for s in scope or [Scope.INFER]], expires)
-    stderr.print(
-        f"This is the only time that the key is shown; {escape(str(file))} stores its hash. It is valid within 10 s."
-    )
+    key = create_key(file, tenant, scope or ["infer"], expires)
+    stderr.print(f"This key is shown only once; {escape(str(file))} stores its hash. It is valid within 10 s.")
     sys.stdout.write(key + "\n")
 
 

@@ -275,9 +275,7 @@ async def _both(queue_url: str) -> AsyncIterator[tuple[Queue, Queue]]:
 # ---- dead letters
 
 dlq = typer.Typer(
-    name="dlq",
-    help="Dead letters: messages that could not be processed, with the reason.",
-    no_args_is_help=True,
+    name="dlq", help="Dead letters: messages that could not be processed, with the reason.", no_args_is_help=True
 )
 
 IdsArgument: TypeAlias = Annotated[

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from classifiers import SetupError
+from serve_app.cli import kubernetes_options as k8s
 from serve_app.cli.arguments import (
     DashboardPortOption,
     GatewayOption,
@@ -21,19 +22,6 @@ from serve_app.cli.arguments import (
     QueueOption,
     ResultsOption,
     stderr,
-)
-from serve_app.cli.kubernetes_options import (
-    GatewayClassOption,
-    GpuTypeOption,
-    HeadCpusOption,
-    ImageOption,
-    KubernetesOption,
-    ModelsOption,
-    NamespaceOption,
-    RedisOption,
-    UpgradeOption,
-    WorkerCpusOption,
-    WorkerGpusOption,
 )
 from serve_app.cli.phases import phases
 
@@ -48,17 +36,17 @@ def render(
     results: ResultsOption = None,
     host: Annotated[str, typer.Option(help="Address that the HTTP endpoint binds.")] = "127.0.0.1",
     port: PortOption = 8000,
-    kubernetes: KubernetesOption = False,
-    image: ImageOption = None,
-    namespace: NamespaceOption = "visiongraph",
-    head_cpus: HeadCpusOption = 2,
-    worker_cpus: WorkerCpusOption = 4,
-    worker_gpus: WorkerGpusOption = 1,
-    gpu_type: GpuTypeOption = None,
-    redis: RedisOption = None,
-    models: ModelsOption = "image",
-    upgrade: UpgradeOption = "new-cluster",
-    gateway_class: GatewayClassOption = None,
+    kubernetes: k8s.KubernetesOption = False,
+    image: k8s.ImageOption = None,
+    namespace: k8s.NamespaceOption = "visiongraph",
+    head_cpus: k8s.HeadCpusOption = 2,
+    worker_cpus: k8s.WorkerCpusOption = 4,
+    worker_gpus: k8s.WorkerGpusOption = 1,
+    gpu_type: k8s.GpuTypeOption = None,
+    redis: k8s.RedisOption = None,
+    models: k8s.ModelsOption = "image",
+    upgrade: k8s.UpgradeOption = "new-cluster",
+    gateway_class: k8s.GatewayClassOption = None,
     fit: Annotated[
         str | None,
         typer.Option(

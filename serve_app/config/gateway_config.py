@@ -229,8 +229,7 @@ class RateLimitsConfig(Closed):
         default_factory=dict, description="By key id, or by tenant, whose keys share it; jwt:NAME for tokens"
     )
     redis_url: RedisUrl | None = Field(
-        None,
-        description="redis:// or rediss:// URL of the count for all replicas; without it each counts its share",
+        None, description="redis:// or rediss:// URL of the count for all replicas; without it each counts its share"
     )
     redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
 
@@ -268,8 +267,7 @@ class FetchConfig(Closed):
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Allowed ports")
     private_networks: tuple[Network, ...] = Field((), description="Networks that are not public and still allowed")
     content_types: tuple[str, ...] = Field(
-        (),
-        description="Content types that the answer may have; none listed: any, since the bytes decide",
+        (), description="Content types that the answer may have; none listed: any, since the bytes decide"
     )
     max_redirects: int = Field(3, ge=0, le=10, description="Each is checked like the first address")
     timeout_s: float = Field(10, gt=0, description="For the whole fetch; the request's own deadline applies too")

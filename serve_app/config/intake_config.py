@@ -20,7 +20,7 @@ from serve_app.results import objects_from_uri
 __all__ = ["IntakeConfig", "SourcesConfig", "local_intake", "read_intake_config"]
 
 _MISSING = {
-    "queue": f"say where images come from: {', '.join(form for scheme, form in FORMS.items() if scheme[-1] != 's')}",
+    "queue": f"say where images come from: {', '.join(FORMS.values())}",
     "results": "say where results go: s3://bucket/prefix, or a folder's absolute path",
 }
 
@@ -140,7 +140,6 @@ def read_intake_config(block: str | Path | Mapping[str, Any], **given: str | Non
     """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`.
 
     Args:
-        block: the block, or the file.
         given: ``queue`` or ``results`` in place of that in the block, unless ``None``; relative paths are relative to
             the current folder.
     """

@@ -78,10 +78,7 @@ def make_app(
     if config.hosts is not None:
         app.add_middleware(KnownHosts, hosts=config.hosts)
     app.add_middleware(
-        RequestIdentity,
-        clients=Clients(config.trusted_proxies),
-        set_header=set_request_id,
-        log=config.access_log,
+        RequestIdentity, clients=Clients(config.trusted_proxies), set_header=set_request_id, log=config.access_log
     )
     add_problem_handlers(app, set_request_id=set_request_id)
     for router, scope, images in ROUTERS:

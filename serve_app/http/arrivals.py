@@ -70,12 +70,7 @@ class Arrivals:
 
 
 class Arrival:
-    """One body; its first message is the beginning.
-
-    Args:
-        arrivals: the limits.
-        client: names the sender.
-    """
+    """One body; its first message is the beginning."""
 
     def __init__(self, arrivals: Arrivals, client: str) -> None:
         self._limits = arrivals

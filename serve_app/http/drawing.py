@@ -36,10 +36,6 @@ class Drawings:
     def check(self, frame: Frame, body_bytes: int) -> None:
         """Refuse an image that is too large to be drawn, before the pipeline runs on it.
 
-        Args:
-            frame: the image.
-            body_bytes: of its request.
-
         Raises:
             TooManyPixels: it is.
         """

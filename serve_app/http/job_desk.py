@@ -41,7 +41,6 @@ class JobDesk:
 
     Args:
         queue: not opened; it is opened when it is needed.
-        sources: decides what may be fetched.
     """
 
     def __init__(self, queue: Queue, store: ResultStore, sources: Sources) -> None:

@@ -32,7 +32,6 @@ class RequestIdentity:
     address, ``arrived`` the event loop's time; ``headers`` are added to the response, ``facts`` to the log line.
 
     Args:
-        clients: finds the client's address.
         set_header: off where the server around ``app`` sets the header, as Serve does to the id that it received or
             made and put on the request: a second one would be added.
         log: whether each request has a line in the access log.
@@ -163,7 +162,6 @@ class BodyLimit:
     for which there is no room beside the others is refused with "overloaded", one that is compressed as unsupported.
 
     Args:
-        arrivals: ends bodies that arrive too slowly.
         slots: a request takes one when its body is complete, and keeps it until it has been answered.
     """
 

@@ -27,7 +27,6 @@ def access(guard: Guard, scope: str | None, images: int = 0) -> list[Any]:
     """The dependencies of a router. They are resolved before anything of a request's body is read.
 
     Args:
-        guard: authenticates requests and counts limits.
         scope: what the credential must allow; ``None``: everyone may.
         images: that each request takes from the daily quota; a route that runs several counts them itself.
     """

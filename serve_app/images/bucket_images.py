@@ -21,18 +21,11 @@ class BucketImages:
     """The store behind one scheme. Connects with the first image.
 
     Args:
-        scheme: ``s3`` or ``gs``.
         allow: buckets and folders by key id or tenant; ``*`` applies to everyone.
-        connect: gives a bucket by its name.
-        max_bytes: the longest image.
     """
 
     def __init__(
-        self,
-        scheme: str,
-        allow: Mapping[str, Sequence[str]],
-        connect: Callable[[str], ObjectStore],
-        max_bytes: int,
+        self, scheme: str, allow: Mapping[str, Sequence[str]], connect: Callable[[str], ObjectStore], max_bytes: int
     ) -> None:
         self._scheme = scheme
         self._allow = allow
@@ -64,7 +57,6 @@ class BucketImages:
         """Read an object that has been checked.
 
         Args:
-            uri: its address.
             version: S3's version id, or GCS's generation; ``None``: the newest.
 
         Raises:

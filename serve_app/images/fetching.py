@@ -39,7 +39,6 @@ class Fetcher:
     """Fetches images as the ``fetch:`` block allows. Use it from one event loop.
 
     Args:
-        max_bytes: the longest image.
         files: folders that ``file://`` addresses may lie in; ``None``: there are no such addresses.
         keep_alive: leave connections open for the next image of the same host. It is then fetched from the address that
             was checked when the connection was opened.

@@ -25,7 +25,6 @@ class Sources:
     Args:
         own: what is fetched for messages without a key.
         clients: what the gateway fetches for its keys.
-        limits: of one image.
         concurrent: images that are fetched at a time.
     """
 

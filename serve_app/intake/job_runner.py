@@ -169,11 +169,7 @@ class JobRunner:
 
         async def once() -> dict[str, Any]:
             return await run(
-                self._engine(),
-                frame,
-                metadata=marker.metadata,
-                request_id=marker.id,
-                timeout_s=self._timeout_s,
+                self._engine(), frame, metadata=marker.metadata, request_id=marker.id, timeout_s=self._timeout_s
             )
 
         result = await self._retrier.until_it_works(once, (Overloaded,), but_not=(Unreachable,), longest_s=2.0)

@@ -59,9 +59,7 @@ def render_kubernetes(
     """The manifests of a pipeline file.
 
     Args:
-        pipeline: the file.
         target: where they are for; without a name the pipeline's is taken.
-        gateway: authentication and limits.
         intake: where images come from, and results go; without it there are no workers and no jobs.
         warn: called with what may be unintended.
 

@@ -109,7 +109,6 @@ def local_cluster(
     some seconds to finish; another signal ends that wait.
 
     Args:
-        http_port: port of the HTTP endpoint, on loopback.
         dashboard_port: port of the dashboard, on loopback; ``None``: no dashboard, and no ``serve deploy``.
         min_cpus: minimum of logical CPUs in Ray, so that more replicas can start than there are cores.
         num_gpus: GPUs in Ray; ``None``: those that it finds.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +32,6 @@ class ModelStatus:
 
     Attributes:
         ref: as the pipeline file names it.
-        steps: the steps that use it.
         source: where it comes from, for a person.
         licence: ``None``: not known here.
         size_bytes: on this machine; ``None``: not known.
@@ -65,10 +64,6 @@ def required_models(plan: Plan) -> list[ModelStatus]:
 def download(models: Iterable[ModelStatus], console: Console) -> None:
     """Get the models that are missing.
 
-    Args:
-        models: from :func:`required_models`.
-        console: where progress is shown.
-
     Raises:
         SetupError: a model is not available; those before it are there.
     """
@@ -92,30 +87,33 @@ def _names_model(annotation: Any) -> bool:
 
 def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
     path, known = find_model(ref), CATALOGUE.get(ref)
-    found = ModelStatus(
+    source, licence, note, revision = "this machine", None, "", None
+    if known is not None:
+        source, licence, note = known.origin, known.licence, known.note
+    elif path is not None:
+        licence = _licence(path)
+    elif ref.endswith(".pt") and Path(ref).name == ref:
+        source, licence = "ultralytics' releases", "AGPL-3.0"
+    elif _HUB_ID.fullmatch(ref):
+        source, note = "Hugging Face hub", "for its size and licence see its page at the hub"
+        cached = try_to_load_from_cache(ref, "config.json", revision=steps[0].params.get("revision"))
+        if isinstance(cached, str):
+            path = Path(cached).parent
+            licence, revision = _licence(path), path.name
+            note = "" if licence else "for its licence see its page at the hub"
+    else:
+        note = "put it where the pipeline file says it is"
+    return ModelStatus(
         ref=ref,
         steps=tuple(step.name for step in steps),
-        source="this machine" if known is None else known.origin,
-        licence=known.licence if known is not None else _licence(path) if path is not None else None,
+        source=source,
+        licence=licence,
         size_bytes=None if path is None else _size(path),
         is_there=path is not None,
-        note="" if known is None else known.note,
+        note=note,
         user=steps[0],
+        revision=revision,
     )
-    if known is not None or path is not None:
-        return found
-    if ref.endswith(".pt") and Path(ref).name == ref:
-        return replace(found, source="ultralytics' releases", licence="AGPL-3.0")
-    if _HUB_ID.fullmatch(ref):
-        found = replace(found, source="Hugging Face hub")
-        cached = try_to_load_from_cache(ref, "config.json", revision=steps[0].params.get("revision"))
-        if not isinstance(cached, str):
-            return replace(found, note="for its size and licence see its page at the hub")
-        folder = Path(cached).parent
-        licence = _licence(folder)
-        note = "" if licence else "for its licence see its page at the hub"
-        return replace(found, is_there=True, licence=licence, size_bytes=_size(folder), note=note, revision=folder.name)
-    return replace(found, note="put it where the pipeline file says it is")
 
 
 def _size(path: Path) -> int:

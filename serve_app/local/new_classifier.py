@@ -112,7 +112,6 @@ def write_classifier(name: str, parent: Path) -> Path:
 
     Args:
         name: of the module and the folder, for example ``wheel_count``.
-        parent: where the folder is made.
 
     Returns:
         The folder.

@@ -37,7 +37,6 @@ def serving(
     """Start Ray and Serve, deploy a pipeline, and stop everything when the block ends.
 
     Args:
-        plan: the pipeline.
         port: of the HTTP endpoint, on loopback.
         dashboard_port: of the Ray dashboard, on loopback; ``None``: none, which starts sooner.
         gateway: authentication and limits; without it every client on this machine is allowed.

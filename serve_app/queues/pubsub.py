@@ -156,11 +156,7 @@ class PubsubQueue(Queue):
 
     async def _set_deadline(self, clients: _Clients, ids: Sequence[str], seconds: int) -> None:
         for chunk in chunks(ids, _MAX_ACK_IDS):
-            request = {
-                "subscription": self._path(self.name),
-                "ack_ids": list(chunk),
-                "ack_deadline_seconds": seconds,
-            }
+            request = {"subscription": self._path(self.name), "ack_ids": list(chunk), "ack_deadline_seconds": seconds}
             await clients.subscriber.modify_ack_deadline(request, **_CALL)
 
     async def _find_topic(self, clients: _Clients) -> str:

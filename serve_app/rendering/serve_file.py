@@ -61,11 +61,9 @@ def render(
     in ``user_config``, and the options of each step in its deployment.
 
     Args:
-        pipeline: the file.
         gateway: authentication and limits; without it every client on this machine is allowed.
         intake: where images come from, and results go; without it there are no workers and no jobs.
         host: address that the HTTP endpoint binds.
-        port: of the HTTP endpoint.
         machine: choose replicas and placement for it, see :func:`serve_app.deployments.fitting.fit_to`.
         environment: of the replicas, in ``runtime_env``; ``None``: where this process finds classes and models.
 

@@ -18,14 +18,14 @@ import json
 import logging
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector, FileSystem
+from pyarrow.fs import FileSelector
 
 from classifiers import VisionError
 from serve_app.results.object_stores import Objects, StoreUnavailable
@@ -87,12 +87,22 @@ def _carry_out(objects: Objects, number: int) -> Compacted:
         rows = files = 0
         for partition, found in _by_partition(outcomes, rejected).items():
             new = _new_rows(objects, partition, number, found)
-            table = pa.concat_tables([rows_to_table([]), *_tables(new, rejected)])
+            table, misfits = rows_to_table(new)
+            rejected += [_rejection(json.dumps(row, default=str), error) for row, error in misfits]
             if table.num_rows:
-                objects.put(f"{partition}/{_file_name(number, new)}", to_parquet(table))
+                times = list(map(_time, new))
+                name = f"part-{number:010d}_{min(times)}_{max(times)}.parquet"
+                objects.put(f"{partition}/{name}", to_parquet(table))
                 rows, files = rows + table.num_rows, files + 1
         if rejected:
-            _set_aside(objects, number, rejected)
+            aside = f"rejected/{number:010d}.jsonl"
+            objects.put(aside, b"\n".join(json.dumps(rejection).encode() for rejection in rejected))
+            _log.error(
+                "%d results cannot be converted to Parquet and are stored in %s; the first: %.500r",
+                len(rejected),
+                aside,
+                rejected[0]["reason"],
+            )
         counts = Compacted(rows, files, len(segments), len(rejected))
         objects.put(key, _plan(segments, is_done=True))
     for segment in segments:
@@ -138,31 +148,8 @@ def _by_partition(outcomes: dict[str, dict[str, Any]], rejected: list[dict[str, 
     return partitions
 
 
-def _tables(rows: list[_Row], rejected: list[dict[str, str]]) -> Iterator[pa.Table]:
-    """The rows as tables, without those that do not fit into the columns."""
-    try:
-        yield rows_to_table(rows)
-    except Exception as error:  # noqa: BLE001 - Arrow raises errors of many kinds
-        if len(rows) == 1:
-            rejected.append(_rejection(json.dumps(rows[0], default=str), error))
-            return
-        yield from _tables(rows[: len(rows) // 2], rejected)
-        yield from _tables(rows[len(rows) // 2 :], rejected)
-
-
 def _rejection(line: str, error: Exception) -> dict[str, str]:
     return {"reason": f"{type(error).__name__}: {error}", "line": line}
-
-
-def _set_aside(objects: Objects, number: int, rejected: list[dict[str, str]]) -> None:
-    key = f"rejected/{number:010d}.jsonl"
-    objects.put(key, b"\n".join(json.dumps(rejection).encode() for rejection in rejected))
-    _log.error(
-        "%d results cannot be put into Parquet and were set aside in %s; the first: %.500r",
-        len(rejected),
-        key,
-        rejected[0]["reason"],
-    )
 
 
 def _new_rows(objects: Objects, partition: str, number: int, rows: list[_Row]) -> list[_Row]:
@@ -174,18 +161,13 @@ def _new_rows(objects: Objects, partition: str, number: int, rows: list[_Row]) -
         infos = filesystem.get_file_info(FileSelector(f"{root}/{partition}", allow_not_found=True))
         for path, name in ((info.path, _FILE.fullmatch(info.base_name)) for info in infos):
             if name is not None and int(name[1]) != number and _covers(name, times):
-                column = _ids(filesystem, path)
+                column = pq.read_table(path, columns=["id"], filesystem=filesystem, partitioning=None)["id"]
                 known.update(column.filter(pc.is_in(column, value_set=ids)).to_pylist())
+    except pa.ArrowException as error:
+        raise VisionError(f"{path} is damaged ({error}); move it away, or put a copy in its place") from error
     except OSError as error:
         raise StoreUnavailable(f"{partition} cannot be read: {error}") from error
     return [row for row in rows if row["id"] not in known]
-
-
-def _ids(filesystem: FileSystem, path: str) -> pa.ChunkedArray:
-    try:
-        return pq.read_table(path, columns=["id"], filesystem=filesystem, partitioning=None)["id"]
-    except pa.ArrowException as error:
-        raise VisionError(f"{path} is damaged ({error}); move it away, or put a copy in its place") from error
 
 
 def _covers(name: re.Match[str], times: list[int]) -> bool:
@@ -213,8 +195,3 @@ def _last_plan(objects: Objects) -> int:
 
 def _plan_key(number: int) -> str:
     return f"{_PLANS}{number:010d}.json"
-
-
-def _file_name(number: int, rows: list[_Row]) -> str:
-    times = list(map(_time, rows))
-    return f"part-{number:010d}_{min(times)}_{max(times)}.parquet"

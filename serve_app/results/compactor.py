@@ -20,8 +20,6 @@ class Compactor:
     """Moves results to Parquet every ``every_s`` seconds. Use it from one event loop.
 
     Args:
-        objects: the store.
-        every_s: seconds between two runs.
         is_mine: whether this process compacts; while two do, no harm is done.
     """
 

@@ -206,9 +206,7 @@ class BucketObjects(Objects):
     """Objects of a bucket under a prefix. The server must support conditional writes, as S3 and Google's do.
 
     Args:
-        scheme: ``s3`` or ``gs``.
         bucket: its name. The first call connects.
-        prefix: begins every key.
         region: of S3; default: as the machine is configured.
         endpoint_url: of another server, or of an emulator.
     """

@@ -23,7 +23,6 @@ class Reuse:
     """Runs an engine on images without a known result. Without a working store each image is run.
 
     Args:
-        store: where results are kept under their content.
         patience_s: how long an image waits for the store. After an error it is not asked for ten times as long.
     """
 

@@ -107,11 +107,7 @@ def content_key(sha256: str, fingerprint: str, metadata: Mapping[str, Any]) -> s
 
 
 class ResultStore:
-    """Jobs and their results under a URI. Use it from one event loop; all methods raise ``StoreUnavailable``.
-
-    Args:
-        objects: where they are stored.
-    """
+    """Jobs and their results under a URI. Use it from one event loop; all methods raise ``StoreUnavailable``."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
