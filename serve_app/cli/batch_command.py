@@ -18,7 +18,6 @@ from rich.table import Column, Table
 
 from classifiers import SetupError
 from graph import load_plan
-from serve_app.bulk.sources import allowed, open_sources
 from serve_app.cli.arguments import MetadataOption, PipelineArgument, print_figures, stderr, stdout
 from serve_app.cli.phases import phases
 from serve_app.config import SourcesConfig, read_intake_config
@@ -83,6 +82,8 @@ def batch(
 
     Example: visiongraph batch configs/demo.yaml s3://photos/2026/ --out s3://bucket/results
     """
+    from serve_app.bulk.sources import allowed, open_sources
+
     plan = load_plan(pipeline)
     config = read_intake_config(intake).fetch if intake else SourcesConfig()
     sources, out = [_absolute(source) for source in sources], _absolute(out)

@@ -6,12 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve_app.cli.arguments import DashboardPortOption, GatewayOption, IntakeOption, PortOption, stdout
-from serve_app.doctor import Finding
+
+if TYPE_CHECKING:
+    from serve_app.doctor import Finding
 
 __all__ = ["doctor"]
 

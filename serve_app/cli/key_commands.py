@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from serve_app.access import ApiKey, create_key, read_keys, revoke_key
-from serve_app.access.key_file import KEY_SCOPES
 from serve_app.cli.arguments import stderr, stdout
+
+if TYPE_CHECKING:
+    from serve_app.access import ApiKey
 
 __all__ = ["keys"]
 
@@ -36,12 +37,14 @@ def create(
     tenant: Annotated[str, typer.Option(help="Whose key it is. Tenants share limits and see only their own jobs.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(metavar="|".join(KEY_SCOPES), help="What it may be used for; may be repeated. Default: infer."),
+        typer.Option(metavar="infer|jobs|admin", help="What it may be used for; may be repeated. Default: infer."),
     ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; default: never.")] = None,
     file: FileOption = _DEFAULT_FILE,
 ) -> None:
     """Create a key and print it once: only a hash of it is stored."""
+    from serve_app.access import create_key
+
     expires = None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
     key = create_key(file, tenant, scope or ["infer"], expires)
     stderr.print(f"This key is shown only once; {escape(str(file))} stores its hash. It is valid within 10 s.")
@@ -51,6 +54,8 @@ def create(
 @keys.command("list")
 def list_keys(file: FileOption = _DEFAULT_FILE) -> None:
     """List the keys: id, tenant, scopes and state."""
+    from serve_app.access import read_keys
+
     table = Table("id", "tenant", "scopes", "created", "state")
     now = datetime.now(UTC)
     for key in read_keys(file).keys:
@@ -74,5 +79,7 @@ def revoke(
     file: FileOption = _DEFAULT_FILE,
 ) -> None:
     """Revoke a key; every replica refuses it within 10 s."""
+    from serve_app.access import revoke_key
+
     revoke_key(file, key_id)
     stderr.print(f"{escape(key_id)} is revoked; every replica refuses it within 10 s")

@@ -8,7 +8,7 @@ import math
 import sys
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -16,9 +16,9 @@ from rich.table import Column, Table
 
 from serve_app.cli.arguments import line_of, stderr, stdout
 from serve_app.results import Objects, objects_from_uri
-from serve_app.results.compaction import compact as compact_results
-from serve_app.results.query import Answer
-from serve_app.results.query import query as run_query
+
+if TYPE_CHECKING:
+    from serve_app.results.query import Answer
 
 __all__ = ["compact", "query"]
 
@@ -44,6 +44,8 @@ def query(
 
     Example: visiongraph query "SELECT date, count(*) FROM results GROUP BY date" --results s3://bucket/results
     """
+    from serve_app.results.query import query as run_query
+
     objects = objects_from_uri(results)
     answer = run_query(objects, sql)
     if not any(True for key in objects.keys("parquet/") if key.endswith(".parquet")):
@@ -62,6 +64,8 @@ def compact(
 
     Example: visiongraph compact s3://bucket/results
     """
+    from serve_app.results.compaction import compact as compact_results
+
     done = compact_results(objects_from_uri(results))
     stderr.print(f"{done.rows:,} rows into {done.files:,} Parquet files", highlight=False)
     if done.rejected:
