@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import string
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urljoin
 
@@ -51,9 +53,6 @@ class Fetcher:
         self._keep_alive = keep_alive
         self._max_bytes = max_bytes
         self._under_way = 0
-        self._backend = _CheckedNetwork(AddressRules(config.private_networks))
-
-        self._pool: httpcore.AsyncConnectionPool | None = None
         s3, gs = config.s3, config.gs
         self._stores: dict[str, BucketImages | FileImages] = {
             "s3": BucketImages("s3", s3.allow, lambda name: s3_bucket(name, s3.region, s3.endpoint_url), max_bytes),
@@ -109,7 +108,7 @@ class Fetcher:
             try:
                 target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
                 headers = [("Host", url.netloc.decode("ascii")), *_HEADERS]
-                async with self._connections().stream("GET", target, headers=headers) as answer:
+                async with self._connections.stream("GET", target, headers=headers) as answer:
                     if answer.status not in _REDIRECTS:
                         return await self._image(answer)
                     uri = self._next(url, answer)
@@ -166,16 +165,15 @@ class Fetcher:
             raise UnsupportedImage(f"the source sent '{kind[:80]}', and its bytes are not an image")
         return bytes(data)
 
+    @cached_property
     def _connections(self) -> httpcore.AsyncConnectionPool:
-        if self._pool is None:
-            self._pool = httpcore.AsyncConnectionPool(
-                ssl_context=httpx.create_ssl_context(),
-                max_connections=self._config.concurrent,
-                max_keepalive_connections=None if self._keep_alive else 0,  # 0: each fetch resolves and checks anew
-                keepalive_expiry=_KEEP_ALIVE_S,
-                network_backend=self._backend,
-            )
-        return self._pool
+        return httpcore.AsyncConnectionPool(
+            ssl_context=httpx.create_ssl_context(),
+            max_connections=self._config.concurrent,
+            max_keepalive_connections=None if self._keep_alive else 0,  # 0: each fetch resolves and checks anew
+            keepalive_expiry=_KEEP_ALIVE_S,
+            network_backend=_CheckedNetwork(AddressRules(self._config.private_networks)),
+        )
 
     def _too_many(self) -> TooManyBytes:
         return TooManyBytes(
@@ -191,20 +189,17 @@ _RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolve")
 
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a host, as the system resolves it: numbers in unusual notations too."""
-    import socket
-
     found = await asyncio.get_running_loop().run_in_executor(
         _RESOLVERS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     )
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+class _CheckedNetwork(httpcore.AnyIOBackend):
     """Connects to the address that was checked, so that a name cannot resolve to another one a moment later."""
 
     def __init__(self, rules: AddressRules) -> None:
         self._rules = rules
-        self._network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -226,14 +221,10 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
         for address in addresses[:4]:
             try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure or httpcore.ConnectError(name)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await self._network.sleep(seconds)
 
 
 def _as_text(location: bytes) -> str:

@@ -37,6 +37,37 @@ _INSERT = "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, 
 T = TypeVar("T")
 
 
+class _File:
+    """A connection to the file, and the one thread that uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-queue")
+        self._db: sqlite3.Connection | None = None
+
+    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            db = self._db or self._connect()
+            db.execute("BEGIN IMMEDIATE")
+            with db:
+                return work(db)
+        except (sqlite3.Error, OSError) as error:
+            raise QueueUnavailable(f"the queue file {self._path} cannot be used: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        _log_ahead(db)
+        db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
+        db.executescript(_SCHEMA)
+        self._db = db
+        return db
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+
+
 class SqliteQueue(Queue):
     """``sqlite:///relative.db`` or ``sqlite:////absolute.db``: a table in a file that is created when it is missing.
 
@@ -53,9 +84,7 @@ class SqliteQueue(Queue):
             )
         super().__init__(url, name or url.options.get("queue", "jobs"))
         self.lease_s = url.number("lease_s", 60.0, 0.1, 43_200)
-        self._path = Path(url.path)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-queue")  # the only one that uses the connection
-        self._db: sqlite3.Connection | None = None
+        self._file: _File | None = None
 
     @property
     def dead_name(self) -> str:
@@ -65,7 +94,10 @@ class SqliteQueue(Queue):
         await self._run(lambda _: None)
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        file, self._file = self._file, None
+        if file is not None:
+            await asyncio.get_running_loop().run_in_executor(file.thread, file.close)
+            file.thread.shutdown()
 
     async def publish(self, bodies: Sequence[bytes]) -> None:
         now = time.time()
@@ -130,31 +162,10 @@ class SqliteQueue(Queue):
         return QueueStats(int(waiting), total - int(waiting), 0.0 if oldest is None else max(0.0, now - oldest))
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do work in one transaction."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
-
-    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            if self._db is None:
-                self._db = self._connect()
-            self._db.execute("BEGIN IMMEDIATE")
-            with self._db:
-                return work(self._db)
-        except (sqlite3.Error, OSError) as error:
-            raise QueueUnavailable(f"the queue file {self._path} cannot be used: {error}") from error
-
-    def _connect(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        _log_ahead(db)
-        db.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
-        db.executescript(_SCHEMA)
-        return db
-
-    def _disconnect(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        """Do work in one transaction, in the thread that owns the connection."""
+        if self._file is None:
+            self._file = _File(Path(self._url.path))
+        return await asyncio.get_running_loop().run_in_executor(self._file.thread, self._file.transact, work)
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:
