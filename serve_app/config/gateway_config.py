@@ -113,6 +113,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 FolderPath = Annotated[AbsolutePath, AfterValidator(_without_pattern)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Jwks = Annotated[str, AfterValidator(_jwks)]
 Host = Annotated[str, AfterValidator(_host)]
 S3Prefix = Annotated[str, _folder_at("s3://")]
 GcsPrefix = Annotated[str, _folder_at("gs://")]
@@ -123,32 +124,20 @@ class JwtConfig(Closed):
 
     issuer: str = Field(min_length=1, description="What the claim iss must be")
     audience: str = Field(min_length=1, description="What the claim aud must be or hold")
-    jwks: Annotated[str, AfterValidator(_jwks)] = Field(
-        description="The provider's public keys: an https URL, or an absolute path"
-    )
-    algorithms: tuple[Algorithm, ...] = Field(
-        ("RS256", "ES256", "EdDSA"), min_length=1, description="Signatures that are accepted"
-    )
-    leeway_s: int = Field(30, ge=0, le=300, description="Clock skew that is tolerated")
-    refresh_s: int = Field(
-        300, ge=1, description="Age at which the keys are read again; an unknown key id reads them at once"
-    )
-    scopes_claim: str = Field(
-        "scope", min_length=1, description="The claim with the scopes: a list, or a string of words"
-    )
+    jwks: Jwks = Field(description="The provider's public keys: an https URL, or an absolute path")
+    algorithms: tuple[Algorithm, ...] = Field(("RS256", "ES256", "EdDSA"), min_length=1)
+    leeway_s: int = Field(30, ge=0, le=300, description="Tolerated clock skew")
+    refresh_s: int = Field(300, ge=1, description="How often the keys are read again; at once for an unknown key id")
+    scopes_claim: str = Field("scope", min_length=1, description="Claim with the scopes: a list, or a string of words")
     tenant_claim: str = Field(
-        "sub",
-        min_length=1,
-        description="The claim that names the tenant, which owns limits and jobs: alice is the tenant jwt:alice",
+        "sub", min_length=1, description="Claim that names the tenant, who owns limits and jobs: alice is jwt:alice"
     )
 
 
 class AuthConfig(Closed):
     """Authentication. ``auth: none`` allows everyone."""
 
-    keys_file: AbsolutePath | None = Field(
-        None, description="API keys, created by visiongraph keys; the same file on all nodes"
-    )
+    keys_file: AbsolutePath | None = Field(None, description="API keys; see visiongraph keys; the same on all nodes")
     jwt: JwtConfig | None = Field(None, description="Tokens of an identity provider")
 
     @property
@@ -225,12 +214,8 @@ class RateLimitsConfig(Closed):
             f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} concurrent; with auth: none no limit"
         ),
     )
-    keys: dict[str, Limits] = Field(
-        default_factory=dict, description="By key id, or by tenant, whose keys share it; jwt:NAME for tokens"
-    )
-    redis_url: RedisUrl | None = Field(
-        None, description="redis:// or rediss:// URL of the count for all replicas; without it each counts its share"
-    )
+    keys: dict[str, Limits] = Field({}, description="By key id, or by tenant, whose keys share it; jwt:NAME for tokens")
+    redis_url: RedisUrl | None = Field(None, description="Counts for all replicas; without it each counts its share")
     redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
 
 
@@ -238,8 +223,7 @@ class S3Config(Closed):
     """Images in S3 or in a store with its protocol."""
 
     allow: dict[str, tuple[S3Prefix, ...]] = Field(
-        default_factory=dict,
-        description="Buckets and folders (s3://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone",
+        {}, description="Buckets and folders (s3://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone"
     )
     endpoint_url: str | None = Field(None, description="Of a store that is not AWS")
     region: str | None = Field(None, description="The region; default: as the machine is configured")
@@ -249,8 +233,7 @@ class GcsConfig(Closed):
     """Images in Google Cloud Storage."""
 
     allow: dict[str, tuple[GcsPrefix, ...]] = Field(
-        default_factory=dict,
-        description="Buckets and folders (gs://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone",
+        {}, description="Buckets and folders (gs://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone"
     )
     endpoint_url: str | None = Field(None, description="Of an emulator, which is used without credentials")
 
@@ -258,20 +241,14 @@ class GcsConfig(Closed):
 class FetchConfig(Closed):
     """What is fetched for clients that send a ``uri``. Nothing, by default."""
 
-    schemes: tuple[Literal["http", "https"], ...] = Field(
-        (), description="Web addresses: [https], or [https, http]; none by default"
-    )
-    hosts: tuple[Host, ...] = Field(
-        (), description="Only these hosts: names, or *.example.com; none listed: every public host"
-    )
+    schemes: tuple[Literal["http", "https"], ...] = Field((), description="Of web addresses: [https], [https, http]")
+    hosts: tuple[Host, ...] = Field((), description="Allowed hosts: names, or *.example.com; empty: every public host")
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Allowed ports")
     private_networks: tuple[Network, ...] = Field((), description="Networks that are not public and still allowed")
-    content_types: tuple[str, ...] = Field(
-        (), description="Content types that the answer may have; none listed: any, since the bytes decide"
-    )
+    content_types: tuple[str, ...] = Field((), description="Allowed types of the response; empty: the bytes decide")
     max_redirects: int = Field(3, ge=0, le=10, description="Each is checked like the first address")
     timeout_s: float = Field(10, gt=0, description="For the whole fetch; the request's own deadline applies too")
-    concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")
+    concurrent: int = Field(16, ge=1, description="Concurrent fetches of one replica; more get 503")
     s3: S3Config = Field(default_factory=S3Config, description="s3:// addresses")
     gs: GcsConfig = Field(default_factory=GcsConfig, description="gs:// addresses")
 
@@ -290,44 +267,29 @@ class GatewayConfig(Closed):
     auth: AuthConfig = Field(description=_WHO)
     rate_limits: RateLimitsConfig = Field(default_factory=RateLimitsConfig, description="The budgets of keys")
     fetch: FetchConfig = Field(default_factory=FetchConfig, description="What is fetched for clients that send a uri")
-    trusted_proxies: tuple[Network, ...] = Field(
-        (), description="Addresses of proxies whose X-Forwarded-For is trusted; from others it is ignored"
-    )
+    trusted_proxies: tuple[Network, ...] = Field((), description="Proxies whose X-Forwarded-For is trusted")
     hosts: tuple[Host, ...] | None = Field(
         None,
-        description="Hosts that requests may name in their Host header, without port; *.example.com for all below it. "
-        "Default: any, or, when bound to a loopback address, the names of this machine",
+        description="Allowed Host headers, without port; *.example.com for all below it. Default: any; bound to a "
+        "loopback address, the names of this machine",
     )
     access_log: bool = Field(True, description="A JSON line per request in the replica's log")
-    timeout_ms: int = Field(
-        30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it"
-    )
+    timeout_ms: int = Field(30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms can only lower it")
     max_bodies_mb: int = Field(
-        96,
-        ge=1,
-        description="MiB of bodies that a replica holds at a time; memory takes up to three times that. More is 503",
+        96, ge=1, description="MiB of bodies that a replica holds; more get 503. Memory takes up to three times that"
     )
-    min_body_bytes_per_s: int = Field(
-        1024, ge=0, description="A body that brings less, over 5 s, is answered 408. 0: no minimum"
-    )
+    min_body_bytes_per_s: int = Field(1024, ge=0, description="Slower bodies, over 5 s, get 408. 0: no minimum")
     max_arriving_per_client: int = Field(
-        256,
-        ge=1,
-        description="Bodies from one address that may be arriving at one replica for more than 5 s; the oldest of more "
-        "than that are answered 503",
+        256, ge=1, description="Bodies of one address that take longer than 5 s to arrive; the oldest of more get 503"
     )
-    num_cpus: float = Field(
-        0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit"
-    )
+    num_cpus: float = Field(0.25, ge=0, description="CPUs that a replica reserves on its node; not a limit")
     num_replicas: int | None = Field(None, ge=1, description="Replicas; default 1. Not together with autoscaling")
     autoscaling: AutoscalingConfig | None = Field(None, description="Let Serve choose the number of replicas")
     max_ongoing_requests: int = Field(
-        64,
-        ge=1,
-        description="Requests that one replica processes at a time, without those whose body is still arriving",
+        64, ge=1, description="Concurrent requests of one replica, not counting those whose body is still arriving"
     )
     max_queued_requests: int | None = Field(
-        256, ge=1, description="Requests that may wait in one replica; more are answered 503. null: no bound"
+        256, ge=1, description="Requests that wait in one replica; more get 503. null: no limit"
     )
 
     @model_validator(mode="wrap")
