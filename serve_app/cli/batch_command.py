@@ -1,4 +1,4 @@
-"""``visiongraph batch``: a pipeline over everything that is stored, on Ray Data."""
+"""``visiongraph batch``: runs a pipeline on stored images, on Ray Data."""
 
 from __future__ import annotations
 
@@ -45,37 +45,37 @@ def batch(
         ),
     ],
     out: Annotated[
-        str, typer.Option("--out", metavar="URI", help="Where results are kept: s3://bucket/prefix, or a folder.")
+        str, typer.Option("--out", metavar="URI", help="Where results are stored: s3://bucket/prefix, or a folder.")
     ],
     intake: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="A file with an intake block: its fetch rules say which addresses in tables are fetched.",
+            help="A file with an intake block: its fetch rules decide which addresses in tables are fetched.",
         ),
     ] = None,
     metadata: MetadataOption = None,
     in_flight: Annotated[
-        int, typer.Option(min=1, help="Chunks under way at once, one in each process. A crash repeats these at most.")
+        int, typer.Option(min=1, help="Concurrent chunks, one per process. A crash repeats at most these.")
     ] = 8,
-    chunk_size: Annotated[int, typer.Option(min=1, help="Images in a chunk, at most; each chunk is a file.")] = 2000,
+    chunk_size: Annotated[int, typer.Option(min=1, help="Most images of a chunk; each chunk is a file.")] = 2000,
     skip_known: Annotated[
-        bool, typer.Option(help="Leave out images that have a result of this pipeline and have not changed since.")
+        bool, typer.Option(help="Skip images that have a result of this pipeline and have not changed since.")
     ] = True,
-    restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning; do not continue.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning instead of continuing.")] = False,
     max_failures: Annotated[
-        str, typer.Option(metavar="N|N%", help="Failed images, at most; a share counts once 1,000 images have ended.")
+        str, typer.Option(metavar="N|N%", help="Most failed images; a percentage applies after the first 1,000 images.")
     ] = "50%",
     timeout_s: Annotated[float, typer.Option("--timeout", help="Longest time for one image, in seconds.")] = 300.0,
     sample: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Only run N random images, keep nothing, and say what all of them take."),
+        typer.Option(min=1, metavar="N", help="Run N random images, store nothing, and estimate the time for all."),
     ] = None,
     dashboard_port: Annotated[
-        int | None, typer.Option(help="Port for Ray's dashboard on this machine; without it there is none.")
+        int | None, typer.Option(help="Port of Ray's dashboard on this machine; default: no dashboard.")
     ] = None,
 ) -> None:
-    """Run everything that is stored through a pipeline, and keep the results where query finds them.
+    """Run a pipeline on stored images, and store the results where query finds them.
 
     The same command continues a run that was interrupted. It starts Ray on this machine; with RAY_ADDRESS in the
     environment it runs on that cluster.
@@ -110,8 +110,8 @@ def batch(
 
 @contextmanager
 def _ray(dashboard_port: int | None) -> Iterator[int]:
-    """A cluster: the one in the environment, or one on this machine while the block lasts. Gives how far its processes
-    stand back for others."""
+    """A cluster: the one in the environment, or one on this machine while the block lasts. Yields the niceness of its
+    processes."""
     if find_spec("pandas") is None:
         raise MissingExtra("batch needs Ray Data; install it with: pip install 'visiongraph[bulk]'")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
@@ -209,7 +209,7 @@ def _print_sample(total: int, counts: Mapping[str, Any], processes: int) -> None
 
 
 def _absolute(address: str) -> str:
-    """An address as every process understands it."""
+    """An address that is valid in every process."""
     return address if scheme_of(address) or not address else str(Path(address).absolute())
 
 
@@ -220,6 +220,6 @@ def _share_or_number(text: str) -> int | float:
         value = -1
     if value < 0 or (isinstance(value, float) and not value <= 1):
         raise typer.BadParameter(
-            f"'{text}' is no number of images and no share such as 50%", param_hint="--max-failures"
+            f"'{text}' is neither a number of images nor a percentage such as 50%", param_hint="--max-failures"
         )
     return value

@@ -22,7 +22,7 @@ _COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 def doctor(
     pipeline: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE]", help="Also check models and room for this pipeline file.")
+        str | None, typer.Argument(metavar="[PIPELINE]", help="Also check models and resources for this pipeline file.")
     ] = None,
     address: Annotated[
         str | None,
@@ -36,8 +36,8 @@ def doctor(
 ) -> None:
     """Check this machine, or with --address a running cluster, before and after a deployment.
 
-    Each line is ok, a warning or an error with its fix; exit status 1 on an error. Versions, environment, models and
-    clocks are compared between nodes; with --gateway and --intake, Redis, the broker and the store are used once.
+    Each line is ok, a warning or an error with its fix; the exit status is 1 on an error. Versions, environment, models
+    and clocks of all nodes are compared. With --gateway and --intake, Redis, the broker and the store are tried once.
     """
     from serve_app.config import read_gateway_config, read_intake_config
     from serve_app.doctor import examine_cluster, examine_machine

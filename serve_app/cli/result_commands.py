@@ -58,9 +58,9 @@ def compact(
         str, typer.Argument(metavar="RESULTS_URI", help="Where results are stored: s3://bucket/prefix, or a folder.")
     ],
 ) -> None:
-    """Move new results to Parquet, where query finds them. Workers do it every few minutes; this does it now.
+    """Move new results to Parquet, where query finds them. Workers do this every few minutes.
 
-    Safe at any time, also while workers or others do the same: no row is duplicated.
+    It is safe at any time, also while others compact the same results: no row is duplicated.
 
     Example: visiongraph compact s3://bucket/results
     """

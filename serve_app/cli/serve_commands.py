@@ -51,8 +51,8 @@ def render(
         str | None,
         typer.Option(
             metavar="MACHINE",
-            help="Choose replicas and placement for a machine, such as cpus=16, where the file does not: what "
-            "visiongraph serve does for its own.",
+            help="Choose replicas and placement for a machine, such as cpus=16, where the file does not, as "
+            "visiongraph serve does for this one.",
         ),
     ] = None,
 ) -> None:

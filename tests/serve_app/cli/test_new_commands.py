@@ -59,7 +59,7 @@ def test_a_new_classifier_runs_at_once(visiongraph: Run, tmp_path: Path, monkeyp
         ("class", "cannot be the name of a Python module"),
         ("../x", "cannot be the name"),
         ("json", "there is already a Python module 'json', which the new one would hide"),
-        ("there", "there is there already; choose another name, or delete it"),
+        ("there", "there already exists; choose another name, or delete it"),
     ],
 )
 def test_a_name_that_cannot_be_used(tmp_path: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
