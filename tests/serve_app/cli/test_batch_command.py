@@ -76,11 +76,11 @@ def test_ctrl_c_and_the_same_command_again(folder: Path, poll: Callable[..., obj
         (["toy.yaml", "photos", "--out", "ftp://host/x"], "results cannot be kept at ftp://"),
         (
             ["toy.yaml", "photos", "--out", "out", "--max-failures", "many"],
-            "neither a number of images nor a percentage",
+            "nor a percentage",
         ),
         (
             ["toy.yaml", "photos", "--out", "out", "--max-failures", "150%"],
-            "neither a number of images nor a percentage",
+            "nor a percentage",
         ),
         (["toy.yaml", "photos", "--out", "out", "--metadata", "[1]"], "must be a JSON object"),
         (["nowhere.yaml", "photos", "--out", "out"], "nowhere.yaml"),
