@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from serve_app.cli.arguments import line_of, stderr, stdout
-from serve_app.results import Objects, objects_from_uri
+from serve_app.results import objects_from_uri
 
 if TYPE_CHECKING:
     from serve_app.results.query import Answer
@@ -48,8 +48,11 @@ def query(
 
     objects = objects_from_uri(results)
     answer = run_query(objects, sql)
-    if not any(True for key in objects.keys("parquet/") if key.endswith(".parquet")):
-        _print_why_empty(objects, results)
+    if not any(key.endswith(".parquet") for key in objects.keys("parquet/")):
+        if any(True for _ in objects.keys("journal/")):
+            stderr.print(f"no results at {escape(results)} are in Parquet yet: visiongraph compact {escape(results)}")
+        else:
+            stderr.print(f"there are no results at {escape(results)} yet; workers write them")
     {"table": _print_table, "json": _print_json, "csv": _print_csv}[form](answer)
 
 
@@ -73,13 +76,6 @@ def compact(
             f"{done.rejected:,} lines are no results; they are in {escape(results)} under rejected/, with the reasons",
             highlight=False,
         )
-
-
-def _print_why_empty(objects: Objects, results: str) -> None:
-    if any(True for _ in objects.keys("journal/")):
-        stderr.print(f"no results at {escape(results)} are in Parquet yet: visiongraph compact {escape(results)}")
-    else:
-        stderr.print(f"there are no results at {escape(results)} yet; workers write them")
 
 
 def _print_table(answer: Answer) -> None:

@@ -97,7 +97,8 @@ class JobDesk:
                 # With a key the client sends the same jobs again, and another request with it may have had them
                 # accepted meanwhile: those stay.
                 if idempotency_key is None:
-                    await asyncio.shield(self._withdraw(markers))
+                    with suppress(StoreUnavailable, BadResultsUri):  # nobody knows their ids
+                        await asyncio.shield(asyncio.gather(*map(self._store.withdraw, markers)))
                 raise
         return [marker.id for marker in markers]
 
@@ -135,10 +136,6 @@ class JobDesk:
         # An extra message does no harm, since the worker finds the job's outcome; a missing one would.
         status = await self._store.status(marker.id)
         return status is None or status.status == "queued"
-
-    async def _withdraw(self, markers: Sequence[JobMarker]) -> None:
-        with suppress(StoreUnavailable, BadResultsUri):  # nobody knows their ids
-            await asyncio.gather(*(self._store.withdraw(marker) for marker in markers))
 
     @asynccontextmanager
     async def _available(self) -> AsyncIterator[None]:

@@ -7,7 +7,7 @@ itself, when it is made, from where its own library gets models.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -56,8 +56,10 @@ def required_models(plan: Plan) -> list[ModelStatus]:
     """The models that the steps of a pipeline name, or that their classes use by default, in the order of the file."""
     users: dict[str, list[PlannedStep]] = {}
     for step in plan:
-        for ref in _refs(step):
-            users.setdefault(ref, []).append(step)
+        for name, parameter in constructor_of(step.cls).parameters.items():
+            value = step.params.get(name, parameter.default)
+            if isinstance(value, str) and _names_model(parameter.annotation):
+                users.setdefault(value, []).append(step)
     return [_status(ref, steps) for ref, steps in users.items()]
 
 
@@ -71,13 +73,6 @@ def download(models: Iterable[ModelStatus], console: Console) -> None:
         if not model.is_there:
             with console.status(f"{model.ref}: downloading from {model.source}"):
                 model.user.cls(**model.user.params)
-
-
-def _refs(step: PlannedStep) -> Iterator[str]:
-    for name, parameter in constructor_of(step.cls).parameters.items():
-        value = step.params.get(name, parameter.default)
-        if isinstance(value, str) and _names_model(parameter.annotation):
-            yield value
 
 
 def _names_model(annotation: Any) -> bool:
