@@ -95,7 +95,7 @@ def is_listed(host: str, patterns: Iterable[str]) -> bool:
     return any(host.endswith(each[1:]) if each.startswith("*.") else host == each for each in map(str.lower, patterns))
 
 
-# A name or an address, after international names have been put into ASCII; no % of any kind.
+# A name or an address, after international names were converted to ASCII; no % of any kind.
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 

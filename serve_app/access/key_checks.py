@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _LOOK_AGAIN_S = 2.0
 
 # A file that cannot be read might revoke keys: those read last are valid for so long.
-_BLIND_S = 60.0
+_STALE_AFTER_S = 60.0
 
 _NO_HASH = "0" * 64
 
@@ -53,7 +53,7 @@ class ApiKeys:
         """
         if time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
             await self._look_again()
-        if time.monotonic() - self._read_at > _BLIND_S:
+        if time.monotonic() - self._read_at > _STALE_AFTER_S:
             raise NotReady("keys cannot be checked now; try again", retry_after_s=5)
         key = self._keys.get(credential.partition(".")[0])
         # An unknown id takes the same time as a wrong secret.
@@ -81,7 +81,7 @@ class ApiKeys:
         except (OSError, SetupError) as error:
             if not self._broken:
                 self._broken = True
-                _log.error("%s; the keys read last stay valid for %.0f s", error, _BLIND_S)
+                _log.error("%s; the keys read last stay valid for %.0f s", error, _STALE_AFTER_S)
 
 
 def _by_id(path: Path) -> Mapping[str, ApiKey]:

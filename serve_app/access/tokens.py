@@ -28,11 +28,11 @@ _FETCH_TIMEOUT_S = 3.0
 _ASK_AGAIN_S = 10.0
 
 # Keys that were read stay valid for so long when the provider is unavailable: not forever, since it may revoke them.
-_BLIND_S = 3600.0
+_STALE_AFTER_S = 3600.0
 
 _TENANT = re.compile(r"[\x21-\x7e]{1,128}")
 
-_BAD = "the token is invalid"
+_INVALID = "the token is invalid"
 
 
 class Tokens:
@@ -65,11 +65,11 @@ class Tokens:
         try:
             header = jwt.get_unverified_header(credential)
         except jwt.PyJWTError as error:
-            raise Unauthorized(_BAD) from error
+            raise Unauthorized(_INVALID) from error
         algorithm = header.get("alg")
         if algorithm not in config.algorithms:
             taken = ", ".join(config.algorithms)
-            raise Unauthorized(f"{_BAD}: it is signed with {str(algorithm)[:20]!r}, and not with {taken}")
+            raise Unauthorized(f"{_INVALID}: it is signed with {str(algorithm)[:20]!r}, and not with {taken}")
         key = await self._key(header.get("kid"), algorithm)
         try:
             claims = jwt.decode(
@@ -84,13 +84,13 @@ class Tokens:
         except jwt.ExpiredSignatureError as error:
             raise Unauthorized("the token has expired; get a new one") from error
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
-            raise Unauthorized(_BAD) from error
+            raise Unauthorized(_INVALID) from error
         return self._principal(claims)
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         tenant = claims[self._config.tenant_claim]
         if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
-            raise Unauthorized(f"{_BAD}: its {self._config.tenant_claim} is not a valid name")
+            raise Unauthorized(f"{_INVALID}: its {self._config.tenant_claim} is not a valid name")
         said = claims.get(self._config.scopes_claim, [])
         words = said.split() if isinstance(said, str) else said if isinstance(said, list) else []
         # No tenant of a key has this prefix: a user of the provider cannot become the tenant of a key by its name.
@@ -104,12 +104,12 @@ class Tokens:
         if now - self._read_at > self._config.refresh_s or not fitting:
             await self._ask(now)
             fitting = self._fitting(kid, algorithm)
-        if time.monotonic() - self._read_at > max(_BLIND_S, self._config.refresh_s):
+        if time.monotonic() - self._read_at > max(_STALE_AFTER_S, self._config.refresh_s):
             raise NotReady("tokens cannot be checked now; try again", retry_after_s=5)
         if not fitting:
-            raise Unauthorized(f"{_BAD}: its key is not one of the provider's")
+            raise Unauthorized(f"{_INVALID}: its key is not one of the provider's")
         if len(fitting) > 1:
-            raise Unauthorized(f"{_BAD}: it does not say which of the provider's keys it was signed with (kid)")
+            raise Unauthorized(f"{_INVALID}: it does not say which of the provider's keys it was signed with (kid)")
         return fitting[0]
 
     def _fitting(self, kid: object, algorithm: str) -> list[jwt.PyJWK]:

@@ -66,14 +66,14 @@ def run(
             entry, frame = found[index], frames.pop(index, None)
             uri = entry if isinstance(entry, str) else str(entry.fields["uri"])
             if isinstance(result, Exception):
-                line: dict[str, Any] = {"image": {"uri": without_secrets(_as_utf8(uri))}, "error": _in_words(result)}
+                line: dict[str, Any] = {"image": {"uri": without_secrets(_as_utf8(uri))}, "error": _error_of(result)}
             else:
                 line = result
                 if pictures is not None and frame is not None:
                     try:
                         (pictures / _picture_name(uri, index, len(found))).write_bytes(annotate(frame, result))
                     except Exception as error:  # noqa: BLE001 - this picture's, and ends no other image
-                        line = {**result, "error": _in_words(error)}
+                        line = {**result, "error": _error_of(error)}
             failed += "error" in line
             sys.stdout.write(line_of(json.dumps(line, ensure_ascii=False)))
             sys.stdout.flush()
@@ -96,7 +96,7 @@ def _make_folder(path: str) -> Path:
     return folder
 
 
-def _in_words(error: Exception) -> dict[str, str]:
+def _error_of(error: Exception) -> dict[str, str]:
     return {"type": type(error).__name__, "detail": _as_utf8(str(error))}
 
 

@@ -44,7 +44,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_WHO = (
+_AUTH_CHOICES = (
     "configure authentication: 'none' allows everyone; "
     "{keys_file: /path/keys.json} requires an API key, {jwt: {...}} a token, and both together either"
 )
@@ -154,7 +154,7 @@ class AuthConfig(Closed):
             return handler({})
         config = handler(value) if isinstance(value, Mapping) else None
         if config is None or config.is_open:
-            raise ValueError(_WHO)
+            raise ValueError(_AUTH_CHOICES)
         return config
 
     @model_serializer(mode="wrap")
@@ -201,7 +201,7 @@ class Limits(Closed):
 
 
 # the budget of a key without a configured one: enough for a busy client, not for a runaway loop
-_KEY_DEFAULT = Limits(requests_per_second=100, burst=200, concurrent=64)
+_DEFAULT_LIMITS = Limits(requests_per_second=100, burst=200, concurrent=64)
 
 
 class RateLimitsConfig(Closed):
@@ -210,8 +210,8 @@ class RateLimitsConfig(Closed):
     default: Limits | None = Field(
         None,
         description=(
-            f"For keys without a row; default: {_KEY_DEFAULT.requests_per_second:g} requests/s, "
-            f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} concurrent; with auth: none no limit"
+            f"For keys without a row; default: {_DEFAULT_LIMITS.requests_per_second:g} requests/s, "
+            f"{_DEFAULT_LIMITS.burst} at once, {_DEFAULT_LIMITS.concurrent} concurrent; with auth: none no limit"
         ),
     )
     keys: dict[str, Limits] = Field({}, description="By key id, or by tenant, whose keys share it; jwt:NAME for tokens")
@@ -264,7 +264,7 @@ class FetchConfig(Closed):
 class GatewayConfig(Closed):
     """The HTTP entry: authentication, limits, and the options of its deployment."""
 
-    auth: AuthConfig = Field(description=_WHO)
+    auth: AuthConfig = Field(description=_AUTH_CHOICES)
     rate_limits: RateLimitsConfig = Field(default_factory=RateLimitsConfig, description="The budgets of keys")
     fetch: FetchConfig = Field(default_factory=FetchConfig, description="What is fetched for clients that send a uri")
     trusted_proxies: tuple[Network, ...] = Field((), description="Proxies whose X-Forwarded-For is trusted")
@@ -341,7 +341,7 @@ class GatewayConfig(Closed):
             return f"tenant:{tenant}", rows[tenant]
         if self.rate_limits.default is not None:
             return f"key:{key_id}", self.rate_limits.default
-        return f"key:{key_id}", Limits() if self.auth.is_open else _KEY_DEFAULT
+        return f"key:{key_id}", Limits() if self.auth.is_open else _DEFAULT_LIMITS
 
 
 def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
@@ -353,4 +353,4 @@ def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
 
 def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:
     """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`."""
-    return read_block(GatewayConfig, "gateway", block, {"auth": _WHO})
+    return read_block(GatewayConfig, "gateway", block, {"auth": _AUTH_CHOICES})

@@ -26,7 +26,7 @@ _MAX_JOBS = 1000
 # Objects made from JSON can take twenty times its bytes.
 _MAX_BODY_BYTES = 4 * 2**20
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_OFF = (
+_JOBS_DISABLED = (
     "jobs are disabled; the operator enables them with the block 'intake' (a queue, and a place for "
     "results). Send single images to POST /v1/images"
 )
@@ -104,7 +104,7 @@ async def get_job(request: Request, job_id: str) -> JSONResponse:
 def _desk(request: Request) -> JobDesk:
     desk: JobDesk | None = request.app.state.desk
     if desk is None:
-        raise NotFound(_OFF)
+        raise NotFound(_JOBS_DISABLED)
     return desk
 
 

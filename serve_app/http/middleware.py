@@ -13,14 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from classifiers import TooManyBytes, VisionError
 from graph import Overloaded
-from serve_app.access import Clients, budget_key
+from serve_app.access import ClientAddresses, budget_key
 from serve_app.http.access_log import log_request
 from serve_app.http.arrivals import Arrival, Arrivals, Slots
 from serve_app.http.problems import problem_response
 from serve_app.refusals import UnsupportedBody
 from serve_app.uris import is_listed
 
-__all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "RequestIdentity", "Room"]
+__all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "MemoryBudget", "RequestIdentity"]
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -37,7 +37,7 @@ class RequestIdentity:
         log: whether each request has a line in the access log.
     """
 
-    def __init__(self, app: ASGIApp, clients: Clients, *, set_header: bool = True, log: bool = True) -> None:
+    def __init__(self, app: ASGIApp, clients: ClientAddresses, *, set_header: bool = True, log: bool = True) -> None:
         self._app = app
         self._clients = clients
         self._set_header = set_header
@@ -134,8 +134,8 @@ class LenientRouting:
         await self._app({**scope, "method": "GET"}, receive, send_without_body)
 
 
-class Room:
-    """Bytes that all requests of this process may hold together: ``size``."""
+class MemoryBudget:
+    """The bytes that all requests of this process may hold together: ``size``."""
 
     def __init__(self, size: int) -> None:
         self.size = self._left = size
@@ -156,19 +156,19 @@ class Room:
 
 
 class BodyLimit:
-    """Counts bodies while they stream, and holds the bytes of all of them to what this process has memory for.
+    """Counts bodies while they stream, and limits the bytes of all of them to the memory of this process.
 
-    A body of more than ``max_bytes`` is refused by its announced length, else as soon as it has passed the limit. One
-    for which there is no room beside the others is refused with "overloaded", one that is compressed as unsupported.
+    A body of more than ``max_bytes`` is refused by its Content-Length, or as soon as it exceeds the limit. One that does
+    not fit into ``memory`` beside the others is refused as overloaded, one that is compressed as unsupported.
 
     Args:
         slots: a request takes one when its body is complete, and keeps it until it has been answered.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, room: Room, arrivals: Arrivals, slots: Slots) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, memory: MemoryBudget, arrivals: Arrivals, slots: Slots) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._room = room
+        self._memory = memory
         self._arrivals = arrivals
         self._slots = slots
 
@@ -205,9 +205,9 @@ class BodyLimit:
                 size = len(message.get("body", b""))
                 facts["bytes"] += size
                 if facts["bytes"] > self._max_bytes:
-                    self._room.give_back(-size)
+                    self._memory.give_back(-size)
                     raise self._too_many()
-                self._room.take(size)
+                self._memory.take(size)
                 if not message.get("more_body", False):
                     arrival.end()
                     await self._slots.take()
@@ -220,7 +220,7 @@ class BodyLimit:
             arrival.end()
             if has_slot:
                 self._slots.release()
-            self._room.give_back(facts["bytes"])
+            self._memory.give_back(facts["bytes"])
 
     def _too_many(self) -> TooManyBytes:
         return TooManyBytes(
@@ -229,7 +229,7 @@ class BodyLimit:
 
 
 def _length(text: str) -> int:
-    """An announced length; an invalid one counts as 0, since the body is counted anyway."""
+    """The Content-Length; an invalid one counts as 0, since the body is counted anyway."""
     # Python refuses very long numbers, and accepts digits of every script
     return int(text[:_MAX_DIGITS]) if text.isascii() and text.isdigit() else 0
 

@@ -143,7 +143,7 @@ class JobRunner:
                 if not is_final(error) and not is_last:
                     await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
-                outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
+                outcome = Outcome(job.id, "failed", error=_error_of(job.id, error))
             return await self._retrier.until_it_works(lambda: self._store.finish(outcome))
         finally:
             if early is not None:
@@ -192,7 +192,7 @@ def _is_retried(known: Outcome, message: Message) -> bool:
     return message.published > known.finished_at
 
 
-def _in_words(job_id: str, error: Exception) -> dict[str, str]:
+def _error_of(job_id: str, error: Exception) -> dict[str, str]:
     detail = str(error)
     if not isinstance(error, VisionError):
         _log.error("job %s failed", job_id, exc_info=error)

@@ -70,7 +70,7 @@ def _require_resources(wanted: Iterable[Demand]) -> None:
 
     reserved: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
     for each in wanted:
-        # no CPUs: Ray is told of as many as are needed. And one replica even of a deployment that is scaled to zero.
+        # no CPUs: Ray gets as many logical ones as are needed. One replica even of a deployment that is scaled to zero.
         for resource, amount in {"GPU": each.gpus, "memory": each.memory_bytes, **each.resources}.items():
             if amount:
                 reserved[resource][each.name] = [amount] * max(1, each.least)

@@ -119,7 +119,7 @@ def _plan(segments: Sequence[str], *, is_done: bool = False) -> bytes:
 def _read(
     objects: Objects, segments: Iterable[str], rejected: list[dict[str, str]]
 ) -> dict[str, dict[str, Any]] | None:
-    """The outcomes of journal objects by their ids; ``None`` where an object is gone."""
+    """The outcomes of journal objects by their ids; ``None`` where an object was deleted."""
     outcomes: dict[str, dict[str, Any]] = {}
     for segment in segments:
         data = objects.get(segment)
