@@ -158,8 +158,8 @@ class MemoryBudget:
 class BodyLimit:
     """Counts bodies while they stream, and limits the bytes of all of them to the memory of this process.
 
-    A body of more than ``max_bytes`` is refused by its Content-Length, or as soon as it exceeds the limit. One that does
-    not fit into ``memory`` beside the others is refused as overloaded, one that is compressed as unsupported.
+    A body of more than ``max_bytes`` is refused by its Content-Length, or as soon as it exceeds the limit; one that has
+    no room in ``memory`` as overloaded, one that is compressed as unsupported.
 
     Args:
         slots: a request takes one when its body is complete, and keeps it until it has been answered.

@@ -36,7 +36,7 @@ FAST_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",
         # A replica that hangs is killed at once: a graceful stop would take another 20 s.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-        # How long a stopping gateway replica stays reachable; an update waits for it. HAProxy learns it within a second.
+        # How long a stopping gateway replica stays reachable; an update waits for it. HAProxy knows within a second.
         # Ray's default of 30 s is for slow load balancers, which talk to HAProxy here, not to the replica.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
