@@ -22,7 +22,7 @@ from classifiers.imaging.decoding import ImageLimits
 from graph import Engine, LocalBackend, load_plan
 from serve_app.access.key_file import create_key
 from serve_app.config.intake_config import SourcesConfig
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 from serve_app.http.job_desk import JobDesk
 from serve_app.images.job_sources import Sources
 from serve_app.queues import queue_from_url
