@@ -291,7 +291,11 @@ def _stop_workers(application: str) -> int:
 
     prefix = f"SERVE_REPLICA::{application}#worker#"
     names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-    workers = [ray.get_actor(name, namespace="serve") for name in names if name.startswith(prefix)]
+    workers = []
+    for name in names:
+        if name.startswith(prefix):
+            with suppress(ValueError):  # it was killed, and is not listed any more
+                workers.append(ray.get_actor(name, namespace="serve"))
     stopping = [worker.perform_graceful_shutdown.remote() for worker in workers]
     stopped = 0
     for worker, end in zip(workers, stopping, strict=True):
