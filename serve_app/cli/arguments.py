@@ -55,29 +55,20 @@ def _metadata(text: str) -> dict[str, Any]:
         raise typer.BadParameter(str(error)) from error
 
 
+_PIPELINE = "The pipeline file, for example configs/demo.yaml. Its classes may be in modules beside it."
+
 PipelineArgument: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="PIPELINE",
-        help="The pipeline file, for example configs/demo.yaml. Its classes may be in modules beside it.",
-        callback=_with_classes_beside,
-    ),
+    str, typer.Argument(metavar="PIPELINE", help=_PIPELINE, callback=_with_classes_beside)
 ]
 PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
-GatewayOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with the gateway: block: authentication, limits, fetching.")
-]
-IntakeOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with the intake: block: queue, results, fetching, workers.")
-]
+GatewayOption = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML with the gateway: block.")]
+IntakeOption = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML with the intake: block.")]
 QueueOption = Annotated[str | None, typer.Option(metavar="URL", help="The queue, instead of the intake block's.")]
 ResultsOption = Annotated[str | None, typer.Option(metavar="URI", help="The results, instead of the intake block's.")]
 DashboardPortOption = Annotated[int, typer.Option(help="Port of the Ray dashboard.", min=1, max=65535)]
 MetadataOption = Annotated[
     dict[str, Any] | None,
-    typer.Option(
-        parser=_metadata, metavar="JSON", help="Metadata of all images, an object; rules see it as image['metadata']."
-    ),
+    typer.Option(parser=_metadata, metavar="JSON", help="Metadata of all images; rules see it as image['metadata']."),
 ]
 
 stdout = Console(soft_wrap=True)

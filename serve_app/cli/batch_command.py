@@ -49,10 +49,7 @@ def batch(
     ],
     intake: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file with an intake block: its fetch rules decide which addresses in tables are fetched.",
-        ),
+        typer.Option(metavar="FILE", help="YAML with the intake: block: its rules for fetching apply to tables."),
     ] = None,
     metadata: MetadataOption = None,
     in_flight: Annotated[

@@ -22,12 +22,7 @@ keys = typer.Typer(name="keys", help="Create, list and revoke API keys.", no_arg
 
 FileOption = Annotated[
     Path,
-    typer.Option(
-        "--file",
-        metavar="FILE",
-        envvar="VISIONGRAPH_KEYS",
-        help="The key file: the one that the gateway's auth.keys_file names, the same for all nodes.",
-    ),
+    typer.Option("--file", metavar="FILE", envvar="VISIONGRAPH_KEYS", help="The file that auth.keys_file names."),
 ]
 _DEFAULT_FILE = Path("keys.json")
 

@@ -59,17 +59,13 @@ def submit(
         list[str],
         typer.Argument(
             metavar="URI",
-            help="s3:// objects or prefixes (with / at the end), gs://, https://; files, folders and globs for a queue "
-            "in a file; - for lines of stdin.",
+            help="s3:// objects or prefixes (with / at the end), gs://, https://; with an SQLite queue also files, "
+            "folders and globs; - for lines of stdin.",
         ),
     ],
     metadata: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Metadata of the images, for rules; may be repeated. A value that is valid JSON is read as such: "
-            "site=3 is a number.",
-        ),
+        typer.Option(metavar="KEY=VALUE", help="Metadata of the images; may be repeated. The value is JSON or text."),
     ] = None,
 ) -> None:
     """Put images on a queue, for the workers of a pipeline that is served with it.
@@ -319,10 +315,7 @@ def retry(
     queue_url: QueueArgument,
     ids: IdsArgument = None,
     results: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI", help="Where results are stored: the recorded failures of the jobs are deleted at once."
-        ),
+        str | None, typer.Option(metavar="URI", help="The results; the recorded failures of the jobs are deleted.")
     ] = None,
 ) -> None:
     """Requeue the original messages of dead letters; without an ID all of them.

@@ -27,15 +27,10 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over the table results; DuckDB's dialect.")],
     results: Annotated[
         str,
-        typer.Option(
-            metavar="URI",
-            envvar="VISIONGRAPH_RESULTS",
-            help="Where results are stored, as in the intake block: s3://bucket/prefix, or a folder.",
-        ),
+        typer.Option(metavar="URI", envvar="VISIONGRAPH_RESULTS", help="The results: s3://bucket/prefix, or a folder."),
     ],
     form: Annotated[
-        Literal["table", "json", "csv"],
-        typer.Option("--format", help="A table to read; one JSON object per row; or CSV with a header."),
+        Literal["table", "json", "csv"], typer.Option("--format", help="json: one object per row; csv: with a header.")
     ] = "table",
 ) -> None:
     """Query the stored results with SQL. The table is called results and has one row per image.
@@ -58,7 +53,7 @@ def query(
 
 def compact(
     results: Annotated[
-        str, typer.Argument(metavar="RESULTS_URI", help="Where results are stored: s3://bucket/prefix, or a folder.")
+        str, typer.Argument(metavar="RESULTS_URI", help="The results: s3://bucket/prefix, or a folder.")
     ],
 ) -> None:
     """Move new results to Parquet, where query finds them. Workers do this every few minutes.

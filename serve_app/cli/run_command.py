@@ -28,21 +28,17 @@ _MAX_STEM_BYTES = 120
 def run(
     pipeline: PipelineArgument,
     images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE...",
-            help="Files, folders, globs, URLs, s3://bucket/key, s3://bucket/prefix/, or - for stdin.",
-        ),
+        list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, URLs, s3:// objects or prefixes, -.")
     ],
     annotate_to: Annotated[
-        str | None,
-        typer.Option("--annotate", metavar="DIR", help="Write each picture with boxes and labels into this folder."),
+        str | None, typer.Option("--annotate", metavar="DIR", help="Folder for the pictures with boxes and labels.")
     ] = None,
     metadata: MetadataOption = None,
 ) -> None:
     """Run images through a pipeline in this process; prints one JSON result per line, in the order of the arguments.
 
-    For an image that fails, the line holds the error. The others still run, and the exit status is 1.
+    A folder or a prefix (with / at the end) stands for all images below it, - for an image on stdin. For an image that
+    fails, the line holds the error. The others still run, and the exit status is 1.
     """
     found = expand(images)
     if all(isinstance(entry, SourceError) for entry in found):

@@ -50,9 +50,7 @@ def render(
     fit: Annotated[
         str | None,
         typer.Option(
-            metavar="MACHINE",
-            help="Choose replicas and placement for a machine, such as cpus=16, where the file does not, as "
-            "visiongraph serve does for this one.",
+            metavar="MACHINE", help="Fit replicas and placement to this machine if the file sets none: cpus=16."
         ),
     ] = None,
 ) -> None:
@@ -113,13 +111,7 @@ def serve(
     results: ResultsOption = None,
     port: PortOption = 8000,
     dashboard_port: DashboardPortOption = 8265,
-    fit: Annotated[
-        bool,
-        typer.Option(
-            help="Choose replicas and placement for this machine where the file does not. --no-fit: serve the file "
-            "unchanged, by default with one deployment per step."
-        ),
-    ] = True,
+    fit: Annotated[bool, typer.Option(help="Fit replicas and placement to this machine if the file sets none.")] = True,
 ) -> None:
     """Serve a pipeline over HTTP on this machine until Ctrl-C: starts Ray and Serve in the fast configuration.
 
@@ -181,18 +173,15 @@ def demo(
     pipeline: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="The pipeline file.")] = "configs/demo.yaml",
     photos: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--photo",
-            metavar="FILE",
-            help="A photo of yours; may be repeated. Default: a street, two people and two cars.",
-            exists=True,
-            dir_okay=False,
-        ),
+        typer.Option("--photo", metavar="FILE", help="Your photo; may be repeated.", exists=True, dir_okay=False),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the annotated pictures go.")] = Path("demo-output"),
     port: PortOption = 8000,
 ) -> None:
-    """Serve a pipeline on this machine, post real photos over HTTP, show what was found, and shut down."""
+    """Serve a pipeline on this machine, post photos over HTTP, show what was found, and shut down.
+
+    Without --photo: a street, two people and two cars.
+    """
     from serve_app.cli.demo import run_demo
 
     run_demo(pipeline, photos or [], out, port=port)
