@@ -49,9 +49,7 @@ def render(
     gateway_class: k8s.GatewayClassOption = None,
     fit: Annotated[
         str | None,
-        typer.Option(
-            metavar="MACHINE", help="Fit replicas and placement to this machine if the file sets none: cpus=16."
-        ),
+        typer.Option(metavar="MACHINE", help="Fit replicas and placement to cpus=N, if the file sets none."),
     ] = None,
 ) -> None:
     """Print the Serve config file of a pipeline: visiongraph render PIPELINE > serve.yaml && serve deploy serve.yaml.
