@@ -398,7 +398,5 @@ def _selected(held: Sequence[Held], ids: Sequence[str]) -> list[Held]:
         if not fits:
             raise SetupError(f"there is no dead letter {start}; visiongraph dlq list shows them")
         if len(fits) > 1:
-            raise SetupError(
-                f"{len(fits)} dead letters begin with {start}; give more of the id, such as {fits[0][:16]}"
-            )
+            raise SetupError(f"{len(fits)} dead letters begin with {start}; use a longer id, such as {fits[0][:16]}")
     return [each for each in held if not ids or each.letter.id.startswith(tuple(ids))]

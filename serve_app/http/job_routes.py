@@ -124,9 +124,7 @@ async def _read(request: Request) -> list[JobItem]:
         raise UnsupportedBody("send JSON: Content-Type: application/json")
     raw = await request.body()
     if len(raw) > _MAX_BODY_BYTES:
-        raise TooManyBytes(
-            f"the list of jobs has more than {_MAX_BODY_BYTES:,} bytes; send it in parts", limit=_MAX_BODY_BYTES
-        )
+        raise TooManyBytes(f"the jobs have more than {_MAX_BODY_BYTES:,} bytes; send parts", limit=_MAX_BODY_BYTES)
     return await asyncio.to_thread(_parse, raw, charset_of(request.headers["content-type"]))
 
 

@@ -191,9 +191,7 @@ class BodyLimit:
             if announced > self._max_bytes:
                 raise self._too_many()
             if encoding.lower() not in ("", "identity"):
-                raise UnsupportedBody(
-                    f"the body has the Content-Encoding '{encoding[:80]}'; send it without one, as it is"
-                )
+                raise UnsupportedBody(f"the body has the Content-Encoding '{encoding[:80]}'; send it without one")
             if has_slot:  # the body is complete
                 return await receive()
             try:

@@ -65,9 +65,7 @@ class BucketImages:
         """
         bucket, key = split_bucket_uri(uri)
         if key.startswith("/") or "//" in key:
-            raise FetchFailed(
-                "keys that begin with / or have // in them cannot be read; copy the object to another key"
-            )
+            raise FetchFailed("keys that begin with / or contain // cannot be read; copy the object to another key")
         try:
             answer = await obstore.get_async(
                 await self._bucket(bucket), key, options=None if version is None else {"version": version}

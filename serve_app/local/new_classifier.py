@@ -124,9 +124,7 @@ def write_classifier(name: str, parent: Path) -> Path:
         hint = f"; use {fixed!r}" if fixed and not keyword.iskeyword(fixed) else ""
         raise SetupError(f"{name!r} cannot be the name of a Python module: lower-case letters, digits and _{hint}")
     if importlib.util.find_spec(name) is not None:
-        raise SetupError(
-            f"there is already a Python module {name!r}, which the new one would hide; choose another name"
-        )
+        raise SetupError(f"the new module would hide the Python module {name!r}; choose another name")
     folder = parent / name
     try:
         folder.mkdir()

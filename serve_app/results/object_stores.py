@@ -91,9 +91,7 @@ def objects_from_uri(uri: str) -> Objects:
     if parts.scheme == "file":
         return LocalObjects(Path(unquote(parts.path)))
     if parts.scheme and "://" in uri:
-        raise BadResultsUri(
-            f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix, gs://bucket/prefix, or a path"
-        )
+        raise BadResultsUri(f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix, gs:// or a path")
     return LocalObjects(Path(uri))
 
 
@@ -182,9 +180,7 @@ class LocalObjects(Objects):
         try:
             yield
         except OSError as error:
-            raise StoreUnavailable(
-                f"the results folder {self._root} cannot be used: {error.strerror or error}"
-            ) from error
+            raise StoreUnavailable(f"the folder {self._root} cannot be used: {error.strerror or error}") from error
 
 
 def _sync(folder: Path) -> None:

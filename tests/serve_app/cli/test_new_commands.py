@@ -58,7 +58,7 @@ def test_a_new_classifier_runs_at_once(visiongraph: Run, tmp_path: Path, monkeyp
         ("WheelCount", "use 'wheel_count'"),
         ("class", "cannot be the name of a Python module"),
         ("../x", "cannot be the name"),
-        ("json", "there is already a Python module 'json', which the new one would hide"),
+        ("json", "would hide the Python module 'json'"),
         ("there", "there already exists; choose another name, or delete it"),
     ],
 )
