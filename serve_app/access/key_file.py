@@ -47,9 +47,7 @@ _SECRET_BYTES = 32  # 256 bits cannot be guessed, so a fast hash is enough
 class ApiKey(Closed):
     """One key, without its secret."""
 
-    id: str = Field(
-        pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The part before the dot; not secret, it appears in logs"
-    )
+    id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The part before the dot; it appears in logs")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the whole key, id.secret")
     tenant: str = Field(
         pattern=r"^[\x21-\x7e]{1,128}$", description="Whose key it is; tenants share limits and see only their own jobs"

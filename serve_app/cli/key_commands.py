@@ -21,8 +21,7 @@ __all__ = ["keys"]
 keys = typer.Typer(name="keys", help="Create, list and revoke API keys.", no_args_is_help=True)
 
 FileOption = Annotated[
-    Path,
-    typer.Option("--file", metavar="FILE", envvar="VISIONGRAPH_KEYS", help="The file that auth.keys_file names."),
+    Path, typer.Option("--file", metavar="FILE", envvar="VISIONGRAPH_KEYS", help="The file that auth.keys_file names.")
 ]
 _DEFAULT_FILE = Path("keys.json")
 

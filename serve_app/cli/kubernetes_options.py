@@ -24,9 +24,7 @@ __all__ = [
 _option = partial(typer.Option, rich_help_panel="With --kubernetes")
 
 KubernetesOption = Annotated[bool, typer.Option("--kubernetes", help="Print manifests for the KubeRay operator.")]
-ImageOption = Annotated[
-    str | None, _option(help="Image of the pods, see Dockerfile; default: visiongraph with this version.")
-]
+ImageOption = Annotated[str | None, _option(help="Image of the pods; default: visiongraph with this version.")]
 NamespaceOption = Annotated[str, _option(help="Namespace of all objects.")]
 HeadCpusOption = Annotated[int, _option(help="CPUs of the head pod.", min=1)]
 WorkerCpusOption = Annotated[int, _option(help="CPUs of a worker pod.", min=1)]
@@ -51,6 +49,4 @@ ModelsOption = Annotated[
 UpgradeOption = Annotated[
     Literal["new-cluster", "incremental"], _option(help="How a changed cluster replaces the running one.")
 ]
-GatewayClassOption = Annotated[
-    str | None, _option(metavar="CLASS", help="Gateway API class for an incremental upgrade.")
-]
+GatewayClassOption = Annotated[str | None, _option(metavar="CLASS", help="Gateway API class for incremental upgrades.")]

@@ -270,9 +270,7 @@ async def _both(queue_url: str) -> AsyncIterator[tuple[Queue, Queue]]:
 
 # ---- dead letters
 
-dlq = typer.Typer(
-    name="dlq", help="Dead letters: messages that could not be processed, with the reason.", no_args_is_help=True
-)
+dlq = typer.Typer(name="dlq", help="Dead letters: messages that failed, with the reason.", no_args_is_help=True)
 
 IdsArgument: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="ID", help="Ids as shown by dlq list; the first characters are enough.")

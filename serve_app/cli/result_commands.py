@@ -52,9 +52,7 @@ def query(
 
 
 def compact(
-    results: Annotated[
-        str, typer.Argument(metavar="RESULTS_URI", help="The results: s3://bucket/prefix, or a folder.")
-    ],
+    results: Annotated[str, typer.Argument(metavar="RESULTS_URI", help="The results: s3://bucket/prefix or a folder.")],
 ) -> None:
     """Move new results to Parquet, where query finds them. Workers do this every few minutes.
 

@@ -48,8 +48,7 @@ def render(
     upgrade: k8s.UpgradeOption = "new-cluster",
     gateway_class: k8s.GatewayClassOption = None,
     fit: Annotated[
-        str | None,
-        typer.Option(metavar="MACHINE", help="Fit replicas and placement to cpus=N, if the file sets none."),
+        str | None, typer.Option(metavar="MACHINE", help="Fit replicas and placement to cpus=N, if the file sets none.")
     ] = None,
 ) -> None:
     """Print the Serve config file of a pipeline: visiongraph render PIPELINE > serve.yaml && serve deploy serve.yaml.

@@ -15,9 +15,7 @@ __all__ = ["access"]
 # For the OpenAPI document only: the guard reads the headers itself.
 _CREDENTIALS = [
     Security(
-        HTTPBearer(
-            scheme_name="bearer", description="An API key, or a token of the identity provider", auto_error=False
-        )
+        HTTPBearer(scheme_name="bearer", description="An API key or a token of the identity provider", auto_error=False)
     ),
     Security(APIKeyHeader(name="X-API-Key", scheme_name="key", description="An API key", auto_error=False)),
 ]

@@ -115,9 +115,7 @@ def _deploy(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> 
     serve.run_many([target], wait_for_applications_running=False)
     while (state := application_states().get(plan.name)) != "RUNNING":
         if state == "DEPLOY_FAILED":
-            application = serve.status().applications[plan.name]
-            failed = [
-                f"{key}: {d.message}" for key, d in application.deployments.items() if d.status == "DEPLOY_FAILED"
-            ]
-            raise SetupError("\n".join(["the pipeline cannot be served:", *(failed or [application.message])]))
+            found = serve.status().applications[plan.name]
+            failed = [f"{key}: {d.message}" for key, d in found.deployments.items() if d.status == "DEPLOY_FAILED"]
+            raise SetupError("\n".join(["the pipeline cannot be served:", *(failed or [found.message])]))
         time.sleep(_POLL_S)
