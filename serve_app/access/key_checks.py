@@ -52,7 +52,10 @@ class ApiKeys:
             NotReady: the file could not be read for a minute.
         """
         if time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
-            await self._look_again()
+            async with self._looking:
+                if time.monotonic() - self._looked_at > _LOOK_AGAIN_S:  # no other request has looked meanwhile
+                    await asyncio.to_thread(self._read_if_changed)
+                    self._looked_at = time.monotonic()
         if time.monotonic() - self._read_at > _STALE_AFTER_S:
             raise NotReady("keys cannot be checked now; try again", retry_after_s=5)
         key = self._keys.get(credential.partition(".")[0])
@@ -61,12 +64,6 @@ class ApiKeys:
         if key is None or not same or not key.is_good(datetime.now(UTC)):
             raise Unauthorized("invalid API key: unknown, revoked or expired; ask the operator for another")
         return Principal(key.id, key.tenant, frozenset(key.scopes))
-
-    async def _look_again(self) -> None:
-        async with self._looking:
-            if time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
-                await asyncio.to_thread(self._read_if_changed)
-                self._looked_at = time.monotonic()
 
     def _read_if_changed(self) -> None:
         try:

@@ -300,17 +300,10 @@ class GatewayConfig(Closed):
         if config.auth.jwt is None or config.auth.keys_file is not None:
             return config
         limits, fetch = config.rate_limits, config.fetch
-        return config.model_copy(
-            update={
-                "rate_limits": limits.model_copy(update={"keys": _of_tokens(limits.keys)}),
-                "fetch": fetch.model_copy(
-                    update={
-                        "s3": fetch.s3.model_copy(update={"allow": _of_tokens(fetch.s3.allow)}),
-                        "gs": fetch.gs.model_copy(update={"allow": _of_tokens(fetch.gs.allow)}),
-                    }
-                ),
-            }
-        )
+        limits = limits.model_copy(update={"keys": _of_tokens(limits.keys)})
+        s3 = fetch.s3.model_copy(update={"allow": _of_tokens(fetch.s3.allow)})
+        gs = fetch.gs.model_copy(update={"allow": _of_tokens(fetch.gs.allow)})
+        return config.model_copy(update={"rate_limits": limits, "fetch": fetch.model_copy(update={"s3": s3, "gs": gs})})
 
     @model_validator(mode="after")
     def _one_way_to_scale(self) -> GatewayConfig:

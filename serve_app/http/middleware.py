@@ -94,16 +94,12 @@ class KnownHosts:
         """Handle one connection."""
         # Probes send the address of a replica. Browsers always send the header.
         probed = scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in _PROBES
-        if scope["type"] != "http" or probed or self._knows(Headers(scope=scope).get("host")):
+        host = None if scope["type"] != "http" or probed else Headers(scope=scope).get("host")
+        if host is None or is_listed(_PORT.sub("", host.strip()).removesuffix(".").strip("[]"), self._hosts):
             await self._app(scope, receive, send)
             return
         detail = "the Host header names no host of this server; the operator lists them as gateway.hosts"
         await problem_response(Request(scope), 400, "UnknownHost", detail)(scope, receive, send)
-
-    def _knows(self, header: str | None) -> bool:
-        if header is None:
-            return True
-        return is_listed(_PORT.sub("", header.strip()).removesuffix(".").strip("[]"), self._hosts)
 
 
 _PROBES = ("/healthz", "/readyz")

@@ -211,15 +211,12 @@ class Consumer:
         self._release(message)
 
     async def _dead_letter(self, message: Message, jobs: tuple[str, ...], kind: str, reason: str) -> None:
-        attempts = await self._retrier.until_it_works(lambda: self._attempts(jobs))
+        recorded = await self._retrier.until_it_works(lambda: asyncio.gather(*map(self._store.failed_attempts, jobs)))
+        attempts = 1 + max(recorded, default=0)  # the last one is not recorded
         letter = DeadLetter.of(message, jobs, kind, reason, attempts).encode()
         if await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter"):
             self._rate.count()
         self._release(message)
-
-    async def _attempts(self, jobs: tuple[str, ...]) -> int:
-        """The most attempts at one of these failed jobs; the last attempt is not among those recorded."""
-        return 1 + max(await asyncio.gather(*map(self._store.failed_attempts, jobs)), default=0)
 
     def _release(self, message: Message, is_ended: bool = False) -> None:
         self._held.pop(id(message), None)
