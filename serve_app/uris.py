@@ -69,8 +69,8 @@ def local_path(uri: str) -> Path | None:
 
 
 def web_address(uri: str) -> httpx.URL:
-    """Parse the address of an image on the web, encoded as browsers do, but without what would show a person another
-    address than the one that is asked: control characters and backslashes.
+    """Parse the address of an image on the web, encoded as browsers do, but without control characters and
+    backslashes, which could make it look like another address.
 
     Raises:
         Forbidden: it cannot be understood, or has a password in it.
@@ -90,7 +90,7 @@ def web_address(uri: str) -> httpx.URL:
 
 
 def is_listed(host: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns is the host, in any case, or ``*.`` and a domain that it is below."""
+    """Whether a pattern is the host, or ``*.`` and a domain above it; upper and lower case are the same."""
     host = host.lower()
     return any(host.endswith(each[1:]) if each.startswith("*.") else host == each for each in map(str.lower, patterns))
 

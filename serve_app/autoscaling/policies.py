@@ -63,7 +63,7 @@ class _Policy:
         return ctx.target_num_replicas if self._decided is None else self._decided, {}
 
     def _decide(self, ctx: AutoscalingContext, now: float) -> int | None:
-        """The number of replicas; ``None``: as it is."""
+        """The number of replicas; ``None``: unchanged."""
         reports = _reports(ctx)
         # since when each replica has been publishing: the rate of a new one is not known yet
         self._since = {replica: self._since.get(replica, now) for replica in reports}

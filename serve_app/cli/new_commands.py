@@ -17,7 +17,7 @@ new = typer.Typer(name="new", help="Create files to start from.", no_args_is_hel
 
 @new.callback()
 def _group() -> None:
-    """Keeps ``classifier`` a command of its own."""
+    """Keeps ``classifier`` a subcommand."""
 
 
 @new.command()

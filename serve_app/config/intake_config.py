@@ -75,7 +75,7 @@ class IntakeConfig(Closed):
     )
     fetch: SourcesConfig = Field(
         default_factory=SourcesConfig,
-        description="What is fetched for messages of others than the gateway, and for jobs of a gateway with "
+        description="What is fetched for messages that do not come from the gateway, and for jobs of a gateway with "
         "auth: none. For jobs of a key, the gateway's rules apply",
     )
     reuse_results: bool = Field(False, description="Reuse the result of the same image and pipeline; over HTTP too")
@@ -110,7 +110,7 @@ class IntakeConfig(Closed):
 
     @property
     def of_one_node(self) -> list[str]:
-        """What other nodes do not reach, in words."""
+        """Errors for what other nodes cannot reach."""
         found = []
         if self.queue.startswith("sqlite:"):
             found.append("intake.queue: an SQLite file is on one node; use amqp://, redis://, sqs:// or pubsub://")

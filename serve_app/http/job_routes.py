@@ -65,7 +65,7 @@ async def post_jobs(
     return JSONResponse({"jobs": [{"id": job_id, "status_url": f"{root}/v1/jobs/{job_id}"} for job_id in ids]}, 202)
 
 
-# Ids that others than the gateway assign may have slashes; this route is matched first.
+# Ids that the gateway did not assign may have slashes; this route is matched first.
 @router.get(
     "/v1/jobs/{job_id:path}/picture",
     summary="The picture with boxes and labels, of a job that was sent with annotate",

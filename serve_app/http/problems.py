@@ -184,7 +184,7 @@ def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
         kind = http.HTTPStatus(error.status_code).phrase.title().replace(" ", "")
         path = request.scope["path"]  # not request.url, which has the client's Host
         details = {
-            404: f"there is no {path}; /docs lists what there is",
+            404: f"there is no {path}; /docs lists all routes",
             405: f"{request.method} is not a method of {path}",
         }
         detail = details.get(error.status_code, str(error.detail))

@@ -196,7 +196,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class _CheckedNetwork(httpcore.AnyIOBackend):
-    """Connects to the address that was checked, so that a name cannot resolve to another one a moment later."""
+    """Connects to the address that was checked, so that the name cannot resolve to another one in between."""
 
     def __init__(self, rules: AddressRules) -> None:
         self._rules = rules

@@ -43,7 +43,7 @@ _Row: TypeAlias = dict[str, Any]
 
 
 class Compacted(NamedTuple):
-    """What one run did. ``rejected``: lines of the journal that are no results; they are kept under ``rejected/``."""
+    """What one run did. ``rejected``: invalid lines of the journal, which are stored under ``rejected/``."""
 
     rows: int = 0
     files: int = 0
@@ -54,7 +54,7 @@ class Compacted(NamedTuple):
 def compact(objects: Objects, max_segments: int = _MAX_SEGMENTS) -> Compacted:
     """Move what the journal holds to Parquet, up to ``max_segments`` journal objects a plan, until it is empty.
 
-    A line that is no result is logged and set aside under ``rejected/``; the others are moved.
+    An invalid line is logged and stored under ``rejected/``; the others are moved.
 
     Raises:
         StoreUnavailable: the store does not answer; run it again.

@@ -93,7 +93,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """The state of a job. ``marker`` is ``None`` for one that others than the gateway put on the queue."""
+    """The state of a job. ``marker`` is ``None`` for one that does not come from the gateway."""
 
     status: Literal["queued", "running", "succeeded", "failed"]
     outcome: Outcome | None
