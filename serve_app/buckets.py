@@ -53,11 +53,7 @@ def s3_bucket(name: str, region: str | None = None, endpoint_url: str | None = N
     if endpoint_url:
         options["endpoint"] = endpoint_url.rstrip("/")
     return S3Store(
-        name,
-        client_options=_client(endpoint_url),
-        retry_config=_RETRIES,
-        credential_provider=credentials,
-        **options,
+        name, client_options=_client(endpoint_url), retry_config=_RETRIES, credential_provider=credentials, **options
     )
 
 

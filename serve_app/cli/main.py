@@ -33,25 +33,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (
-    run,
-    batch,
-    validate,
-    explain,
-    graph,
-    schema,
-    models,
-    render,
-    serve,
-    demo,
-    doctor,
-    submit,
-    query,
-    compact,
-):
-    app.command()(_command)
-for _group in (new, queue, dlq, results, retention, keys):
-    app.add_typer(_group)
+for each in (run, batch, validate, explain, graph, schema, models, render, serve, demo, doctor, submit, query, compact):
+    app.command()(each)
+for group in (new, queue, dlq, results, retention, keys):
+    app.add_typer(group)
 
 
 def main() -> None:

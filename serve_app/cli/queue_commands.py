@@ -21,16 +21,16 @@ from classifiers import SetupError, VisionError
 from classifiers.redaction import without_secrets
 from graph import Malformed
 from graph.engine import checked_metadata
-from serve_app.cli.arguments import line_of, progress, stderr, stdout
+from serve_app.cli.arguments import line_of, print_figures, progress, stderr, stdout
 from serve_app.cli.input_files import SourceError, expand
 from serve_app.queues import Queue, QueueStats, QueueUnavailable, queue_from_url
 from serve_app.queues.dead_letters import Held, hold
-from serve_app.queues.dead_letters import purge as delete
 from serve_app.queues.dead_letters import retry as requeue
+from serve_app.queues.protocol import chunks
 from serve_app.queues.urls import FORMS, QueueUrl, with_prefetch
 from serve_app.refusals import Forbidden
 from serve_app.results import ResultStore
-from serve_app.uris import checked_uri, path_of_file_uri, scheme_of, split_bucket_uri, web_address
+from serve_app.uris import checked_uri, local_path, scheme_of, split_bucket_uri, web_address
 
 __all__ = ["dlq", "queue", "submit"]
 
@@ -59,17 +59,13 @@ def submit(
         list[str],
         typer.Argument(
             metavar="URI",
-            help="s3:// objects or prefixes (with / at the end), gs://, https://; files, folders and globs for a queue "
-            "in a file; - for lines of stdin.",
+            help="s3:// objects or prefixes (with / at the end), gs://, https://; with an SQLite queue also files, "
+            "folders and globs; - for lines of stdin.",
         ),
     ],
     metadata: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Metadata of the images, for rules; may be repeated. A value that is valid JSON is read as such: "
-            "site=3 is a number.",
-        ),
+        typer.Option(metavar="KEY=VALUE", help="Metadata of the images; may be repeated. The value is JSON or text."),
     ] = None,
 ) -> None:
     """Put images on a queue, for the workers of a pipeline that is served with it.
@@ -145,14 +141,14 @@ def _for_workers(uri: str, queue_url: str) -> str:
         bucket, key = split_bucket_uri(uri)
         if not bucket or not key or key.endswith("/"):
             raise SetupError(f"{uri} names no object; {scheme}://BUCKET/KEY does")
+        return checked_uri(uri)
     if scheme in ("http", "https"):
         try:
             web_address(uri)
         except Forbidden as error:
             raise SetupError(f"{uri}: {error}") from error
-    if scheme in ("s3", "gs", "http", "https"):
         return checked_uri(uri)
-    path = path_of_file_uri(uri) if scheme == "file" else Path(uri)
+    path = local_path(uri)
     try:
         is_file = path is not None and path.is_file()
     except OSError:  # a name that is too long, a folder that may not be read
@@ -173,8 +169,7 @@ async def _submit(to: Queue, jobs: Sequence[dict[str, Any]]) -> None:
     async with to:
         with progress() as bar:
             task = bar.add_task("submitted", total=len(jobs))
-            for start in range(0, len(jobs), _CHUNK):
-                chunk = jobs[start : start + _CHUNK]
+            for chunk in chunks(jobs, _CHUNK):
                 try:
                     await to.publish([json.dumps(job).encode() for job in chunk])
                 except QueueUnavailable as error:
@@ -215,7 +210,7 @@ def stats(
     watch: Annotated[bool, typer.Option("--watch", help="Repeat every 2 seconds until Ctrl-C.")] = False,
     form: FormOption = "table",
 ) -> None:
-    """Show how many messages wait, how many are in work, how old the oldest is, and how many dead letters there are.
+    """Show how many messages are waiting and in progress, the age of the oldest, and how many dead letters there are.
 
     Example: visiongraph queue stats 'redis://localhost:6379/0?stream=photos' --watch
     """
@@ -228,15 +223,13 @@ async def _stats(queue_url: str, watch: bool, form: str) -> None:
     async with _both(queue_url) as (live, dead):
         while True:
             try:
-                now, letters = await live.stats(), await dead.stats()
+                _print_stats(live, await live.stats(), await dead.stats(), form)
                 unanswered = 0
             except QueueUnavailable as error:
                 unanswered += 1
                 if not watch or unanswered >= _MOST_UNANSWERED:
                     raise
                 stderr.print(escape(str(error)))
-            else:
-                _print_stats(live, now, letters, form)
             if not watch:
                 return
             await asyncio.sleep(_EVERY_S)
@@ -253,12 +246,10 @@ def _print_stats(live: Queue, now: QueueStats, letters: QueueStats, form: str) -
         _print_lines([{"queue": live.name, "time": round(time.time(), 1), **figures}])
         return
     late = ", some minutes ago" if live.stats_are_late else ""
+    names = ("waiting", "in progress or delayed", "age of the oldest, in s", "dead letters")
+    values = ("not reported by the broker" if value is None else f"{value:,}" for value in figures.values())
     title = f"{escape(live.name)}, {time.strftime('%H:%M:%S')}{late}"
-    table = Table("", Column(justify="right"), show_header=False, title=title)
-    names = ("waiting", "in work or put off", "age of the oldest, in s", "dead letters")
-    for name, value in zip(names, figures.values(), strict=True):
-        table.add_row(name, "not reported by the broker" if value is None else f"{value:,}")
-    stdout.print(table)
+    print_figures(dict(zip(names, values, strict=True)), title)
 
 
 def _existing(queue_url: str) -> Queue:
@@ -279,14 +270,10 @@ async def _both(queue_url: str) -> AsyncIterator[tuple[Queue, Queue]]:
 
 # ---- dead letters
 
-dlq = typer.Typer(
-    name="dlq",
-    help="Dead letters: messages that could not be processed, with the reason.",
-    no_args_is_help=True,
-)
+dlq = typer.Typer(name="dlq", help="Dead letters: messages that failed, with the reason.", no_args_is_help=True)
 
 IdsArgument: TypeAlias = Annotated[
-    list[str] | None, typer.Argument(metavar="ID", help="Ids as dlq list shows them; the first characters do.")
+    list[str] | None, typer.Argument(metavar="ID", help="Ids as shown by dlq list; the first characters are enough.")
 ]
 
 
@@ -326,10 +313,7 @@ def retry(
     queue_url: QueueArgument,
     ids: IdsArgument = None,
     results: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI", help="Where results are stored: the recorded failures of the jobs are deleted at once."
-        ),
+        str | None, typer.Option(metavar="URI", help="The results; the recorded failures of the jobs are deleted.")
     ] = None,
 ) -> None:
     """Requeue the original messages of dead letters; without an ID all of them.
@@ -353,7 +337,7 @@ def purge(
     if not yes:
         what = f"{_count(len(ids), 'dead letter')}" if ids else "all dead letters"
         typer.confirm(f"Delete {what} of this queue? This cannot be undone", abort=True, err=True)
-    count = asyncio.run(_for_each(queue_url, ids or (), "deleted", lambda _, dead, held: delete(dead, held)))
+    count = asyncio.run(_for_each(queue_url, ids or (), "deleted", lambda _, dead, held: dead.ack(held.messages)))
     stderr.print(f"{_count(count, 'dead letter')} deleted")
 
 
@@ -381,7 +365,7 @@ async def _retry(queue_url: str, ids: Sequence[str], results: str | None) -> int
 async def _for_each(
     queue_url: str, ids: Sequence[str], done: str, act: Callable[[Queue, Queue, Held], Awaitable[None]]
 ) -> int:
-    """Act on the selected letters, and count them. Letters that return meanwhile are not acted on again.
+    """Process the selected letters and return their number. Letters that return meanwhile are not processed again.
 
     In chunks, unless they have to be searched: their leases expire.
     """
@@ -412,7 +396,5 @@ def _selected(held: Sequence[Held], ids: Sequence[str]) -> list[Held]:
         if not fits:
             raise SetupError(f"there is no dead letter {start}; visiongraph dlq list shows them")
         if len(fits) > 1:
-            raise SetupError(
-                f"{len(fits)} dead letters begin with {start}; give more of the id, such as {fits[0][:16]}"
-            )
+            raise SetupError(f"{len(fits)} dead letters begin with {start}; use a longer id, such as {fits[0][:16]}")
     return [each for each in held if not ids or each.letter.id.startswith(tuple(ids))]

@@ -22,7 +22,7 @@ from serve_app.results.retention import Ages
 __all__ = ["IntakeConfig", "Retention", "SourcesConfig", "local_intake", "read_intake_config"]
 
 _MISSING = {
-    "queue": f"say where images come from: {', '.join(form for scheme, form in FORMS.items() if scheme[-1] != 's')}",
+    "queue": f"say where images come from: {', '.join(FORMS.values())}",
     "results": "say where results go: s3://bucket/prefix, or a folder's absolute path",
 }
 
@@ -108,33 +108,21 @@ class IntakeConfig(Closed):
     )
     fetch: SourcesConfig = Field(
         default_factory=SourcesConfig,
-        description="What is fetched for messages that others than the gateway put on the queue, and for jobs of a "
-        "gateway with auth: none. For jobs of a key, the gateway's rules apply",
+        description="What is fetched for messages that do not come from the gateway, and for jobs of a gateway with "
+        "auth: none. For jobs of a key, the gateway's rules apply",
     )
-    reuse_results: bool = Field(
-        False, description="Answer an image that was seen before, by the same pipeline, with its result; over HTTP too"
-    )
+    reuse_results: bool = Field(False, description="Reuse the result of the same image and pipeline; over HTTP too")
     in_flight: int | None = Field(
-        None,
-        ge=1,
-        le=10_000,
-        description="Images that a worker processes at a time; default: twice what the first step takes",
+        None, ge=1, le=10_000, description="Concurrent images of a worker; default: twice what the first step takes"
     )
     timeout_s: float = Field(300, gt=0, description="Longest time for one image, once it has been fetched")
     max_attempts: int = Field(
-        8,
-        ge=1,
-        le=100,
-        description="Attempts after transient failures (a source that fails, a step that died); then a dead letter",
+        8, ge=1, le=100, description="Attempts of a job that fails for transient reasons, before it is a dead letter"
     )
-    retry_after_s: float = Field(
-        1, gt=0, description="Wait before the second try; twice as long before each further one"
-    )
-    stop_s: float = Field(
-        30, gt=0, description="Time for a worker that is stopped to finish its images; the others are requeued"
-    )
+    retry_after_s: float = Field(1, gt=0, description="Before the second attempt; doubled before each further one")
+    stop_s: float = Field(30, gt=0, description="Time for a stopping worker to finish its images; others are requeued")
     compact_every_s: float = Field(300, gt=0, description="How often results are moved to Parquet")
-    num_cpus: float = Field(0.25, ge=0, description="CPUs that a worker reserves; bookkeeping, not a limit")
+    num_cpus: float = Field(0.25, ge=0, description="CPUs that a worker reserves on its node; not a limit")
     num_replicas: int | None = Field(None, ge=1, description="Workers; default 1. Not together with autoscaling")
     autoscaling: BacklogAutoscaling | None = Field(None, description="Let the backlog choose the number of workers")
 
@@ -160,7 +148,7 @@ class IntakeConfig(Closed):
 
     @property
     def of_one_node(self) -> list[str]:
-        """What other nodes do not reach, in words."""
+        """Errors for what other nodes cannot reach."""
         found = []
         if self.queue.startswith("sqlite:"):
             found.append("intake.queue: an SQLite file is on one node; use amqp://, redis://, sqs:// or pubsub://")
@@ -180,7 +168,6 @@ def read_intake_config(block: str | Path | Mapping[str, Any], **given: str | Non
     """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`.
 
     Args:
-        block: the block, or the file.
         given: ``queue`` or ``results`` in place of that in the block, unless ``None``; relative paths are relative to
             the current folder.
     """

@@ -18,7 +18,7 @@ from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.deployments.rollout import Rollout, awaited_hosts
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 from serve_app.http.job_desk import JobDesk
 from serve_app.images import KeptImages, KeptPlaces, Sources, Uploads
 from serve_app.queues import queue_from_url

@@ -106,10 +106,9 @@ class Worker:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve; see :func:`serve_app.autoscaling.worker_stats`."""
-        consumer = self._consumer
-        if consumer is None:
+        if self._consumer is None:
             return worker_stats(None, rate=0.0, in_hand=0, room=0)
-        return worker_stats(consumer.queue_stats, rate=consumer.rate, in_hand=consumer.in_hand, room=consumer.room)
+        return self._consumer.stats()
 
     def check_health(self) -> None:
         """Called by Serve; an exception makes it replace the replica."""

@@ -31,11 +31,7 @@ router = APIRouter()
     summary="Run the pipeline on one image",
     response_class=JSONResponse,
     responses={
-        200: {
-            "model": Result,
-            "content": {"image/jpeg": {}},
-            "description": "The result, or the annotated picture",
-        },
+        200: {"model": Result, "content": {"image/jpeg": {}}, "description": "The result, or the annotated picture"},
         **problems(400, 401, 403, 408, 413, 415, 422, 429, 502, 503),
     },
     openapi_extra={"requestBody": OPENAPI_BODY},

@@ -54,8 +54,6 @@ class JobDesk:
 
     Args:
         queue: not opened; it is opened when it is needed.
-        store: where jobs and results are kept.
-        sources: says what may be fetched.
         uploads: takes the images that come with jobs.
     """
 
@@ -95,16 +93,8 @@ class JobDesk:
         owner = None if policy is None else policy["tenant"]
         request = None if idempotency_key is None else await asyncio.to_thread(_digest_of_items, items)
         markers = [
-            JobMarker(
-                _job_id(owner, idempotency_key, index),
-                item.uri,
-                item.metadata or {},
-                bool(item.annotate),
-                owner,
-                policy,
-                request=request,
-            )
-            for index, item in enumerate(items)
+            JobMarker(job_id, item.uri, item.metadata or {}, bool(item.annotate), owner, policy, request=request)
+            for job_id, item in zip(_job_ids(owner, idempotency_key, len(items)), items, strict=True)
         ]
         async with self._available():
             known = None if idempotency_key is None else await self._store.job(markers[0].id)
@@ -120,12 +110,13 @@ class JobDesk:
                     new = await asyncio.gather(*(self._write(marker, idempotency_key is None) for marker in markers))
                     fresh = [marker for marker, is_new in zip(markers, new, strict=True) if is_new]
                     if fresh:
-                        await self._queue.publish(await asyncio.to_thread(lambda: [_body(marker) for marker in fresh]))
+                        await self._queue.publish(await asyncio.to_thread(_bodies, fresh))
             except BaseException:
                 # With a key the client sends the same jobs again, and another request with it may have had them
                 # accepted meanwhile: those stay.
                 if idempotency_key is None:
-                    await asyncio.shield(self._withdraw(markers))
+                    with suppress(StoreUnavailable, BadResultsUri):  # nobody knows their ids
+                        await asyncio.shield(asyncio.gather(*map(self._store.withdraw, markers)))
                 raise
         return [marker.id for marker in markers]
 
@@ -192,10 +183,6 @@ class JobDesk:
         status = await self._store.status(marker.id)
         return status is None or status.status == "queued"
 
-    async def _withdraw(self, markers: Sequence[JobMarker]) -> None:
-        with suppress(StoreUnavailable, BadResultsUri):  # nobody knows their ids
-            await asyncio.gather(*(self._store.withdraw(marker) for marker in markers))
-
     @asynccontextmanager
     async def _available(self) -> AsyncIterator[None]:
         try:
@@ -208,15 +195,15 @@ class JobDesk:
             ) from error
 
 
-def _job_id(owner: str | None, key: str | None, index: int) -> str:
+def _job_ids(owner: str | None, key: str | None, count: int) -> list[str]:
     if key is None:
-        return f"{JOB_PREFIX}{uuid.uuid4().hex}"
-    identity = json.dumps([owner, key, index], sort_keys=True)
-    return f"{JOB_PREFIX}{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+        return [f"{JOB_PREFIX}{uuid.uuid4().hex}" for _ in range(count)]
+    digests = (hashlib.sha256(json.dumps([owner, key, index]).encode()) for index in range(count))
+    return [f"{JOB_PREFIX}{digest.hexdigest()[:32]}" for digest in digests]
 
 
-def _body(marker: JobMarker) -> bytes:
-    return json.dumps({"id": marker.id, "uri": marker.uri, "metadata": marker.metadata}).encode()
+def _bodies(markers: Sequence[JobMarker]) -> list[bytes]:
+    return [json.dumps({"id": each.id, "uri": each.uri, "metadata": each.metadata}).encode() for each in markers]
 
 
 def _digest_of_items(items: Sequence[JobItem]) -> str:

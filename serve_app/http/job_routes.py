@@ -28,7 +28,7 @@ _MAX_JOBS = 1000
 # Objects made from JSON can take twenty times its bytes.
 _MAX_BODY_BYTES = 4 * 2**20
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_OFF = (
+_JOBS_DISABLED = (
     "jobs are disabled; the operator enables them with the block 'intake' (a queue, and a place for "
     "results). Send single images to POST /v1/images"
 )
@@ -81,7 +81,7 @@ async def post_jobs(
     return JSONResponse({"jobs": [{"id": job_id, "status_url": f"{root}/v1/jobs/{job_id}"} for job_id in ids]}, 202)
 
 
-# Ids that others than the gateway assign may have slashes; this route is matched first.
+# Ids that the gateway did not assign may have slashes; this route is matched first.
 @router.get(
     "/v1/jobs/{job_id:path}/picture",
     summary="The picture with boxes and labels, of a job that was sent with annotate",
@@ -154,7 +154,7 @@ async def post_upload(request: Request, body: UploadRequest) -> JSONResponse:
 def _desk(request: Request) -> JobDesk:
     desk: JobDesk | None = request.app.state.desk
     if desk is None:
-        raise NotFound(_OFF)
+        raise NotFound(_JOBS_DISABLED)
     return desk
 
 
@@ -195,9 +195,7 @@ async def _uploaded(request: Request) -> tuple[list[JobItem], dict[str, bytes]]:
 async def _read(request: Request) -> list[JobItem]:
     raw = await request.body()
     if len(raw) > _MAX_BODY_BYTES:
-        raise TooManyBytes(
-            f"the list of jobs has more than {_MAX_BODY_BYTES:,} bytes; send it in parts", limit=_MAX_BODY_BYTES
-        )
+        raise TooManyBytes(f"the jobs have more than {_MAX_BODY_BYTES:,} bytes; send parts", limit=_MAX_BODY_BYTES)
     return await asyncio.to_thread(_parse, raw, charset_of(request.headers["content-type"]))
 
 

@@ -110,7 +110,7 @@ class Problem(BaseModel):
     instance: str = Field(description="The request id, as in the header X-Request-Id")
 
 
-_MEANINGS = {
+_DESCRIPTIONS = {
     400: "Malformed request",
     401: "Missing or invalid credentials",
     403: "Not allowed",
@@ -125,12 +125,13 @@ _MEANINGS = {
     502: "A step that the request cannot do without failed, or the image could not be fetched",
     503: "Overloaded, or not ready; try again after Retry-After",
 }
+"""Of the responses in the OpenAPI document. What a client gets as ``detail`` is the message of the error."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for the OpenAPI document."""
     return {
-        status: {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": _MEANINGS[status]}
+        status: {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": _DESCRIPTIONS[status]}
         for status in statuses
     }
 
@@ -189,7 +190,7 @@ def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
         kind = http.HTTPStatus(error.status_code).phrase.title().replace(" ", "")
         path = request.scope["path"]  # not request.url, which has the client's Host
         details = {
-            404: f"there is no {path}; /docs lists what there is",
+            404: f"there is no {path}; /docs lists all routes",
             405: f"{request.method} is not a method of {path}",
         }
         detail = details.get(error.status_code, str(error.detail))

@@ -27,7 +27,6 @@ class Sources:
     Args:
         own: what is fetched for messages without a key.
         clients: what the gateway fetches for its keys.
-        limits: of one image.
         concurrent: images that are fetched at a time.
         uploads: images that clients have handed over; without them none can be named.
         kept: what is not fetched, see :class:`serve_app.images.fetching.Fetcher`.

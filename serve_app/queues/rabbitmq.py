@@ -239,11 +239,7 @@ def _quorum(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dead_letters_to(queue: str) -> dict[str, Any]:
-    return {
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": queue,
-        "x-dead-letter-strategy": "at-least-once",
-    }
+    return {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue, "x-dead-letter-strategy": "at-least-once"}
 
 
 def _message(session: _Session, delivery: AbstractIncomingMessage) -> Message:

@@ -18,7 +18,7 @@ import json
 import logging
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -44,7 +44,7 @@ _Row: TypeAlias = dict[str, Any]
 
 
 class Compacted(NamedTuple):
-    """What one run did. ``rejected``: lines of the journal that are no results; they are kept under ``rejected/``."""
+    """What one run did. ``rejected``: invalid lines of the journal, which are stored under ``rejected/``."""
 
     rows: int = 0
     files: int = 0
@@ -55,7 +55,7 @@ class Compacted(NamedTuple):
 def compact(objects: Objects, max_segments: int = _MAX_SEGMENTS) -> Compacted:
     """Move what the journal holds to Parquet, up to ``max_segments`` journal objects a plan, until it is empty.
 
-    A line that is no result is logged and set aside under ``rejected/``; the others are moved.
+    An invalid line is logged and stored under ``rejected/``; the others are moved.
 
     Raises:
         StoreUnavailable: the store does not answer; run it again.
@@ -88,12 +88,22 @@ def _carry_out(objects: Objects, number: int) -> Compacted:
         rows = files = 0
         for partition, found in _by_partition(outcomes, rejected).items():
             new = _new_rows(objects, partition, number, found)
-            table = pa.concat_tables([rows_to_table([]), *_tables(new, rejected)])
+            table, misfits = rows_to_table(new)
+            rejected += [_rejection(json.dumps(row, default=str), error) for row, error in misfits]
             if table.num_rows:
-                objects.put(f"{partition}/{_file_name(number, new)}", to_parquet(table))
+                times = list(map(_time, new))
+                name = f"part-{number:010d}_{min(times)}_{max(times)}.parquet"
+                objects.put(f"{partition}/{name}", to_parquet(table))
                 rows, files = rows + table.num_rows, files + 1
         if rejected:
-            _set_aside(objects, number, rejected)
+            aside = f"rejected/{number:010d}.jsonl"
+            objects.put(aside, b"\n".join(json.dumps(rejection).encode() for rejection in rejected))
+            _log.error(
+                "%d results cannot be converted to Parquet and are stored in %s; the first: %.500r",
+                len(rejected),
+                aside,
+                rejected[0]["reason"],
+            )
         counts = Compacted(rows, files, len(segments), len(rejected))
         objects.put(key, _plan(segments, is_done=True))
     for segment in segments:
@@ -110,7 +120,7 @@ def _plan(segments: Sequence[str], *, is_done: bool = False) -> bytes:
 def _read(
     objects: Objects, segments: Iterable[str], rejected: list[dict[str, str]]
 ) -> dict[str, dict[str, Any]] | None:
-    """The outcomes of journal objects by their ids; ``None`` where an object is gone."""
+    """The outcomes of journal objects by their ids; ``None`` where an object was deleted."""
     outcomes: dict[str, dict[str, Any]] = {}
     for segment in segments:
         data = objects.get(segment)
@@ -139,31 +149,8 @@ def _by_partition(outcomes: dict[str, dict[str, Any]], rejected: list[dict[str, 
     return partitions
 
 
-def _tables(rows: list[_Row], rejected: list[dict[str, str]]) -> Iterator[pa.Table]:
-    """The rows as tables, without those that do not fit into the columns."""
-    try:
-        yield rows_to_table(rows)
-    except Exception as error:  # noqa: BLE001 - Arrow raises errors of many kinds
-        if len(rows) == 1:
-            rejected.append(_rejection(json.dumps(rows[0], default=str), error))
-            return
-        yield from _tables(rows[: len(rows) // 2], rejected)
-        yield from _tables(rows[len(rows) // 2 :], rejected)
-
-
 def _rejection(line: str, error: Exception) -> dict[str, str]:
     return {"reason": f"{type(error).__name__}: {error}", "line": line}
-
-
-def _set_aside(objects: Objects, number: int, rejected: list[dict[str, str]]) -> None:
-    key = f"rejected/{number:010d}.jsonl"
-    objects.put(key, b"\n".join(json.dumps(rejection).encode() for rejection in rejected))
-    _log.error(
-        "%d results cannot be put into Parquet and were set aside in %s; the first: %.500r",
-        len(rejected),
-        key,
-        rejected[0]["reason"],
-    )
 
 
 def _new_rows(objects: Objects, partition: str, number: int, rows: list[_Row]) -> list[_Row]:
@@ -219,8 +206,3 @@ def _last_plan(objects: Objects) -> int:
 
 def _plan_key(number: int) -> str:
     return f"{_PLANS}{number:010d}.json"
-
-
-def _file_name(number: int, rows: list[_Row]) -> str:
-    times = list(map(_time, rows))
-    return f"part-{number:010d}_{min(times)}_{max(times)}.parquet"

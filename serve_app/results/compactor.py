@@ -20,7 +20,6 @@ class Compactor:
 
     Args:
         run: compacts the results; called in a thread.
-        every_s: seconds between two runs.
         is_mine: whether this process compacts; while two do, no harm is done.
     """
 

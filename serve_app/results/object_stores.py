@@ -130,9 +130,7 @@ def objects_from_uri(uri: str) -> Objects:
     if parts.scheme == "file":
         return LocalObjects(Path(unquote(parts.path)))
     if parts.scheme and "://" in uri:
-        raise BadResultsUri(
-            f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix, gs://bucket/prefix, or a path"
-        )
+        raise BadResultsUri(f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix, gs:// or a path")
     return LocalObjects(Path(uri))
 
 
@@ -243,9 +241,7 @@ class LocalObjects(Objects):
         try:
             yield
         except OSError as error:
-            raise StoreUnavailable(
-                f"the results folder {self._root} cannot be used: {error.strerror or error}"
-            ) from error
+            raise StoreUnavailable(f"the folder {self._root} cannot be used: {error.strerror or error}") from error
 
 
 def _sync(folder: Path) -> None:
@@ -267,9 +263,7 @@ class BucketObjects(Objects):
     """Objects of a bucket under a prefix. The server must support conditional writes, as S3 and Google's do.
 
     Args:
-        scheme: ``s3`` or ``gs``.
         bucket: its name. The first call connects.
-        prefix: begins every key.
         region: of S3; default: as the machine is configured.
         endpoint_url: of another server, or of an emulator.
     """

@@ -113,7 +113,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """The state of a job. ``marker`` is ``None`` for one that others than the gateway put on the queue."""
+    """The state of a job. ``marker`` is ``None`` for one that does not come from the gateway."""
 
     status: Literal["queued", "running", "succeeded", "failed", "deleted"]
     outcome: Outcome | None
@@ -134,11 +134,7 @@ def content_keys(result: Mapping[str, Any]) -> list[str]:
 
 
 class ResultStore:
-    """Jobs and their results under a URI. Use it from one event loop; all methods raise ``StoreUnavailable``.
-
-    Args:
-        objects: where they are stored.
-    """
+    """Jobs and their results under a URI. Use it from one event loop; all methods raise ``StoreUnavailable``."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects

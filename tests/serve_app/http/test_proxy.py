@@ -59,7 +59,7 @@ sys.path[:0] = [{plugins!r}, {root!r}]
 from benchmarks.intake.noop import PLAN, NoopBackend
 from gateways import config
 from graph import Engine
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 
 engine = Engine(PLAN, NoopBackend(PLAN))
 uvicorn.run(make_app(lambda: engine, config(timeout_ms=30_000)), host="127.0.0.1", port={port}, log_level="error")

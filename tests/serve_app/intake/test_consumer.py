@@ -509,9 +509,9 @@ async def test_a_consumer_tells_how_it_stands(at: Place, toys: LocalBackend) -> 
     await at.publish(*({"id": f"a{n}", "uri": uri} for n in range(5)))
     async with consuming(at, toys) as consumer:
         await until(at.is_empty)
-        await until(lambda: consumer.rate > 0)
-        assert consumer.rate == pytest.approx(0.5)
-        assert consumer.queue_stats is not None
+        await until(lambda: consumer.stats()["rate"] > 0)
+        assert consumer.stats()["rate"] == pytest.approx(0.5)
+        assert "waiting" in consumer.stats()
         assert consumer.stuck() is None
         consumer._loops[0].cancel()  # as an error that nobody foresaw would end it
         reason = await until(consumer.stuck)
