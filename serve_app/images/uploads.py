@@ -70,9 +70,11 @@ class Uploads:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        await asyncio.to_thread(self._store, upload_key(owner, sha256), image)
+        await asyncio.to_thread(self.store_now, image, sha256, owner)
 
-    def _store(self, key: str, data: bytes) -> None:
+    def store_now(self, data: bytes, sha256: str, owner: str | None) -> None:
+        """As :meth:`store`; blocks."""
+        key = upload_key(owner, sha256)
         if self.objects.create(key, data) or self._keep_for is None:
             return
         there = self.objects.info(key)

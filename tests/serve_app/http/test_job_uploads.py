@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from serve_app.queues import queue_from_url
 from serve_app.results import Outcome
 from serve_app.results.compaction import compact
 from serve_app.results.deletion import pending_deletions, purge
+from serve_app.results.object_stores import LocalObjects
 from serve_app.results.query import query
 
 PNG = {"Content-Type": "image/png"}
@@ -318,3 +320,24 @@ async def test_images_of_failures_are_kept(at: Place, backend: LocalBackend) -> 
         assert (await client.post("/v1/images", content=STREET, headers=PNG)).status_code == 200
         await until(lambda: stored(at))
     assert stored(at) == [f"open/{Frame.from_bytes(white).sha256[:2]}/{Frame.from_bytes(white).sha256}"]
+
+
+async def test_the_requests_to_the_store_are_those_of_the_guide(
+    at: Place, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[str] = Counter()
+    for name in ("get", "info", "put", "create", "delete"):
+
+        def counted(
+            self: Any, key: str, *data: bytes, name: str = name, call: Any = getattr(LocalObjects, name)
+        ) -> Any:
+            kind = key.split("/")[0]
+            counts["reads" if name in ("get", "info") else "writes"] += kind != "journal"
+            return call(self, key, *data)
+
+        monkeypatch.setattr(LocalObjects, name, counted)
+    async with gateway(at, backend) as client:
+        await client.post("/v1/jobs", content=STREET, headers=PNG)
+        async with consuming(at, backend):
+            await until(at.is_empty)
+    assert counts == {"writes": 3, "reads": 3}
