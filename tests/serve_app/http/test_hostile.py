@@ -397,10 +397,12 @@ def jobs() -> Iterator[tuple[str, bytes, str, int]]:
         ]
     ):
         yield f"job-uri-{number}", json.dumps([{"uri": uri}]).encode(), kind, 403
-    for number, other in enumerate(
-        ["", "text/plain", "image/png", "multipart/form-data; boundary=b", "application/xml"]
-    ):
-        yield f"job-kind-{number}", good.encode(), other, 415
+    for other, status in {
+        **dict.fromkeys(["", "text/plain", "application/xml"], 415),
+        "image/png": 422,
+        "multipart/form-data; boundary=b": 400,
+    }.items():
+        yield f"job-kind-{other}", good.encode(), other, status
 
 
 async def test_jobs(backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

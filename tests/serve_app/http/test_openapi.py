@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import schemathesis
 from gateways import PIPELINE, PNG, config
@@ -41,7 +42,7 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def application(tmp_path_factory: pytest.TempPathFactory, moto: str) -> Any:
     folder: Path = tmp_path_factory.mktemp("keys")
     file = folder / "keys.json"
     key = create_key(file, "acme", ["infer", "jobs", "admin"])
@@ -53,7 +54,8 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
     plan = load_plan(PIPELINE)
     backend = LocalBackend(plan)
     engine = Engine(plan, backend)
-    uploads = Uploads(objects_from_uri(str(folder / "images")), ImageLimits().max_bytes)
+    boto3.client("s3", endpoint_url=moto, region_name="us-east-1").create_bucket(Bucket="uploads")
+    uploads = Uploads(objects_from_uri(f"s3://uploads?endpoint_url={moto}"), ImageLimits().max_bytes)
     sources = Sources(SourcesConfig(), rules.fetch, ImageLimits(), 4, uploads)
     store = ResultStore.from_uri(str(folder / "results"))
     desk = JobDesk(queue_from_url(f"sqlite:///{folder}/jobs.db"), store, sources, uploads)
