@@ -216,5 +216,5 @@ def _share_or_number(text: str) -> int | float:
     except ValueError:
         value = -1
     if value < 0 or (isinstance(value, float) and not value <= 1):
-        raise typer.BadParameter(f"'{text}' is neither a number nor a percentage", param_hint="--max-failures")
+        raise typer.BadParameter(f"'{text}' is not a number or percentage", param_hint="--max-failures")
     return value

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from classifiers import SetupError
 from classifiers.validation import Closed
 from serve_app.autoscaling import BacklogAutoscaling
-from serve_app.config.blocks import folder_of, read_block
+from serve_app.config.blocks import absolute_path, folder_of, read_block
 from serve_app.config.gateway_config import FetchConfig, FolderPath
 from serve_app.queues.urls import FORMS, QueueUrl
 from serve_app.results import objects_from_uri, uri_below
@@ -55,9 +55,7 @@ def _results_uri(text: str, info: ValidationInfo) -> str:
         objects_from_uri(text)
     except SetupError as error:
         raise ValueError(str(error)) from error
-    if not urlsplit(text).scheme and not Path(text).is_absolute():
-        raise ValueError(f"'{text}' must be an absolute path: the replicas run in folders of their own")
-    return text
+    return text if urlsplit(text).scheme else absolute_path(text, info)
 
 
 class SourcesConfig(FetchConfig):
