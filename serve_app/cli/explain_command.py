@@ -16,9 +16,10 @@ from graph import explain as explain_result
 from graph.engine import StepExplanation
 from serve_app.cli.arguments import OptionalPipelineArgument, stdout
 from serve_app.cli.input_files import read
-from serve_app.results import ResultStore
 
 __all__ = ["explain"]
+
+_MAX_VALUE = 200
 
 
 def explain(
@@ -62,6 +63,8 @@ def explain(
 
 
 async def _stored_result(uri: str, request: str) -> dict[str, Any]:
+    from serve_app.results import ResultStore
+
     store = ResultStore.from_uri(uri)
     outcome = await store.outcome(request)
     await store.close()
@@ -110,11 +113,8 @@ def _print_decision(kind: str, decision: Decision) -> None:
     word = words[decision.held]
     stdout.print(f"  {kind} for {escape(decision.subject)} {word}: {escape(decision.rule)}", highlight=False)
     for source, value in decision.values:
-        stdout.print(f"      {escape(source)} = {escape(_short(value))}", highlight=False)
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + " …"
+        stdout.print(f"      {escape(source)} = {escape(text)}", highlight=False)
     if decision.error is not None:
         stdout.print(f"      {escape(decision.error)}", highlight=False)
-
-
-def _short(value: object, limit: int = 200) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= limit else text[:limit] + " …"

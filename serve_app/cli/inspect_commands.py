@@ -18,7 +18,7 @@ __all__ = ["graph", "models", "schema", "validate"]
 
 
 def validate(pipeline: PipelineArgument) -> None:
-    """Check a pipeline file: all errors at once, each with its line and the fix (exit status 2), or "ok" and the plan.
+    """Check a pipeline file: reports all errors, each with its line and the fix (exit status 2), or "ok" and the plan.
 
     The classes are imported; no model is loaded.
     """

@@ -17,6 +17,7 @@ from serve_app.cli.metrics_command import metrics
 from serve_app.cli.new_commands import new
 from serve_app.cli.queue_commands import dlq, queue, submit
 from serve_app.cli.result_commands import compact, query
+from serve_app.cli.retention_commands import results, retention
 from serve_app.cli.run_command import run
 from serve_app.cli.serve_commands import demo, render, serve
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (
+_COMMANDS = (
     run,
     batch,
     validate,
@@ -50,10 +51,11 @@ for _command in (
     submit,
     query,
     compact,
-):
-    app.command()(_command)
-for _group in (new, queue, dlq, keys):
-    app.add_typer(_group)
+)
+for each in _COMMANDS:
+    app.command()(each)
+for group in (new, queue, dlq, results, retention, keys):
+    app.add_typer(group)
 
 
 def main() -> None:

@@ -9,26 +9,21 @@ import typer
 from rich.markup import escape
 
 from serve_app.cli.arguments import stderr
-from serve_app.monitoring import monitoring_files
-from serve_app.monitoring.alerts import Promises
-from serve_app.telemetry.exporting import ExportSettings
 
 __all__ = ["metrics"]
-
-_DEFAULT = Promises()
 
 
 def metrics(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", file_okay=False)],
     availability: Annotated[
         float, typer.Option(help="Share of images that do not fail, over 30 days.", min=0.5, max=0.99999)
-    ] = _DEFAULT.availability,
+    ] = 0.999,
     image_s: Annotated[
         float, typer.Option(help="Seconds within which 95 of 100 images over HTTP have their result.", min=0.001)
-    ] = _DEFAULT.image_s,
+    ] = 2.0,
     oldest_message_s: Annotated[
         float, typer.Option(help="Seconds that a message may wait in the queue.", min=1)
-    ] = _DEFAULT.oldest_message_s,
+    ] = 300.0,
 ) -> None:
     """Write a Prometheus configuration, alert rules and a Grafana dashboard.
 
@@ -37,6 +32,10 @@ def metrics(
 
     Example: visiongraph metrics monitoring && prometheus --config.file=monitoring/prometheus.yml
     """
+    from serve_app.monitoring import monitoring_files
+    from serve_app.monitoring.alerts import Promises
+    from serve_app.telemetry.exporting import ExportSettings
+
     promises = Promises(availability=availability, image_s=image_s, oldest_message_s=oldest_message_s)
     for name, text in monitoring_files(ExportSettings.from_environment().folder, promises).items():
         path = folder / name

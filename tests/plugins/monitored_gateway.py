@@ -20,7 +20,7 @@ from toys import draw, encoded
 from classifiers import BaseClassifier, Image
 from graph import Engine, LocalBackend, load_plan
 from serve_app.config.gateway_config import GatewayConfig
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 from serve_app.queues import queue_from_url
 from serve_app.telemetry.exporting import Exporter, ExportSettings
 from serve_app.telemetry.metrics import WORKERS_MAX

@@ -92,6 +92,11 @@ def test_the_files_of_the_repository_are_what_the_command_writes() -> None:
     assert written == monitoring_files(default), "write them again: visiongraph metrics configs/monitoring"
 
 
+def test_the_command_promises_what_the_rules_do(tmp_path: Path) -> None:
+    CliRunner().invoke(app, ["metrics", str(tmp_path)], catch_exceptions=False)
+    assert (tmp_path / "alerts.yml").read_text() == monitoring_files(tmp_path)["alerts.yml"]
+
+
 def test_the_folder_of_the_environment_is_where_prometheus_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

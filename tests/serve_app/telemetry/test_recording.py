@@ -18,7 +18,7 @@ from toys import draw, encoded
 from graph import Engine, LocalBackend, load_plan
 from graph.engine import Decisions, StepAnswer, StepInfo, StepOutcome, Timings
 from graph.engine.messages import CropSpec
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 from serve_app.queues import queue_from_url
 from serve_app.results import Outcome, ResultStore
 from serve_app.telemetry import recording
@@ -205,7 +205,7 @@ async def test_an_attempt_that_is_repeated_is_a_delivery_of_its_own(tmp_path: Pa
 
 async def test_the_queue_is_shown_as_it_is(tmp_path: Path, backend: LocalBackend, name: str) -> None:
     async with place(tmp_path) as at, consuming(at, backend, plan=load_plan(pipeline(name))) as consumer:
-        await until(lambda: consumer.queue_stats is not None)
+        await until(lambda: consumer._queue_stats is not None)
     queue, shown = queue_from_url(at.url).name, samples()
     assert {shown[f"visiongraph_queue_messages{{queue={queue},state={s}}}"] for s in ("waiting", "in_flight")} == {0}
     assert shown[f"visiongraph_queue_oldest_age_seconds{{queue={queue}}}"] == 0

@@ -21,7 +21,7 @@ from graph import Engine, load_plan
 from graph.pipeline_file import INGRESS
 from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.hosting import StepHost
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 from serve_app.http.job_desk import JobDesk
 from serve_app.queues import queue_from_url
 from serve_app.telemetry import tracing
@@ -52,6 +52,13 @@ def replica(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def none_is_left() -> Iterator[None]:
+    """Each test sets up the tracing of this process itself."""
+    yield
+    tracing.stop_tracing()
+
+
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     """Where spans go: those of requests with a sampled parent, and no others."""
@@ -59,7 +66,6 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     yield receiver
-    tracing.stop_tracing()
     receiver.close()
 
 
@@ -205,7 +211,7 @@ async def test_a_job_continues_the_trace_of_its_request(
     engine = Engine(PLAN, backend)
     async with place(tmp_path) as at, consuming(at, backend, plan=PLAN) as consumer:
         sources = consumer._runner._sources
-        desk = JobDesk(queue_from_url(at.url), at.store, sources)
+        desk = JobDesk(queue_from_url(at.url), at.store, sources, at.uploads)
         async with client_of(make_app(lambda: engine, config(), desk=desk)) as client:
             answer = await client.post("/v1/jobs", json={"uri": at.image()}, headers={"traceparent": PARENT})
             assert answer.status_code == 202, answer.text
