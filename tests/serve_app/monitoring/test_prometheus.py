@@ -234,7 +234,7 @@ def test_every_panel_has_data_and_a_lost_replica_is_missed(tmp_path: Path, poll:
     (tmp_path / "street.png").write_bytes(image())
     program = str(Path(sys.executable).with_name("visiongraph"))
     command = [program, "serve", "monitored.yaml", "--port", str(port), "--dashboard-port", str(dashboard), "--no-fit"]
-    rules = alert_rules(windows=Windows(pending="2s", soon="2s"))
+    rules = alert_rules(Promises(image_s=50), Windows(pending="2s", soon="2s"))
     with (
         running_prometheus(tmp_path, configuration(metrics), rules, every="5s") as prometheus,
         process(*command, folder=tmp_path, VISIONGRAPH_METRICS_DIR=str(metrics)) as server,
