@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -17,20 +18,22 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from classifiers import SetupError, VisionError
+from classifiers import InputError, SetupError, VisionError
+from classifiers.imaging import DEFAULT_LIMITS
 from classifiers.redaction import without_secrets
-from graph import Malformed
+from graph import Frame, Malformed
 from graph.engine import checked_metadata
 from serve_app.cli.arguments import line_of, print_figures, progress, stderr, stdout
 from serve_app.cli.input_files import SourceError, expand
+from serve_app.images import Uploads, upload_address
 from serve_app.queues import Queue, QueueStats, QueueUnavailable, queue_from_url
 from serve_app.queues.dead_letters import Held, hold
 from serve_app.queues.dead_letters import retry as requeue
 from serve_app.queues.protocol import chunks
 from serve_app.queues.urls import FORMS, QueueUrl, with_prefetch
 from serve_app.refusals import Forbidden
-from serve_app.results import ResultStore
-from serve_app.uris import checked_uri, local_path, scheme_of, split_bucket_uri, web_address
+from serve_app.results import ResultStore, objects_from_uri
+from serve_app.uris import checked_uri, local_path, path_of_file_uri, scheme_of, split_bucket_uri, web_address
 
 __all__ = ["dlq", "queue", "submit"]
 
@@ -39,6 +42,7 @@ _MOST_HELD = 10_000  # letters that are leased at once
 _QUIET_S = 1.0  # a queue of dead letters that delivers nothing for this time has been read to its end
 _EVERY_S = 2.0
 _MOST_UNANSWERED = 3
+_UPLOADED_AT_A_TIME = 8
 
 QueueArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="QUEUE_URL", help=f"For example {FORMS['sqlite']} or {FORMS['redis']}.")
@@ -67,6 +71,14 @@ def submit(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Metadata of the images; may be repeated. The value is JSON or text."),
     ] = None,
+    upload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="Upload local files to this store first: the intake block's images, or images/ below its results. "
+            "For workers of a gateway with auth: none.",
+        ),
+    ] = None,
 ) -> None:
     """Put images on a queue, for the workers of a pipeline that is served with it.
 
@@ -74,10 +86,15 @@ def submit(
     submitted are reported on stderr, the others are still sent, and the exit status is 1.
 
     Example: visiongraph submit 'sqs://photos?region=eu-west-1' s3://bucket/2026/11/ --metadata site=3
+
+    Example: visiongraph submit 'sqs://photos?region=eu-west-1' photos/ --upload s3://bucket/results/images
     """
     to = queue_from_url(queue_url)
     known = _metadata(metadata or ())
-    jobs, errors = _jobs(uris, queue_url, known)
+    jobs, errors = _jobs(uris, queue_url, known, uploads=upload is not None)
+    if upload is not None:
+        jobs, failed = _upload(jobs, Uploads(objects_from_uri(upload), DEFAULT_LIMITS.max_bytes))
+        errors += failed
     if not jobs:
         errors = errors or [SourceError("stdin names no images")]
         kind = SetupError if any(isinstance(error, SetupError) for error in errors) else VisionError
@@ -105,7 +122,7 @@ def _metadata(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def _jobs(
-    arguments: Iterable[str], queue_url: str, metadata: dict[str, Any]
+    arguments: Iterable[str], queue_url: str, metadata: dict[str, Any], *, uploads: bool
 ) -> tuple[list[dict[str, Any]], list[VisionError]]:
     """The jobs, and the errors of those images that cannot be submitted."""
     jobs: list[dict[str, Any]] = []
@@ -114,7 +131,9 @@ def _jobs(
         try:
             if isinstance(found, SourceError):
                 raise found
-            jobs.append({"id": uuid.uuid4().hex, "uri": _for_workers(found, queue_url), "metadata": metadata})
+            jobs.append(
+                {"id": uuid.uuid4().hex, "uri": _for_workers(found, queue_url, uploads=uploads), "metadata": metadata}
+            )
         except VisionError as error:
             errors.append(error)
     return jobs, errors
@@ -130,8 +149,30 @@ def _with_stdin(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
 
 
-def _for_workers(uri: str, queue_url: str) -> str:
-    """The address as workers understand it: a file's by its URL, and only where they are on this machine.
+def _upload(jobs: list[dict[str, Any]], uploads: Uploads) -> tuple[list[dict[str, Any]], list[VisionError]]:
+    """The jobs with the addresses of what was uploaded, and the errors of files that are no images."""
+
+    def one(job: dict[str, Any]) -> dict[str, Any] | VisionError:
+        path = path_of_file_uri(job["uri"])
+        if path is None or scheme_of(job["uri"]) != "file":
+            return job
+        try:
+            frame = Frame.from_bytes(path.read_bytes(), DEFAULT_LIMITS)
+            uploads.store_now(frame.data, frame.sha256, None)
+        except OSError as error:
+            return VisionError(f"{path}: {error.strerror}")
+        except InputError as error:
+            return VisionError(f"{path}: {error}")
+        return {**job, "uri": upload_address(frame.sha256)}
+
+    with progress() as bar, ThreadPoolExecutor(_UPLOADED_AT_A_TIME) as threads:
+        ended = list(bar.track(threads.map(one, jobs), total=len(jobs), description="uploaded"))
+    return [job for job in ended if isinstance(job, dict)], [job for job in ended if isinstance(job, VisionError)]
+
+
+def _for_workers(uri: str, queue_url: str, *, uploads: bool) -> str:
+    """The address as workers understand it: a file's by its URL, and only where they are on this machine, or where it
+    is uploaded.
 
     Raises:
         VisionError: they could not fetch it.
@@ -156,10 +197,10 @@ def _for_workers(uri: str, queue_url: str) -> str:
     if path is None or not is_file:
         what = f"; workers do not fetch {scheme}://" if scheme not in ("", "file") else ""
         raise SetupError(f"there is no file {uri}{what}")
-    if scheme_of(queue_url) != "sqlite":
+    if scheme_of(queue_url) != "sqlite" and not uploads:
         raise SetupError(
             f"{uri} is a file of this machine, and only workers of a queue in a file (sqlite://) can read it; "
-            "upload it, and submit its s3://, gs:// or https:// address"
+            "upload it with --upload and the store that workers read, or submit an s3://, gs:// or https:// address"
         )
     return path.resolve().as_uri()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -15,9 +16,10 @@ from serve_app.autoscaling import BacklogAutoscaling
 from serve_app.config.blocks import absolute_path, folder_of, read_block
 from serve_app.config.gateway_config import FetchConfig, FolderPath
 from serve_app.queues.urls import FORMS, QueueUrl
-from serve_app.results import objects_from_uri
+from serve_app.results import objects_from_uri, uri_below
+from serve_app.results.retention import Ages
 
-__all__ = ["IntakeConfig", "SourcesConfig", "local_intake", "read_intake_config"]
+__all__ = ["IntakeConfig", "Retention", "SourcesConfig", "local_intake", "read_intake_config"]
 
 _MISSING = {
     "queue": f"say where images come from: {', '.join(FORMS.values())}",
@@ -64,12 +66,43 @@ class SourcesConfig(FetchConfig):
     )
 
 
+class Retention(Closed):
+    """How many days things are kept after they were written; ``None``: forever."""
+
+    images_days: float | None = Field(None, gt=0, description="Images that clients sent with jobs")
+    results_days: float | None = Field(
+        None, gt=0, description="Results: JSON, annotated pictures, rows in Parquet, and the markers of their jobs"
+    )
+    failures_days: float | None = Field(None, gt=0, description="Failures, and jobs that never ended")
+
+    @property
+    def ages(self) -> Ages:
+        """The same as durations."""
+        days = (self.images_days, self.results_days, self.failures_days)
+        return Ages(*(None if each is None else timedelta(days=each) for each in days))
+
+
 class IntakeConfig(Closed):
     """Images from a queue, and their results."""
 
     queue: Annotated[str, AfterValidator(_queue_url)] = Field(description="URL of the queue")
     results: Annotated[str, AfterValidator(_results_uri)] = Field(
         description="Where jobs and results are kept: s3://bucket/prefix, or a folder that all nodes share"
+    )
+    images: Annotated[str, AfterValidator(_results_uri)] | None = Field(
+        None,
+        description="Where images are kept that clients send with jobs: s3://bucket/prefix, or a folder that all nodes "
+        "share; default: images/ below the results",
+    )
+    keep_images: str = Field(
+        "never",
+        pattern=r"^(never|failed|always|sample (100|\d{1,2})(\.\d+)?%)$",
+        description="Which images are kept for later labelling, beside those that come with jobs: never, failed (where "
+        "a step failed or timed out), 'sample 1%' (and the failed ones), or always",
+    )
+    retention: Retention = Field(
+        default_factory=Retention,
+        description="How long images and results are kept; workers delete what is older, in small steps",
     )
     fetch: SourcesConfig = Field(
         default_factory=SourcesConfig,
@@ -107,6 +140,11 @@ class IntakeConfig(Closed):
         return self
 
     @property
+    def images_uri(self) -> str:
+        """Where images are kept that clients send with jobs."""
+        return self.images or uri_below(self.results, "images")
+
+    @property
     def of_one_node(self) -> list[str]:
         """Errors for what other nodes cannot reach."""
         found = []
@@ -114,6 +152,8 @@ class IntakeConfig(Closed):
             found.append("intake.queue: an SQLite file is on one node; use amqp://, redis://, sqs:// or pubsub://")
         if urlsplit(self.results).scheme not in ("s3", "gs"):
             found.append(f"intake.results: the folder {self.results} is on one node; use s3:// or gs://")
+        if self.images is not None and urlsplit(self.images).scheme not in ("s3", "gs"):
+            found.append(f"intake.images: the folder {self.images} is on one node; use s3:// or gs://")
         return found
 
     @property

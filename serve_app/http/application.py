@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from fastapi import FastAPI
@@ -17,7 +18,7 @@ from serve_app.http.job_desk import JobDesk
 from serve_app.http.middleware import BodyLimit, KnownHosts, LenientRouting, MemoryBudget, RequestIdentity
 from serve_app.http.problems import add_problem_handlers
 from serve_app.http.route_scopes import access
-from serve_app.images import Fetcher
+from serve_app.images import Fetcher, KeptImages, KeptPlaces
 from serve_app.results import Reuse
 
 __all__ = ["ROUTERS", "make_app"]
@@ -38,6 +39,8 @@ def make_app(
     *,
     desk: JobDesk | None = None,
     reuse: Reuse | None = None,
+    kept: KeptPlaces | None = None,
+    kept_images: KeptImages | None = None,
     set_request_id: bool = True,
 ) -> FastAPI:
     """Make the application.
@@ -47,6 +50,8 @@ def make_app(
         config: the ``gateway:`` block.
         desk: takes jobs; without it they are switched off.
         reuse: answers images that were seen before; without it each image is run.
+        kept: what is not fetched, see :class:`serve_app.images.fetching.Fetcher`.
+        kept_images: takes images for later labelling.
         set_request_id: off where the server around the application sets ``X-Request-Id`` on responses.
 
     Raises:
@@ -65,12 +70,15 @@ def make_app(
     guard = Guard(config)
     state = app.state  # the routes use it
     state.engine, state.config, state.guard, state.desk, state.reuse = engine, config, guard, desk, reuse
-    state.fetcher = Fetcher(config.fetch, limits.max_bytes)
+    state.fetcher = Fetcher(config.fetch, limits.max_bytes, kept=kept)
+    state.kept_images = kept_images
+    state.decoding = asyncio.Lock()  # pixels take 20 times the bytes of a JPEG
     state.drawings = Drawings(memory)
     app.add_middleware(LenientRouting)
     app.add_middleware(
         BodyLimit,
         max_bytes=max_body_bytes,
+        max_form_bytes=memory.size,
         memory=memory,
         arrivals=Arrivals(config.min_body_bytes_per_s, config.max_arriving_per_client),
         slots=Slots(config.max_ongoing_requests, config.max_queued_requests),

@@ -158,12 +158,16 @@ class BodyLimit:
     no room in ``memory`` as overloaded, one that is compressed as unsupported.
 
     Args:
+        max_form_bytes: of a form with the images of jobs.
         slots: a request takes one when its body is complete, and keeps it until it has been answered.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, memory: MemoryBudget, arrivals: Arrivals, slots: Slots) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, max_form_bytes: int, memory: MemoryBudget, arrivals: Arrivals, slots: Slots
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_form_bytes = max_form_bytes
         self._memory = memory
         self._arrivals = arrivals
         self._slots = slots
@@ -175,6 +179,9 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         announced = _length(headers.get("content-length", ""))
+        is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        is_jobs = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") == "/v1/jobs"
+        max_bytes = self._max_form_bytes if is_form and is_jobs else self._max_bytes
         encoding = headers.get("content-encoding", "").strip()
         state = scope["state"]
         facts = state["facts"]
@@ -184,8 +191,8 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal has_slot
-            if announced > self._max_bytes:
-                raise self._too_many()
+            if announced > max_bytes:
+                raise _too_many(max_bytes)
             if encoding.lower() not in ("", "identity"):
                 raise UnsupportedBody(f"the body has the Content-Encoding '{encoding[:80]}'; send it without one")
             if has_slot:  # the body is complete
@@ -198,9 +205,9 @@ class BodyLimit:
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 facts["bytes"] += size
-                if facts["bytes"] > self._max_bytes:
+                if facts["bytes"] > max_bytes:
                     self._memory.give_back(-size)
-                    raise self._too_many()
+                    raise _too_many(max_bytes)
                 self._memory.take(size)
                 if not message.get("more_body", False):
                     arrival.end()
@@ -216,10 +223,9 @@ class BodyLimit:
                 self._slots.release()
             self._memory.give_back(facts["bytes"])
 
-    def _too_many(self) -> TooManyBytes:
-        return TooManyBytes(
-            f"the body has more than {self._max_bytes:,} bytes; send a smaller image", limit=self._max_bytes
-        )
+
+def _too_many(limit: int) -> TooManyBytes:
+    return TooManyBytes(f"the body has more than {limit:,} bytes; send a smaller image, or fewer of them", limit=limit)
 
 
 def _length(text: str) -> int:

@@ -22,6 +22,7 @@ from serve_app.buckets import gcs_bucket, s3_bucket
 from serve_app.config import FetchConfig
 from serve_app.images.addresses import AddressRules
 from serve_app.images.bucket_images import BucketImages
+from serve_app.images.kept_places import KeptPlaces
 from serve_app.images.local_files import FileImages
 from serve_app.refusals import FetchFailed, Forbidden
 from serve_app.uris import is_listed, scheme_of, web_address
@@ -42,14 +43,22 @@ class Fetcher:
 
     Args:
         files: folders that ``file://`` addresses may lie in; ``None``: there are no such addresses.
+        kept: places whose objects and files are not fetched, whatever the rules allow.
         keep_alive: leave connections open for the next image of the same host. It is then fetched from the address that
             was checked when the connection was opened.
     """
 
     def __init__(
-        self, config: FetchConfig, max_bytes: int, *, files: Sequence[str] | None = None, keep_alive: bool = False
+        self,
+        config: FetchConfig,
+        max_bytes: int,
+        *,
+        files: Sequence[str] | None = None,
+        kept: KeptPlaces | None = None,
+        keep_alive: bool = False,
     ) -> None:
         self._config = config
+        self._kept = kept
         self._keep_alive = keep_alive
         self._max_bytes = max_bytes
         self._under_way = 0
@@ -70,6 +79,8 @@ class Fetcher:
         scheme = scheme_of(uri)
         if scheme in self._stores:
             self._stores[scheme].check(uri, key_id, tenant)
+            if self._kept is not None:
+                self._kept.check(uri)
         elif scheme in self._config.schemes:
             self._checked(uri)
         else:

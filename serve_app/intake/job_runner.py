@@ -11,7 +11,7 @@ from typing import Any
 
 from classifiers import VisionError
 from graph import Engine, Frame, Overloaded, Unreachable, annotate
-from serve_app.images import Sources, is_final
+from serve_app.images import KeptImages, Sources, is_final
 from serve_app.intake.retrying import Retrier, Stopped
 from serve_app.queues import Message
 from serve_app.queues.job_messages import JobRequest
@@ -55,6 +55,7 @@ class JobRunner:
         max_attempts: attempts at a job that fails for transient reasons. Only failures that a worker saw count, not
             messages that are delivered again because a connection was lost or a worker stopped.
         reuse_results: take the stored result of an image that was seen before.
+        kept_images: takes images for later labelling.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class JobRunner:
         timeout_s: float,
         max_attempts: int = 8,
         reuse_results: bool = False,
+        kept_images: KeptImages | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
@@ -76,6 +78,7 @@ class JobRunner:
         self._max_attempts = max_attempts
         self._reuse = Reuse(store) if reuse_results else None
         self._under_way: dict[str, _UnderWay] = {}
+        self._kept_images = kept_images
         self._drawing = asyncio.Lock()
 
     async def run(self, job: JobRequest, message: Message) -> Outcome | None:
@@ -133,6 +136,7 @@ class JobRunner:
                 poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
                 return await self._retrier.until_it_works(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
+            frame = None
             try:
                 frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
                 result = await self._result(frame, marker)
@@ -144,7 +148,13 @@ class JobRunner:
                     await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
                 outcome = Outcome(job.id, "failed", error=_error_of(job.id, error))
-            return await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            if frame is not None and self._kept_images is not None:
+                self._kept_images.offer(frame, marker.owner, outcome.result)
+            final = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            if final.status == "deleted" and outcome.result is not None:
+                result = outcome.result
+                await self._retrier.until_it_works(lambda: self._store.forget(final, result))
+            return final
         finally:
             if early is not None:
                 early.cancel()

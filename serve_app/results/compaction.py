@@ -25,17 +25,18 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector
+from pyarrow.fs import FileSelector, FileSystem
 
 from classifiers import VisionError
 from serve_app.results.object_stores import Objects, StoreUnavailable
 from serve_app.results.table import partition_of, row_of, rows_to_table, to_parquet
 
-__all__ = ["Compacted", "compact"]
+__all__ = ["FILE", "Compacted", "compact", "covers", "read_table"]
 
 _MAX_SEGMENTS = 2000
 _PLANS = "compaction/"
-_FILE = re.compile(r"part-(\d+)(?:_(-?\d+)_(-?\d+))?\.parquet")
+FILE = re.compile(r"part-(\d+)(?:_(-?\d+)_(-?\d+))?\.parquet")
+"""The name of a file: the plan, and when its first and its last job finished."""
 
 _log = logging.getLogger(__name__)
 
@@ -159,19 +160,29 @@ def _new_rows(objects: Objects, partition: str, number: int, rows: list[_Row]) -
     known: set[str] = set()
     try:
         infos = filesystem.get_file_info(FileSelector(f"{root}/{partition}", allow_not_found=True))
-        for path, name in ((info.path, _FILE.fullmatch(info.base_name)) for info in infos):
-            if name is not None and int(name[1]) != number and _covers(name, times):
-                column = pq.read_table(path, columns=["id"], filesystem=filesystem, partitioning=None)["id"]
+        for path, name in ((info.path, FILE.fullmatch(info.base_name)) for info in infos):
+            if name is not None and int(name[1]) != number and covers(name, times):
+                column = read_table(filesystem, path, ["id"])["id"]
                 known.update(column.filter(pc.is_in(column, value_set=ids)).to_pylist())
-    except pa.ArrowException as error:
-        raise VisionError(f"{path} is damaged ({error}); move it away, or put a copy in its place") from error
     except OSError as error:
         raise StoreUnavailable(f"{partition} cannot be read: {error}") from error
     return [row for row in rows if row["id"] not in known]
 
 
-def _covers(name: re.Match[str], times: list[int]) -> bool:
-    """Whether one of the times, which are sorted, lies in the file's."""
+def read_table(filesystem: FileSystem, path: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a file; default: all of its columns.
+
+    Raises:
+        VisionError: it is damaged.
+    """
+    try:
+        return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
+    except pa.ArrowException as error:
+        raise VisionError(f"{path} is damaged ({error}); move it away, or put a copy in its place") from error
+
+
+def covers(name: re.Match[str], times: list[int]) -> bool:
+    """Whether one of the times (sorted, in milliseconds since the epoch) lies in those of a file."""
     if name[2] is None:  # by an earlier version, whose names tell no times
         return True
     first = bisect_left(times, int(name[2]))

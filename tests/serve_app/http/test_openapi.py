@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import schemathesis
 from gateways import PIPELINE, PNG, config
@@ -24,9 +25,9 @@ from serve_app.access.key_file import create_key
 from serve_app.config.intake_config import SourcesConfig
 from serve_app.http.application import make_app
 from serve_app.http.job_desk import JobDesk
-from serve_app.images.job_sources import Sources
+from serve_app.images import Sources, Uploads
 from serve_app.queues import queue_from_url
-from serve_app.results import ResultStore
+from serve_app.results import ResultStore, objects_from_uri
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -41,7 +42,7 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def application(tmp_path_factory: pytest.TempPathFactory, moto: str) -> Any:
     folder: Path = tmp_path_factory.mktemp("keys")
     file = folder / "keys.json"
     key = create_key(file, "acme", ["infer", "jobs", "admin"])
@@ -53,9 +54,11 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
     plan = load_plan(PIPELINE)
     backend = LocalBackend(plan)
     engine = Engine(plan, backend)
-    sources = Sources(SourcesConfig(), rules.fetch, ImageLimits(), 4)
+    boto3.client("s3", endpoint_url=moto, region_name="us-east-1").create_bucket(Bucket="uploads")
+    uploads = Uploads(objects_from_uri(f"s3://uploads?endpoint_url={moto}"), ImageLimits().max_bytes)
+    sources = Sources(SourcesConfig(), rules.fetch, ImageLimits(), 4, uploads)
     store = ResultStore.from_uri(str(folder / "results"))
-    desk = JobDesk(queue_from_url(f"sqlite:///{folder}/jobs.db"), store, sources)
+    desk = JobDesk(queue_from_url(f"sqlite:///{folder}/jobs.db"), store, sources, uploads)
     yield make_app(lambda: engine, rules, desk=desk), key
     backend.close()
 
@@ -63,7 +66,9 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Any:
 OPERATIONS = [
     "POST /v1/jobs",
     "GET /v1/jobs/{job_id}",
+    "DELETE /v1/jobs/{job_id}",
     "GET /v1/jobs/{job_id}/picture",
+    "POST /v1/uploads",
     "POST /v1/images",
     "GET /v1/pipeline",
     "GET /v1/schema",

@@ -65,7 +65,7 @@ class AwayObjects(Objects):
         self.refused = 0
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("get", "put", "create", "delete", "keys"):
+        if name in ("get", "put", "create", "delete", "info", "entries", "folders"):
             if self.is_away:
                 self.refused += 1
                 raise StoreUnavailable("the store is away")
@@ -75,7 +75,7 @@ class AwayObjects(Objects):
     def filesystem(self) -> Any:
         return self._objects.filesystem()
 
-    get = put = create = delete = keys = None  # type: ignore[assignment]
+    get = put = create = delete = info = entries = folders = presigned_put = None  # type: ignore[assignment]
 
 
 @asynccontextmanager
