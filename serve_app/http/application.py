@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from graph import Engine
 from serve_app.access import ClientAddresses, Guard
 from serve_app.config import GatewayConfig
-from serve_app.http import image_routes, job_routes, pipeline_routes
+from serve_app.http import explain_routes, image_routes, job_routes, page_routes, pipeline_routes
 from serve_app.http.arrivals import Arrivals, Slots
 from serve_app.http.bodies import BODY_OVERHEAD_BYTES
 from serve_app.http.drawing import Drawings
@@ -26,9 +26,11 @@ __all__ = ["ROUTERS", "make_app"]
 
 ROUTERS = (
     (image_routes.router, "infer", 1),
+    (explain_routes.router, "infer", 0),
     (job_routes.router, "jobs", 0),
     (pipeline_routes.router, "infer", 0),
     (pipeline_routes.public, None, 0),
+    (page_routes.router, None, 0),
 )
 """Each with the scope that its routes require, ``None`` for everyone, and the images that a request takes from the
 daily quota."""
