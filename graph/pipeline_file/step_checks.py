@@ -7,7 +7,7 @@ here, the models in ``schema.py`` say so.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -22,9 +22,7 @@ from graph.pipeline_file.report import Report
 from graph.pipeline_file.rule_checks import checked_rule, default_crops_problem
 from graph.pipeline_file.schema import CLASS_PATH
 
-_CROPS_ARE_FULL = "has no effect on a step that looks at crops, which are cut from full pixels; remove it"
-
-__all__ = ["Draft", "check_steps", "read_drafts"]
+__all__ = ["Draft", "check_steps", "read_drafts", "text_of"]
 
 
 @dataclass(slots=True)
@@ -56,8 +54,13 @@ class Draft:
 
     def text(self, key: str) -> str | None:
         """The value of a key, when it is a string that is not empty."""
-        value = self.data.get(key)
-        return value if isinstance(value, str) and value else None
+        return text_of(self.data, key)
+
+    @property
+    def serve(self) -> dict[str, Any]:
+        """The block ``serve``, when it is a mapping; otherwise empty."""
+        serve = self.data.get("serve")
+        return serve if isinstance(serve, dict) else {}
 
 
 def read_drafts(data: Any) -> list[Draft]:
@@ -66,7 +69,7 @@ def read_drafts(data: Any) -> list[Draft]:
     if not isinstance(steps, list):
         return []
     return [
-        Draft(index, step, _text(step.get("name")), _dependencies(step.get("depends_on", [])))
+        Draft(index, step, text_of(step, "name"), _dependencies(step.get("depends_on", [])))
         for index, step in enumerate(steps)
         if isinstance(step, dict)
     ]
@@ -118,12 +121,10 @@ def _check_class(draft: Draft, report: Report, folder: Path | None) -> None:
 
 
 def _check_dependencies(draft: Draft, names: Sequence[str], report: Report) -> None:
+    others = [other for other in names if other != draft.name]
+    known = f"; the other steps are {', '.join(map(repr, others))}" if others else "; there is no other step"
     for name in draft.depends_on or ():
         if name not in names:
-            others = [other for other in names if other != draft.name]
-            known = (
-                "; there is no other step" if not others else f"; the other steps are {', '.join(map(repr, others))}"
-            )
             written = draft.data["depends_on"]
             item = (written.index(name),) if isinstance(written, list) else ()
             report.add((*draft.loc("depends_on"), *item), f"unknown step {name!r}{did_you_mean(name, others, known)}")
@@ -134,7 +135,7 @@ def _check_rule(draft: Draft, kind: Literal["condition", "crops"], names: Sequen
     if source is None:
         return None
     try:
-        return checked_rule(kind, source, draft.name, draft.depends_on, names)
+        return checked_rule(kind, source, draft.depends_on, draft.name, names)
     except RuleSyntaxError as problem:
         report.add(draft.loc(kind), str(problem))
         return None
@@ -143,18 +144,17 @@ def _check_rule(draft: Draft, kind: Literal["condition", "crops"], names: Sequen
 def _check_crops(draft: Draft, report: Report) -> None:
     if draft.depends_on is None:
         return
+    own = draft.cls.default_crops if draft.cls is not None and "crops" not in draft.data else None
     if draft.text("crops") is not None and not draft.depends_on:
         report.add(draft.loc("crops"), "needs the detections of another step; add the step that detects to depends_on")
-    if draft.text("crops") is not None and draft.data.get("decode") == "reduced":
-        report.add(draft.loc("decode"), _CROPS_ARE_FULL)
-    if "crops" in draft.data or draft.cls is None:
-        return
-    if draft.cls.default_crops is not None and draft.data.get("decode") == "reduced":
-        report.add(draft.loc("decode"), _CROPS_ARE_FULL)
-    if problem := default_crops_problem(draft.cls, draft.depends_on):
-        report.add(draft.loc("crops"), problem)
-    elif draft.cls.default_crops is not None:
-        draft.crops = checked_rule("crops", draft.cls.default_crops, draft.name, draft.depends_on)
+    if (draft.text("crops") or own) and draft.data.get("decode") == "reduced":
+        message = "has no effect on a step that looks at crops, which are cut from full pixels; remove it"
+        report.add(draft.loc("decode"), message)
+    if draft.cls is not None and own is not None:
+        if problem := default_crops_problem(draft.cls, draft.depends_on):
+            report.add(draft.loc("crops"), problem)
+        else:
+            draft.crops = checked_rule("crops", own, draft.depends_on)
 
 
 def _check_crops_from(draft: Draft, report: Report) -> None:
@@ -194,7 +194,9 @@ def _check_cycles(drafts: Sequence[Draft], report: Report) -> None:
             return
 
 
-def _text(value: object) -> str | None:
+def text_of(data: Mapping[str, Any], key: str) -> str | None:
+    """The value of a key, when it is a string that is not empty."""
+    value = data.get(key)
     return value if isinstance(value, str) and value else None
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -80,17 +79,16 @@ def read_yaml(text: str) -> Document:
         document.problems.append(Problem((), line, message))
     except RecursionError:
         document.problems.append(Problem((), None, "nested too deeply"))
-    except _Unreadable as error:  # too many values
-        document.problems.append(Problem((), error.line, str(error)))
+    except _TooManyValues as error:
+        message = f"more than {MAX_VALUES:,} values after aliases (*name) are expanded; write fewer"
+        document.problems.append(Problem((), error.args[0], message))
     except (ValueError, OverflowError) as error:  # PyYAML on an escape beyond Unicode
         document.problems.append(Problem((), None, f"not YAML: {error}"))
     return document
 
 
-class _Unreadable(Exception):
-    def __init__(self, node: yaml.Node, message: str) -> None:
-        super().__init__(message)
-        self.line = _line(node)
+class _TooManyValues(Exception):
+    """Its argument is the line."""
 
 
 class _Reader:
@@ -101,7 +99,9 @@ class _Reader:
 
     def value(self, node: yaml.Node, loc: Loc) -> Any:
         self._document.lines.setdefault(loc, _line(node))
-        self._counted(node)
+        self._count += 1
+        if self._count > MAX_VALUES:
+            raise _TooManyValues(_line(node))
         if id(node) in self._open:
             return self._problem(loc, node, "contains itself through an alias (*name); write it out")
         self._open.add(id(node))
@@ -116,12 +116,6 @@ class _Reader:
             self._open.discard(id(node))
         return self._problem(loc, node, f"the tag {_tag_text(node)} is not allowed; remove it")
 
-    def _counted(self, node: yaml.Node) -> None:
-        self._count += 1
-        if self._count > MAX_VALUES:
-            message = f"more than {MAX_VALUES:,} values after aliases (*name) are expanded; write fewer"
-            raise _Unreadable(node, message)
-
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         result: dict[str, Any] = {}
         first: dict[str, int] = {}
@@ -131,31 +125,19 @@ class _Reader:
                 self._problem((*loc, key), key_node, f"duplicate key {key!r} (first on line {first[key]}); keep one")
             elif key is not None:
                 first[key] = _line(key_node)
-                self._document.lines[(*loc, key)] = _line(key_node)
+                self._document.lines.setdefault((*loc, key), _line(key_node))
                 if key_node.tag != f"{_TAG}merge":
                     result[key] = self.value(value_node, (*loc, key))
-        for key_node, value_node in self._merged(node, loc):  # `<<` gives what the mapping itself does not have
-            key = self._key(key_node, loc)
-            if key is not None and key not in result:
-                self._document.lines[(*loc, key)] = _line(key_node)
-                result[key] = self.value(value_node, (*loc, key))
-        return result
-
-    def _merged(self, node: yaml.MappingNode, loc: Loc) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-        """The keys and values of the mappings behind a ``<<``; the first of equal keys counts."""
-        for at, behind in [(key, value) for key, value in node.value if key.tag == f"{_TAG}merge"]:
-            for source in behind.value if isinstance(behind, yaml.SequenceNode) else [behind]:
-                if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
+        for at, merged in [pair for pair in node.value if pair[0].tag == f"{_TAG}merge"][:1]:
+            # It gives what the mapping itself does not have; the first of equal keys counts.
+            for source in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
+                if isinstance(source, yaml.MappingNode) and id(source) not in self._open:
+                    for key, value in (self.value(source, loc) or {}).items():
+                        result.setdefault(key, value)
+                else:
                     message = "must be an alias (*name) of another mapping, or a list of aliases"
                     self._problem((*loc, "<<"), at, message)
-                    continue
-                self._open.add(id(source))
-                for key, value in source.value:
-                    self._counted(key)
-                    if key.tag != f"{_TAG}merge":
-                        yield key, value
-                yield from self._merged(source, loc)
-                self._open.discard(id(source))
+        return result
 
     def _key(self, node: yaml.Node, loc: Loc) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
