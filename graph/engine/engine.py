@@ -8,14 +8,14 @@ import hashlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from classifiers import InputError
 from graph.conditions import Budget, RuleError
 from graph.engine.deadline import deadline
 from graph.engine.frame import Frame
-from graph.engine.messages import Carried, CropSpec, StepAnswer, StepInfo, StepRequest, Target, loaded_digest
+from graph.engine.messages import Carried, StepAnswer, StepInfo, StepRequest, Target, loaded_digest
 from graph.engine.selection import detections_for, picks
 from graph.failures import Overloaded, StepFailed, StepUnavailable
 from graph.plan import Plan, PlannedStep
@@ -64,9 +64,8 @@ class _Outcome:
 
     def as_dict(self, name: str) -> dict[str, Any]:
         duration_ms = None if self.status == "skipped" else self.duration_ms
-        error = None if self.error is None else dict(self.error)
-        entry = {"name": name, "status": self.status, "duration_ms": duration_ms, "reason": self.reason, "error": error}
-        return {key: value for key, value in entry.items() if value is not None}
+        entry = {"duration_ms": duration_ms, "reason": self.reason, "error": self.error}
+        return {"name": name, "status": self.status, **{k: value for k, value in entry.items() if value is not None}}
 
 
 class Engine:
@@ -86,7 +85,7 @@ class Engine:
         return _fingerprint(self.plan, {step.name: _planned_digest(self.plan, step.name, infos) for step in self.plan})
 
     async def ready(self) -> None:
-        """Return once every step answers; it may take until their models are loaded. See :class:`StepBackend`."""
+        """Return once every step answers, see :class:`StepBackend`."""
         await self._backend.ready()
 
     async def run(
@@ -114,84 +113,73 @@ class Engine:
             DeadlineExceeded: ``timeout_s`` passed.
             Overloaded: a step has no room or cannot be reached, or failed while the pipeline is being changed.
         """
-        walk = _Walk(self.plan, self._backend, frame, dict(metadata or {}), request_id or uuid.uuid4().hex)
+        image = {"width": frame.width, "height": frame.height, "metadata": dict(metadata or {})}
+        walk = _Walk(self.plan, self._backend, frame, image, request_id or uuid.uuid4().hex)
         async with deadline(timeout_s):
             return await walk.run()
 
 
+@dataclass(slots=True)
 class _Walk:
-    """One image's way through the plan."""
+    """One image's way through the plan. ``is_mixed``: a step answered with another configuration than the plan's."""
 
-    def __init__(
-        self, plan: Plan, backend: StepBackend, frame: Frame, metadata: dict[str, Any], request_id: str
-    ) -> None:
-        self._plan = plan
-        self._backend = backend
-        self._frame = frame
-        self._metadata = metadata
-        self._request_id = request_id
-        self._image = {"width": frame.width, "height": frame.height, "metadata": metadata}
-        self._tasks: dict[str, asyncio.Task[_Outcome]] = {}
-        self._infos: Mapping[str, StepInfo] = {}
-        self._is_mixed = False  # a step answered with another configuration than the plan's
+    plan: Plan
+    backend: StepBackend
+    frame: Frame
+    image: dict[str, Any]
+    request_id: str
+    tasks: dict[str, asyncio.Task[_Outcome]] = field(default_factory=dict)
+    infos: Mapping[str, StepInfo] = field(default_factory=dict)
+    is_mixed: bool = False
 
     async def run(self) -> dict[str, Any]:
-        self._infos = await self._backend.describe()
+        self.infos = await self.backend.describe()
         try:
             async with asyncio.TaskGroup() as group:
                 # All tasks exist before the first one runs, so each finds those that it waits for.
-                for step in self._plan:
-                    self._tasks[step.name] = group.create_task(self._step(step), name=step.name)
+                for step in self.plan:
+                    self.tasks[step.name] = group.create_task(self._step(step), name=step.name)
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the first one cancelled the others
-        outcomes = {name: task.result() for name, task in self._tasks.items()}
+        outcomes = {name: task.result() for name, task in self.tasks.items()}
         digests = {
-            name: o.answer.info.digest if o.answer else _planned_digest(self._plan, name, self._infos)
+            name: o.answer.info.digest if o.answer else _planned_digest(self.plan, name, self.infos)
             for name, o in outcomes.items()
         }
         return {
-            "id": self._request_id,
-            "image": {
-                "uri": self._frame.uri,
-                "sha256": self._frame.sha256,
-                "width": self._frame.width,
-                "height": self._frame.height,
-            },
-            "pipeline": {"name": self._plan.name, "fingerprint": _fingerprint(self._plan, digests)},
+            "id": self.request_id,
+            "image": {key: getattr(self.frame, key) for key in ("uri", "sha256", "width", "height")},
+            "pipeline": {"name": self.plan.name, "fingerprint": _fingerprint(self.plan, digests)},
             "context": {n: o.answer.result for n, o in outcomes.items() if o.status == "ok" and o.answer is not None},
             "steps": [outcome.as_dict(name) for name, outcome in outcomes.items()],
-            "metadata": self._metadata,
+            "metadata": self.image["metadata"],
         }
 
     async def _step(self, step: PlannedStep) -> _Outcome:
-        context: dict[str, Any] = {}
         inputs: dict[str, StepAnswer] = {}
         for name in step.depends_on:
-            outcome = await self._tasks[name]
+            outcome = await self.tasks[name]
             if outcome.status != "ok" or outcome.answer is None:
                 return _Outcome("skipped", reason=f"depends on {name}, which {_WORDS[outcome.status]}")
             inputs[name] = outcome.answer
-            context[name] = outcome.answer.result
-        outcome = await self._decide_and_call(step, context, inputs)
-        if outcome.answer is not None and outcome.answer.info.config != self._plan.step_digest(step.name):
-            self._is_mixed = True
-        if outcome.status == "failed" and self._is_mixed:
+        outcome = await self._decide_and_call(step, inputs)
+        if outcome.answer is not None and outcome.answer.info.config != self.plan.step_digest(step.name):
+            self.is_mixed = True
+        if outcome.status == "failed" and self.is_mixed:
             # Rules and classes of two versions may not fit each other: that is not the image's or the step's failure.
-            raise StepUnavailable(
-                f"step '{step.name}' failed while the pipeline is being changed; try again", step=step.name
-            )
+            message = f"step '{step.name}' failed while the pipeline is being changed; try again"
+            raise StepUnavailable(message, step=step.name)
         if step.on_error == "fail" and outcome.error is not None:
             raise StepFailed(f"step '{step.name}' {_WORDS[outcome.status]}: {outcome.error['detail']}", step=step.name)
         return outcome
 
-    async def _decide_and_call(
-        self, step: PlannedStep, context: dict[str, Any], inputs: Mapping[str, StepAnswer]
-    ) -> _Outcome:
+    async def _decide_and_call(self, step: PlannedStep, inputs: Mapping[str, StepAnswer]) -> _Outcome:
+        context = {name: answer.result for name, answer in inputs.items()}
         targets: tuple[Target, ...] | None = None
         started = time.perf_counter()
         try:
             budget = Budget(step.rule_operations)
-            if step.condition is not None and not step.condition(context=context, image=self._image, budget=budget):
+            if step.condition is not None and not step.condition(context=context, image=self.image, budget=budget):
                 return _Outcome("skipped", reason=f"condition is false: {step.condition.source}")
             if step.crops is not None:
                 targets = await self._picked(step, context, budget)
@@ -201,12 +189,12 @@ class _Walk:
             return _failed(started, error)
         if targets is not None and (carried := _carried(step, inputs, targets)) is not None:
             return _ended(carried.answer, carried.duration_ms)
-        request = self._request(step, context, inputs, targets)
+        request = self._request(step, inputs, targets)
         try:
             async with asyncio.timeout(step.timeout_s) as limit:
-                answer = await self._backend.call(step.name, request)
+                answer = await self.backend.call(step.name, request)
                 if answer.wants_frame:
-                    answer = await self._backend.call(step.name, replace(request, crops=None, frame=self._frame))
+                    answer = await self.backend.call(step.name, replace(request, crops=None, frame=self.frame))
         except TimeoutError as error:
             if not limit.expired():
                 return _failed(started, error)
@@ -221,7 +209,7 @@ class _Walk:
     async def _picked(self, step: PlannedStep, context: dict[str, Any], budget: Budget) -> tuple[Target, ...]:
         found: list[Target] = []
         next_pause = budget.spent + _OPERATIONS_AT_ONCE
-        for target in picks(step, context, self._image, detections_for(step, context), budget):
+        for target in picks(step, context, self.image, detections_for(step, context), budget):
             if target is not None:
                 found.append(target)
             if budget.spent > next_pause:
@@ -230,30 +218,25 @@ class _Walk:
         return tuple(found)
 
     def _request(
-        self,
-        step: PlannedStep,
-        context: dict[str, Any],
-        inputs: Mapping[str, StepAnswer],
-        targets: tuple[Target, ...] | None,
+        self, step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: tuple[Target, ...] | None
     ) -> StepRequest:
         crops = crop = None
         if targets is not None:
             cut = next((answer.crops[step.name] for answer in inputs.values() if step.name in answer.crops), None)
             if cut is not None and all(target.index in cut for target in targets):
                 crops = tuple(cut[target.index] for target in targets)
-                crop = self._infos[step.name].crop
-        cut_for: dict[str, CropSpec] = {name: self._infos[name].crop for name in step.cuts if name in self._infos}
+                crop = self.infos[step.name].crop
         return StepRequest(
-            image=self._image,
-            context=context,
+            image=self.image,
+            context={name: answer.result for name, answer in inputs.items()},
             targets=targets,
             crops=crops,
             crop=crop,
-            frame=self._frame if crops is None else None,
-            cut_for=cut_for,
-            crop_budget_bytes=self._backend.crop_budget_bytes,
-            request_id=self._request_id,
-            sha256=self._frame.sha256,
+            frame=self.frame if crops is None else None,
+            cut_for={name: self.infos[name].crop for name in step.cuts if name in self.infos},
+            crop_budget_bytes=self.backend.crop_budget_bytes,
+            request_id=self.request_id,
+            sha256=self.frame.sha256,
         )
 
 
@@ -267,16 +250,12 @@ def _carried(step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: Seque
 
 
 def _ended(answer: StepAnswer, duration_ms: float) -> _Outcome:
-    """
-    Raises:
-        InputError: the image is at fault.
-    """
-    if answer.error is None:
+    error = answer.error
+    if error is None:
         return _Outcome("ok", duration_ms, answer=answer)
-    if answer.error.input_error is not None:
-        raise answer.error.input_error
-    error_fields = {"type": answer.error.type, "detail": answer.error.detail}
-    return _Outcome("failed", duration_ms, error=error_fields, answer=answer)
+    if error.input_error is not None:
+        raise error.input_error  # the image is at fault
+    return _Outcome("failed", duration_ms, error={"type": error.type, "detail": error.detail}, answer=answer)
 
 
 def _since(started: float) -> float:

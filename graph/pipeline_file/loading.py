@@ -68,7 +68,11 @@ def check(source: Source) -> Checked:
 
 def _checked(document: Document, report: Report, name: str, folder: Path | None = None, text: str = "") -> Checked:
     for problem in document.problems:
-        _report_problem(problem, report, text)
+        if problem.loc or problem.line is None:
+            report.add_unreadable(problem.loc, problem.message, problem.line)
+        else:
+            # What could not be parsed has no place in the data. Readers look for the last step and key above it.
+            report.add_at(problem.line, *_step_and_key_above(text, problem.line), problem.message)
     data = document.data
     if not isinstance(data, dict):
         if not document.problems:
@@ -120,11 +124,10 @@ def _read_text(path: Path, file: str) -> str:
         report.add((), f"has more than {MAX_FILE_BYTES // 1024} KiB; is it a pipeline file?")
     text = ""
     try:
-        text = data.decode("utf-8")
+        text = data.decode()
     except UnicodeDecodeError as error:
-        report.add(
-            (), f"byte {error.start} is not UTF-8; save the file as UTF-8", data.count(b"\n", 0, error.start) + 1
-        )
+        line = data.count(b"\n", 0, error.start) + 1
+        report.add((), f"byte {error.start} is not UTF-8; save the file as UTF-8", line)
     report.raise_if_any()
     return text
 
@@ -143,15 +146,6 @@ def _pipeline_files(folder: Path) -> list[str]:
         return sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))[:20]
     except OSError:
         return []
-
-
-def _report_problem(problem: Problem, report: Report, text: str) -> None:
-    if problem.loc or problem.line is None:
-        report.add_unreadable(problem.loc, problem.message, problem.line)
-        return
-    # what could not be parsed has no place in the data: the last step and key above it are what the reader looks for
-    step, key = _step_and_key_above(text, problem.line)
-    report.add_at(problem.line, step, key, problem.message)
 
 
 def _step_and_key_above(text: str, line: int) -> tuple[str | None, str | None]:

@@ -76,8 +76,11 @@ def _unknown(key: str, cls: type[BaseClassifier], constructor: Constructor) -> s
 
 def _checked(parameter: inspect.Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str]]]:
     try:
-        adapter: TypeAdapter[Any] = _adapter(parameter.annotation)
-    except Exception:  # noqa: BLE001 - anything may stand in an annotation; what is no type leaves it to the constructor
+        try:
+            adapter = TypeAdapter[Any](parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        except PydanticUserError:  # a model, a dataclass or a typed dict has a configuration of its own
+            adapter = TypeAdapter[Any](parameter.annotation)
+    except Exception:  # noqa: BLE001 - an annotation may be anything; if it is no type, the constructor checks the value
         return value, []
     try:
         # JSON's strict rules are those of a file: a list may become a tuple and a string a path, but no text a number
@@ -86,18 +89,12 @@ def _checked(parameter: inspect.Parameter, value: Any) -> tuple[Any, list[tuple[
         details = error.errors(include_url=False)
         if any(detail["type"] == "needs_python_object" for detail in details):
             return value, []  # a class of the plug-in's own: the constructor is the judge
-        if _is_union(parameter.annotation):
+        arms = {*typing.get_args(_bare(parameter.annotation))} - {type(None)}
+        if len(arms) > 1 and typing.get_origin(_bare(parameter.annotation)) in (typing.Union, types.UnionType):
             return value, [((), f"expected {_type_text(parameter.annotation)}; got {shown(value)}")]
         return value, [(tuple(detail["loc"]), sentence(detail)) for detail in details]
     except Exception as error:  # noqa: BLE001 - a plug-in's validator may do anything; the message carries what it was
         return value, [((), f"checking it failed: {type(error).__name__}: {error}")]
-
-
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a model, a dataclass or a typed dict has a configuration of its own
-        return TypeAdapter(annotation)
 
 
 def _type_text(annotation: Any) -> str:
@@ -105,11 +102,6 @@ def _type_text(annotation: Any) -> str:
     bare = _bare(annotation)
     text = inspect.formatannotation(bare).replace("typing.", "")
     return "" if bare is inspect.Parameter.empty else text
-
-
-def _is_union(annotation: Any) -> bool:
-    arms = {*typing.get_args(_bare(annotation))} - {type(None)}
-    return typing.get_origin(_bare(annotation)) in (typing.Union, types.UnionType) and len(arms) > 1
 
 
 def _bare(annotation: Any) -> Any:
@@ -137,13 +129,6 @@ def _absolute(value: Any, folder: Path, is_path: bool) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value
     explicit = value in (".", "..") or value.startswith(("./", "../"))
-    if not explicit and not (is_path and _is_there(folder / value)):
+    if not explicit and not (is_path and os.path.exists(folder / value)):  # noqa: PTH110 - takes any string
         return value
     return os.path.normpath(folder / value)  # not resolve(): a link's own name may have the ending that says the format
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a string that is no file name: too long, or with a NUL
-        return False

@@ -164,11 +164,9 @@ class _Reader:
                 return int(digits, 0)  # which refuses a leading zero: 010 is 8 in YAML 1.1 and 10 in YAML 1.2
             if kind == "float":
                 number = float(digits.replace(".inf", "inf").replace(".nan", "nan"))
-                return (
-                    number
-                    if math.isfinite(number)
-                    else self._problem(loc, node, f"must be a finite number; got {text}")
-                )
+                if math.isfinite(number):
+                    return number
+                return self._problem(loc, node, f"must be a finite number; got {text}")
         except (ValueError, KeyError):
             fix = "write it in quotes if it is a string, and without a leading zero if it is a number"
             return self._problem(loc, node, f"{text[:40]!r} cannot be read as {kind}; {fix}")

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from typing import Any
 
 from graph.conditions import MAX_OPERATIONS, MIN_OPERATIONS, Rule
-from graph.pipeline_file import (
-    INGRESS,
-    Checked,
-    Draft,
-    PipelineConfig,
-    Source,
-    StepConfig,
-    check,
-    hosts_of,
-)
+from graph.pipeline_file import INGRESS, Checked, Draft, PipelineConfig, Source, StepConfig, check, hosts_of
 from graph.plan.digests import code_digest, digest
 from graph.plan.notes import notes_on
 from graph.plan.planned_step import PlannedStep
@@ -112,14 +104,10 @@ def load_plan(source: Source) -> Plan:
 
 def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
     configs, drafts = checked.config.pipeline, checked.steps
-    with_crops = {config.name: draft.crops for config, draft in zip(configs, drafts, strict=True)}
+    crops = {config.name: draft.crops for config, draft in zip(configs, drafts, strict=True)}
     cuts = {
-        config.name: tuple(
-            other.name
-            for other in configs
-            if draft.crops is None and _can_cut(config.name, other, with_crops[other.name])
-        )
-        for config, draft in zip(configs, drafts, strict=True)
+        name: tuple(other.name for other in configs if own is None and _can_cut(name, other, crops[other.name]))
+        for name, own in crops.items()
     }
     hosts = hosts_of(configs)
     shared = max(MAX_OPERATIONS // max(1, sum(map(_reads_metadata, drafts))), MIN_OPERATIONS)
@@ -164,17 +152,8 @@ def _can_carry(step: StepConfig, other: StepConfig, hosts: Mapping[str, str]) ->
 
 
 def _structure_digest(steps: Sequence[PlannedStep], step_digests: Mapping[str, str]) -> str:
-    return digest(
-        [
-            [
-                step.name,
-                step_digests[step.name],
-                step.depends_on,
-                step.condition and step.condition.source,
-                step.crops and step.crops.source,
-                step.crops_from,
-                step.on_error,
-            ]
-            for step in steps
-        ]
-    )
+    def parts(step: PlannedStep) -> list[Any]:
+        rules = [rule and rule.source for rule in (step.condition, step.crops)]
+        return [step.name, step_digests[step.name], step.depends_on, *rules, step.crops_from, step.on_error]
+
+    return digest([parts(step) for step in steps])

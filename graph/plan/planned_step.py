@@ -10,9 +10,7 @@ from classifiers.base import BaseClassifier
 from graph.conditions import Rule
 from graph.pipeline_file import ServeConfig
 
-__all__ = [
-    "PlannedStep",
-]
+__all__ = ["PlannedStep"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ class VisionPipeline:
         waiting: deque[Future[dict[str, Any]]] = deque()
         try:
             for image in images:
-                waiting.append(self._submit(self._run(image, known, None)))
+                waiting.append(self._submit(self._run(image, known)))
                 if len(waiting) >= window:
                     yield _result_or_error(waiting.popleft())
             while waiting:
@@ -163,9 +163,7 @@ class VisionPipeline:
         work.close()
         raise RuntimeError(_CLOSED)
 
-    async def _run(
-        self, image: ImageLike, metadata: Mapping[str, Any] | None, timeout_s: float | None
-    ) -> dict[str, Any]:
+    async def _run(self, image: ImageLike, metadata: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         frame = await asyncio.to_thread(_read_frame, image, self.limits)
         return await self._engine.run(frame, metadata=metadata, timeout_s=timeout_s)
 
