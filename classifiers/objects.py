@@ -16,9 +16,9 @@ from classifiers.backends import (
     Labeller,
     RunOptions,
     TransformersDetectors,
-    choose_device,
     download,
     load_detector,
+    open_checkpoint,
     read_config,
 )
 from classifiers.base import BaseClassifier, Image
@@ -27,7 +27,7 @@ from classifiers.imaging import Fit, crop, letterbox
 from classifiers.labels import ranked
 from classifiers.suggestions import nearest
 from classifiers.tunables import Tunables, check
-from classifiers.weights import CODE, TOKENIZER, ModelRef, Runtime, digest_weights, find_checkpoint, find_model
+from classifiers.weights import TOKENIZER, ModelRef, Runtime, digest_weights, find_model
 
 __all__ = ["ObjectClassifier", "TransformersDetector"]
 
@@ -234,13 +234,7 @@ class TransformersDetector(_DetectorClassifier):
     ) -> None:
         tunables = {"confidence": confidence, "iou": iou, "max_detections": max_detections, "classes": classes}
         checked = check(_TextTunables, "TransformersDetector", tunables | {"labels": labels})
-        checkpoint = find_checkpoint(
-            model,
-            revision,
-            runtime,
-            lambda: choose_device(device).type == "cuda",
-            others=(*TOKENIZER, *(CODE if trust_remote_code else ())),
-        )
+        checkpoint = open_checkpoint(model, revision, runtime, device, trust_remote_code, TOKENIZER)
         config = read_config(checkpoint.folder)
         options = RunOptions(device, half, torch_compile)
         self._detectors = TransformersDetectors(checkpoint, config, options, image_size, trust_remote_code)

@@ -89,7 +89,7 @@ def sentence(detail: Mapping[str, Any], model: type[BaseModel] | None = None, va
 def shown(value: object) -> str:
     """A value of a file as a person would call it."""
     if isinstance(value, str):
-        return f"the text {value!r}" if len(value) <= 60 else f"the text {value[:57]!r}..."
+        return f"the string {value!r}" if len(value) <= 60 else f"the string {value[:57]!r}..."
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):

@@ -83,7 +83,7 @@ class Compiled(ast.NodeTransformer):
         tree = ast.Expression(ast.Lambda(arguments, self.visit(self.text.tree)))
         try:
             code = compile(ast.fix_missing_locations(tree), "<rule>", "eval")
-        except (SyntaxError, RecursionError, MemoryError):  # whatever the compiler says of its own stack
+        except (SyntaxError, RecursionError, MemoryError):  # what the compiler raises when its own stack is full
             raise RuleSyntaxError(TOO_DEEP) from None
         self.program: Program = eval(code, dict(_GLOBALS))  # noqa: S307
 

@@ -35,7 +35,7 @@ Json: TypeAlias = Mapping[str, Any]
 _FAILURES = (RuleError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 """What helpers and Python's operators raise on plain values."""
 
-_NO_PARTS = (ast.Constant, ast.GeneratorExp, ast.Name, ast.Slice)  # no rules by themselves, or nothing to evaluate
+_NO_PARTS = (ast.Constant, ast.GeneratorExp, ast.Name, ast.Slice)  # not a rule by themselves, or nothing to evaluate
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Rule:
     def explain(
         self, context: Json, image: Json, detection: Json | None = None, budget: Budget | None = None
     ) -> list[tuple[str, object]]:
-        """The values that decide it, with their texts in the rule: what it reads, and what its calls return.
+        """The values that decide it, each with its text in the rule: what it reads, and what its calls return.
 
         What depends on the variable of a comprehension is left out. Where evaluation fails, the value is the reason.
         """
@@ -111,7 +111,7 @@ def compile_rule(kind: Kind, source: str) -> Rule:
     return Rule(kind, source, frozenset(compiled.reads), compiled.reads_metadata, compiled.program)
 
 
-@functools.lru_cache(maxsize=256)  # asked for every detection
+@functools.lru_cache(maxsize=256)  # called for every detection
 def _explanation(kind: Kind, source: str) -> tuple[tuple[str, Program], ...]:
     """What explains a rule: the text and the program of each chain of subscripts on a name, and of each call."""
     text = Text(source)
@@ -135,7 +135,7 @@ def _explaining(node: ast.AST, names: Collection[str]) -> Iterator[ast.expr]:
         if isinstance(node, ast.Call):
             yield node
             if ast.unparse(node.func) == "len" and _root(node.args[0]) in names:
-                return  # the length says it shorter
+                return  # its argument would only repeat it at length
     for child in ast.iter_child_nodes(node):
         yield from _explaining(child, names)
 

@@ -19,11 +19,12 @@ from classifiers.suggestions import did_you_mean
 __all__ = ["ARITHMETIC", "FUNCTIONS", "HELPERS", "MAX_OPERATIONS", "MIN_OPERATIONS", "Budget", "RuleError"]
 
 MAX_OPERATIONS = 30_000
-"""Operations of all rules of a step for one image. One takes about 0.1 us: some milliseconds in all, whatever a client
-sends. An ordinary crop rule takes 5 to 15 for each detection; comparing every pair of 60 detections fits."""
+"""Operations of all rules of a step for one image. One takes about 0.1 us: some milliseconds in all, whatever clients
+send. An ordinary crop rule takes 5 to 15 for each detection; comparing every pair of 60 detections fits."""
 
 MIN_OPERATIONS = 5_000
-"""What the rules of a step may always do, however many steps share ``MAX_OPERATIONS`` because they read metadata."""
+"""Operations that the rules of a step have at least, however many steps share ``MAX_OPERATIONS`` because they read
+metadata."""
 
 Operation = Callable[..., Any]
 """Takes the budget, then its operands."""
@@ -33,7 +34,7 @@ _MAX_NUMBER = 2**64
 
 _MAX_EXPONENT = 64  # any larger one takes every whole base but -1, 0 and 1 beyond _MAX_NUMBER
 _MAX_DIGITS = 20  # of `round`, either sign
-_KEYS_COMPARED = 100  # in the search for the key that was meant
+_KEYS_COMPARED = 100  # for a "did you mean"
 
 # One operation pays for this many items or characters, which Python's own code goes through.
 _ITEMS = 8
@@ -49,10 +50,10 @@ class RuleError(VisionError):
 
 
 class Budget:
-    """What the rules of one step may still do for one image: its condition, and its crop rule for every detection.
+    """The work that the rules of one step may do for one image: its condition, and its crop rule for every detection.
 
-    Each step has its own, and an evaluation counts the same in every process, so that whether the budget is enough
-    depends neither on the runtime nor on which step comes first.
+    Each step has its own, and an evaluation costs the same in every process. So it depends neither on the runtime nor
+    on the order of the steps whether the budget suffices.
     """
 
     __slots__ = ("limit", "spent")
@@ -108,7 +109,7 @@ def _item(budget: Budget, container: Any, key: Any) -> Any:
 
 
 def _key(budget: Budget, value: Any) -> Any:
-    """``value`` as a key of a dict or a member of a set, which clients must not be able to give one hash to all of."""
+    """``value`` as a key of a dict or a member of a set. Clients must not be able to make many with one hash."""
     if type(value) is tuple:
         raise TypeError("a tuple cannot be a key or in a set; use a string or a number")
     if type(value) is int:

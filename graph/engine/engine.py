@@ -1,4 +1,4 @@
-"""Walks the plan for one image: each step starts when its own inputs are there, and ends ok, skipped, failed or
+"""Runs the plan for one image: each step starts as soon as its inputs are available, and ends ok, skipped, failed or
 timed out."""
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ __all__ = ["Engine", "StepBackend"]
 
 
 class StepBackend(Protocol):
-    """Where steps run. Cancelling a call must reach the work behind it."""
+    """Where steps run. Cancelling a call must cancel its work."""
 
     crop_budget_bytes: int | None
-    """Pixels that one answer may carry back; ``None``: no limit."""
+    """Limit on the crops that one answer returns; ``None``: no limit."""
 
     async def describe(self) -> Mapping[str, StepInfo]:
-        """What the steps said of themselves last, by name; a step that was never loaded is not in it. Asked once an
+        """The last known configuration of each step, by name; a step that was never loaded is missing. Called once per
         image, so it must be cheap."""
 
     async def ready(self) -> None:
-        """Return once every step answers, but those that are allowed to have no replica while they are idle."""
+        """Return once every step answers, except those that may have no replica while they are idle."""
 
     async def call(self, step: str, request: StepRequest) -> StepAnswer:
         """Run the step.
 
         Raises:
-            Overloaded: it has no room, or cannot be reached: the request fails, whatever ``on_error`` says.
-            Exception: anything else is the failure of this step on this image.
+            Overloaded: its queue is full, or it cannot be reached: the request fails regardless of ``on_error``.
+            Exception: anything else is a failure of this step on this image.
         """
 
 
 _OPERATIONS_AT_ONCE = 5_000
-"""Operations of rules after which the event loop may run other tasks; half a millisecond or so."""
+"""Operations of rules after which other tasks of the event loop may run; about half a millisecond."""
 
 _NEVER_LOADED = "?"  # no hash of weights
 
@@ -69,17 +69,17 @@ class _Outcome:
 
 
 class Engine:
-    """Runs a plan on a backend. One engine serves many images at once; it holds nothing of any of them."""
+    """Runs a plan on a backend. One engine serves many images at once and keeps no state of any of them."""
 
     def __init__(self, plan: Plan, backend: StepBackend) -> None:
         self.plan = plan
         self._backend = backend
 
     async def fingerprint(self) -> str:
-        """Identity of the plan with the weights that are loaded: structure, rules, parameters, code versions.
+        """Identity of the plan with the loaded weights: structure, rules, parameters, code versions.
 
-        A result has it where every step answered with the plan's own configuration. Of a step that was never loaded
-        the weights are not known; the fingerprint is another one once it is.
+        A result has it if every step answered with the plan's own configuration. The weights of a step that was never
+        loaded are unknown; the fingerprint changes when it is loaded.
         """
         infos = await self._backend.describe()
         return _fingerprint(self.plan, {step.name: _planned_digest(self.plan, step.name, infos) for step in self.plan})
@@ -96,13 +96,13 @@ class Engine:
         request_id: str | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """Run every step that the rules ask for on one image.
+        """Run every step that the rules select on one image.
 
         Args:
             frame: the image.
-            metadata: what the client said about it; rules see it as ``image['metadata']``.
-            request_id: becomes the result's ``id``; a new one without it.
-            timeout_s: deadline of the whole; past it the work behind it is cancelled.
+            metadata: what the client sent with it; rules see it as ``image['metadata']``.
+            request_id: becomes the result's ``id``; default: a new one.
+            timeout_s: deadline of the request; after it, all its work is cancelled.
 
         Returns:
             The result: ``id``, ``image``, ``pipeline``, ``context``, ``steps``, ``metadata``.
@@ -111,7 +111,7 @@ class Engine:
             InputError: the image is at fault.
             StepFailed: a step with ``on_error: fail`` failed or timed out.
             DeadlineExceeded: ``timeout_s`` passed.
-            Overloaded: a step has no room or cannot be reached, or failed while the pipeline is being changed.
+            Overloaded: a step's queue is full, it cannot be reached, or it failed while the pipeline is being changed.
         """
         image = {"width": frame.width, "height": frame.height, "metadata": dict(metadata or {})}
         walk = _Walk(self.plan, self._backend, frame, image, request_id or uuid.uuid4().hex)
@@ -121,7 +121,7 @@ class Engine:
 
 @dataclass(slots=True)
 class _Walk:
-    """One image's way through the plan. ``is_mixed``: a step answered with another configuration than the plan's."""
+    """One image's run through the plan. ``is_mixed``: a step answered with another configuration than the plan's."""
 
     plan: Plan
     backend: StepBackend
@@ -136,7 +136,7 @@ class _Walk:
         self.infos = await self.backend.describe()
         try:
             async with asyncio.TaskGroup() as group:
-                # All tasks exist before the first one runs, so each finds those that it waits for.
+                # All tasks exist before the first one runs, so each finds those that it awaits.
                 for step in self.plan:
                     self.tasks[step.name] = group.create_task(self._step(step), name=step.name)
         except BaseExceptionGroup as errors:
@@ -166,7 +166,7 @@ class _Walk:
         if outcome.answer is not None and outcome.answer.info.config != self.plan.step_digest(step.name):
             self.is_mixed = True
         if outcome.status == "failed" and self.is_mixed:
-            # Rules and classes of two versions may not fit each other: that is not the image's or the step's failure.
+            # Rules and classes of two versions may not fit each other. Neither the image nor the step is at fault.
             message = f"step '{step.name}' failed while the pipeline is being changed; try again"
             raise StepUnavailable(message, step=step.name)
         if step.on_error == "fail" and outcome.error is not None:
@@ -202,7 +202,7 @@ class _Walk:
             return _Outcome("timed_out", _since(started), error={"type": "StepTimeout", "detail": detail})
         except (InputError, Overloaded):
             raise
-        except Exception as error:  # noqa: BLE001 - the step's failure, whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is a failure of the step
             return _failed(started, error)
         return _ended(answer, _since(started))
 
@@ -241,8 +241,8 @@ class _Walk:
 
 
 def _carried(step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: Sequence[Target]) -> Carried | None:
-    """The step's answer, where it came along with that of the one it depends on, and is about the same detections:
-    while rules change in place, replicas may decide by others for a moment."""
+    """The step's answer, if it came with that of its dependency and is about the same detections: while rules change in
+    place, replicas may briefly decide by different ones."""
     found = next((answer.carried[step.name] for answer in inputs.values() if step.name in answer.carried), None)
     if found is None or found.answer.wants_frame or found.targets != tuple(target.index for target in targets):
         return None
@@ -267,7 +267,7 @@ def _failed(started: float, error: Exception) -> _Outcome:
 
 
 def _planned_digest(plan: Plan, step: str, infos: Mapping[str, StepInfo]) -> str:
-    """The digest of a step's answers if it is configured as the plan says."""
+    """The digest of a step's answers if it has the plan's configuration."""
     return loaded_digest(plan.step_digest(step), infos[step].weights if step in infos else _NEVER_LOADED)
 
 

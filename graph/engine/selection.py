@@ -1,4 +1,4 @@
-"""Which detections a step's crop rule sees, and which of them it picks."""
+"""The detections that a step's crop rule is evaluated for, and those that it picks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def picks(
     """Evaluate the step's crop rule for each detection, in the detector's order; ``None``: it is not picked.
 
     Raises:
-        RuleError: the rule could not be decided for one of them, or ``budget`` is used up.
+        RuleError: the rule could not be evaluated for one of them, or ``budget`` is used up.
     """
     rule = step.crops
     if rule is None:
@@ -47,7 +47,7 @@ def detections_for(step: PlannedStep, context: Mapping[str, Any]) -> Sequence[Ma
         return found
     names = ", ".join(repr(name) for name in sources or step.depends_on)
     if sources:
-        raise RuleError(f"{names} all have detections; say which with `crops_from: {sources[0]}`")
+        raise RuleError(f"{names} all have detections; choose one with `crops_from: {sources[0]}`")
     raise RuleError(
         f"no detections to crop from: {step.crops_from or names} has none; depend on a detector, or write `crops: null`"
     )

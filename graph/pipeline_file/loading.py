@@ -30,7 +30,7 @@ MAX_DEPTH = 50
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A configuration without mistakes, and what was found out about its steps, in their order."""
+    """A valid configuration, and its steps with their classes and rules, in file order."""
 
     config: PipelineConfig
     steps: tuple[Draft, ...]
@@ -43,7 +43,7 @@ def load(source: Source) -> PipelineConfig:
         source: a path, to which relative paths in the file are relative, or a mapping, whose paths stay as they are.
 
     Raises:
-        PipelineError: with every mistake.
+        PipelineError: with all errors.
     """
     return check(source).config
 
@@ -52,7 +52,7 @@ def check(source: Source) -> Checked:
     """As :func:`load`, with the imported classes and compiled rules.
 
     Raises:
-        PipelineError: with every mistake.
+        PipelineError: with all errors.
     """
     if isinstance(source, str | Path):
         path = Path(source)
@@ -79,7 +79,7 @@ def _checked(document: Document, report: Report, name: str, folder: Path | None 
             wrong = f"expected a mapping with the key `pipeline`; got {shown(data)}"
             report.add((), wrong if document.lines else "the file is empty; a pipeline file has the key `pipeline`")
         report.raise_if_any()
-    data = {key: value for key, value in data.items() if not key.startswith("x-")}  # for anchors, and for notes
+    data = {key: value for key, value in data.items() if not key.startswith("x-")}  # for anchors and notes
     if data.get("name") is None:
         data["name"] = name
     drafts = read_drafts(data)
@@ -98,12 +98,12 @@ def _report_invalid(error: ValidationError, report: Report) -> None:
     for detail in error.errors(include_url=False):
         loc = detail["loc"]
         if detail["type"] == "too_short" and detail["input"]:
-            continue  # pydantic counts the items without mistakes only
+            continue  # pydantic counts only the items without errors
         message = sentence(detail, PipelineConfig)
         if detail["type"] == "extra_forbidden" and loc[-2:] in (("serve", "timeout_ms"), ("serve", "on_error")):
-            message = "stands beside `serve` too; keep one of the two"
+            message = "is also given beside `serve`; keep one of the two"
         elif detail["type"] == "extra_forbidden" and loc[0] == "pipeline" and len(loc) == 3:
-            message += "; what the class's constructor takes stands under `params`" if "known are" in message else ""
+            message += "; arguments of the class's constructor belong under `params`" if "known are" in message else ""
         report.add(loc, message)
 
 
@@ -185,4 +185,4 @@ def _plain(value: object, loc: Loc, problems: list[Problem]) -> Any:
         return value
     if isinstance(value, PurePath):
         return str(value)
-    return problem(f"a {type(value).__name__} cannot stand in a pipeline; use the types that JSON has")
+    return problem(f"a {type(value).__name__} is not allowed in a pipeline; use the types of JSON")

@@ -12,13 +12,13 @@ from graph.pipeline_file.step_checks import Draft, text_of
 
 __all__ = ["check_placement", "hosts_of"]
 
-# They say how many processes there are and what waits before them: that is the host's to say.
+# How many processes there are, and what waits for them: options of the host.
 _OF_THE_HOST = ("num_replicas", "autoscaling", "max_ongoing_requests", "max_queued_requests")
 
 
 def check_placement(drafts: Sequence[Draft], report: Report) -> None:
-    """Check that each step shares a process only with the ingress or with a step that it depends on, and has no option
-    that would have no effect there."""
+    """Check that each step shares a process only with the ingress or with a step that it depends on, and that all its
+    options have an effect there."""
     names = [draft.name for draft in drafts if draft.name is not None]
     for draft in drafts:
         where = text_of(draft.serve, "colocate_with")
@@ -41,7 +41,7 @@ def hosts_of(steps: Sequence[StepConfig]) -> dict[str, str]:
 
 
 def _host(name: str, wanted: Mapping[str, str | None]) -> str:
-    for _ in wanted:  # no while: in a file with mistakes there may be a cycle
+    for _ in wanted:  # not `while`: an invalid file may have a cycle
         where = wanted.get(name)
         if where is None:
             break
@@ -70,7 +70,7 @@ def _problem(where: str, name: str | None, depends_on: Sequence[str], names: Seq
 
 
 def _check_gpus(drafts: Sequence[Draft], report: Report) -> None:
-    """What shares a process reserves its GPUs together, and Ray gives shares up to 1 or whole ones."""
+    """Steps that share a process reserve their GPUs together, and Ray allots fractions up to 1 or whole GPUs."""
     by_name = {draft.name: draft for draft in drafts if draft.name is not None}
     wanted = {name: text_of(draft.serve, "colocate_with") for name, draft in by_name.items()}
     together: dict[str, dict[str, float]] = {}

@@ -47,7 +47,7 @@ def default_crops_problem(cls: type[BaseClassifier], depends_on: Collection[str]
 
 def _reads(read: str, step: str | None, depends_on: Collection[str], names: Collection[str]) -> str:
     if read == step:
-        return f"reads the result of its own step {read!r}, which is not there yet; read one of the steps it depends on"
+        return f"reads the result of its own step {read!r}, which does not exist yet; read a step it depends on"
     if read in names:
         return f"reads the result of step {read!r}, which this step does not depend on; add {read!r} to depends_on"
     if read == "detection":

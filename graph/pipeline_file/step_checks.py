@@ -1,7 +1,7 @@
 """Whether the steps of a pipeline fit each other, and their classes.
 
-Works on data that may have other mistakes, so that all of them are found at once: what has the wrong type is left out
-here, the models in ``schema.py`` say so.
+Works on data that may have other errors, so that all of them are reported at once. What has the wrong type is skipped
+here; the models in ``schema.py`` report it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = ["Draft", "check_steps", "read_drafts", "text_of"]
 
 @dataclass(slots=True)
 class Draft:
-    """What is known of one step while it is checked.
+    """What is known about one step while it is checked.
 
     Attributes:
         index: its place in the file.
-        data: its keys as they stand there.
-        name: ``None`` where it has none that is a string.
-        cls: its class, once imported; ``None`` where it cannot be.
-        depends_on: ``None`` where it cannot be read.
+        data: its keys as in the file.
+        name: ``None`` unless it is a string.
+        cls: its class; ``None`` if it cannot be imported.
+        depends_on: ``None`` if it cannot be read.
         arguments: of the constructor, converted to the annotated types.
-        crops: the rule that counts, the class's own included.
+        crops: the rule that applies; may be the class's own.
     """
 
     index: int
@@ -64,7 +64,7 @@ class Draft:
 
 
 def read_drafts(data: Any) -> list[Draft]:
-    """The steps of the data that are mappings at all."""
+    """Those steps of the data that are mappings."""
     steps = data.get("pipeline") if isinstance(data, dict) else None
     if not isinstance(steps, list):
         return []
@@ -80,7 +80,7 @@ def check_steps(drafts: Sequence[Draft], report: Report, folder: Path | None) ->
 
     Args:
         drafts: the steps; relative paths in their ``params`` are made absolute in place.
-        report: gets the mistakes.
+        report: gets the errors.
         folder: what relative paths are relative to; ``None``: they stay as they are.
     """
     first: dict[str, Draft] = {}
@@ -184,12 +184,12 @@ def _check_cycles(drafts: Sequence[Draft], report: Report) -> None:
             TopologicalSorter(edges).prepare()
         except CycleError as error:
             cycle = error.args[1][:0:-1]
-            # the step that stands first in the file, so that the message does not depend on where the search began
+            # begins with the first step of the file, so that the message does not depend on where the search began
             start = min(range(len(cycle)), key=lambda position: by_name[cycle[position]].index)
             turned = cycle[start:] + cycle[:start]
             message = f"a cycle: {' -> '.join([*turned, turned[0]])}; remove one of these dependencies"
             report.add(by_name[turned[0]].loc("depends_on"), message)
-            edges[turned[0]] = []  # and look for others
+            edges[turned[0]] = []  # to find further cycles
         else:
             return
 

@@ -1,4 +1,4 @@
-"""What the engine walks: the steps of a checked pipeline with their classes, rules and neighbours."""
+"""The plan that the engine runs: the steps of a checked pipeline with their classes, rules and neighbors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["Plan", "PlannedStep", "load_plan"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """A pipeline without mistakes. Can be pickled; what reads the pickle must be able to import the classes.
+    """A valid pipeline. Can be pickled; unpickling imports the classes.
 
     Attributes:
         config: what it was made from.
         steps: in file order.
-        notes: what a person should know before it runs: what decodes the image again and why, what cannot work.
-        structure_digest: SHA-256 of all that decides what the results are, weights apart: names, classes, their code,
-            parameters, dependencies, rules, ``on_error``. Not in it: ``serve``, ``limits`` and the pipeline's name,
-            which change no result, and ``timeout_ms``: a result that a timeout cut short says so, and is not kept.
+        notes: remarks for its author: what decodes the image again and why, what cannot work.
+        structure_digest: SHA-256 of everything that decides the results, except weights: names, classes, their code,
+            parameters, dependencies, rules, ``on_error``. Without ``serve``, ``limits`` and the pipeline's name, which
+            change no result, and ``timeout_ms``: the result of a step that timed out is not kept.
     """
 
     config: PipelineConfig
@@ -55,7 +55,7 @@ class Plan:
         return tuple(step for step in self.steps if step.host == host)
 
     def step_digest(self, name: str) -> str:
-        """SHA-256 of what one step's answer depends on beside input and weights: class, parameters, code version."""
+        """SHA-256 of what a step's answer depends on besides input and weights: class, parameters, code version."""
         return self._step_digests[name]
 
     def levels(self) -> tuple[tuple[str, ...], ...]:
@@ -91,7 +91,7 @@ def load_plan(source: Source) -> Plan:
         source: the path of a pipeline file, or the same as a mapping or a configuration.
 
     Raises:
-        PipelineError: with every mistake.
+        PipelineError: with all errors.
     """
     checked = check(source)
     steps = _planned(checked)

@@ -1,4 +1,4 @@
-"""The one shape of a classifier's result: plain JSON values, checked and rounded the same way in every runtime."""
+"""The results of classifiers: plain JSON values, checked and rounded the same way in every runtime."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ _MAX_INTEGER_BITS = 1023
 
 
 class BadResult(VisionError):
-    """A classifier returned something that is not a result. The message tells its author which value is wrong, what
-    was expected, and what came."""
+    """A classifier returned an invalid result. The message tells its author which value is wrong, what was expected,
+    and the value."""
 
 
 def normalise(result: Mapping[str, Any], source: str = "the classifier") -> dict[str, Any]:
-    """Check what a classifier returned for one image, and turn it into what the result shows and rules read.
+    """Check what a classifier returned for one image, and convert it to plain JSON values.
 
     NumPy values become Python's, tuples and sets become lists (a set sorted), ``confidence`` is rounded to 4 places,
     ``bbox`` to 2. These keys have a fixed shape, all others hold any JSON value:
 
     - ``detections``: a list of dicts with ``bbox``, four finite numbers [x1, y1, x2, y2] in pixels; ``class_name``, a
       string; ``confidence``, 0..1; ``class_id``, an integer of at most 64 bits. Boxes may be inverted or reach beyond
-      the image, and detections may be equal: whoever reads them copes with that. They may have ``mask``, a list of
+      the image, and detections may be equal; readers must handle that. They may have ``mask``, a list of
       polygons, each a list of points [x, y]; ``keypoints``, points [x, y] or [x, y, confidence]; ``corners``, four
       points. Their coordinates are pixels, rounded to 2 places.
-    - ``detected_classes``: strings; sorted and without repeats. Made of the ``detections`` where it is missing.
+    - ``detected_classes``: strings; sorted and without repeats. Made from the ``detections`` if missing.
     - ``label``: a string; ``confidence``: 0..1; ``labels``: a list of dicts with ``label`` and ``confidence``.
-    - ``objects`` is reserved for what the engine makes of a step's answers about detections.
+    - ``objects`` is reserved: the engine makes it from a step's answers about detections.
 
     Args:
         result: what ``process`` returned.
         source: begins the message of an error.
 
     Raises:
-        BadResult: it does not fit; the message says where.
+        BadResult: it is invalid; the message says where.
     """
     try:
         plain = _shaped(result, _RESULT)
@@ -56,13 +56,13 @@ def normalise(result: Mapping[str, Any], source: str = "the classifier") -> dict
             plain["detected_classes"] = sorted({detection["class_name"] for detection in plain["detections"]})
     except _Wrong as error:
         raise BadResult(f"{source}: result{error}") from None
-    except Exception as error:  # an object of a plug-in may do anything when it is looked into
+    except Exception as error:  # an object of a plug-in may raise anything when it is read
         raise BadResult(f"{source}: the result cannot be read: {type(error).__name__}: {error}") from error
     return plain
 
 
 class _Wrong(Exception):
-    """A value is not what was expected. Every container that it passes on its way out adds the key or index there."""
+    """A value is not as expected. Every container around it adds its key or index while the error propagates."""
 
     def __init__(self, expected: str, value: Any) -> None:
         super().__init__(expected, value)
@@ -157,7 +157,7 @@ _INTEGER = "an integer of at most 64 bits"
 
 def _confidence(value: Any) -> float:
     number = value if type(value) is float else _number(value, _SCORE)
-    rounded = round(number, CONFIDENCE_DIGITS) if -1 < number < 2 else number  # the noise of float32 is no fault
+    rounded = round(number, CONFIDENCE_DIGITS) if -1 < number < 2 else number  # allows for the rounding of float32
     if not 0 <= rounded <= 1:
         raise _Wrong(_SCORE, value)
     return rounded + 0.0  # no -0.0

@@ -273,7 +273,7 @@ class TestFailing:
         detectors = {"d": FOUND, "e": {"detections": [CAR], "detected_classes": ["car"]}}
         engine, _ = make(step("d"), step("e"), step("c", ["d", "e"], crops="True"), **detectors)
         result = await engine.run(FRAME)
-        assert "say which with `crops_from: d`" in result["steps"][2]["error"]["detail"]
+        assert "choose one with `crops_from: d`" in result["steps"][2]["error"]["detail"]
         engine, backend = make(step("d"), step("e"), step("c", ["d", "e"], crops="True", crops_from="e"), **detectors)
         assert statuses(await engine.run(FRAME))["c"] == "ok"
         assert [target.detection for target in backend.requests["c"].targets or ()] == [CAR]

@@ -1,4 +1,4 @@
-"""What persons wear."""
+"""The color of a person's T-shirt."""
 
 from __future__ import annotations
 
@@ -9,17 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from classifiers.attributes.colour_names import COLOUR_NAMES, name_memberships, skin_likeness
+from classifiers.attributes.garment import SIZE, balanced, breast_weights, show_a_face, unlike_background
 from classifiers.base import BaseClassifier, Image
-from classifiers.clothing import (
-    COLOUR_NAMES,
-    SIZE,
-    balanced,
-    breast_weights,
-    name_memberships,
-    show_a_face,
-    skin_likeness,
-    unlike_background,
-)
 from classifiers.imaging import crop
 from classifiers.tunables import Tunables, check
 
