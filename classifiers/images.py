@@ -38,7 +38,7 @@ class ImageClassifier(LabelClassifier):
     Args:
         model: a folder with config.json, preprocessor_config.json and weights (model.safetensors, or an OpenVINO or
             ONNX export); the .xml or .onnx file of an export; or the id of a repository at the Hugging Face hub.
-        revision: branch, tag or commit at the hub; pin it, for what is in the hub's cache is used as it is.
+        revision: branch, tag or commit at the hub; pin it, because the hub's cache is not updated.
         top_k: how many labels to report.
         threshold: if no label has this confidence, 0..1, ``label`` is ``unknown``, and ``reason`` says why.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
@@ -49,8 +49,8 @@ class ImageClassifier(LabelClassifier):
         trust_remote_code: run Python code that the checkpoint brings. Only for checkpoints whose authors you trust.
 
     Raises:
-        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor to be had from the hub.
-        SetupError: the checkpoint is no image classifier, or does not work here or with these arguments.
+        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor at the hub.
+        SetupError: the checkpoint is not an image classifier, or does not work here or with these arguments.
     """
 
     tunables: ClassVar[frozenset[str]] = frozenset(LabelTunables.model_fields)

@@ -1,4 +1,4 @@
-"""Choosing among labels: the base of classes that do, and their result."""
+"""Choosing among labels: the base class, and the result."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class LabelTunables(Tunables):
 
 
 class LabelClassifier(BaseClassifier):
-    """A class that chooses among labels by the output of a checkpoint's network for images."""
+    """The base of classes that choose among labels by the output of a checkpoint's image network."""
 
     _tunables: Any  # LabelTunables, with further fields
 
     def _use(self, checkpoint: Checkpoint, seen: Preprocessing, network: BatchModel) -> None:
-        """Take a loaded network, and the size and normalization of its images."""
+        """Set the loaded network, and the size and normalization of its images."""
         self._preprocessing, self._network = seen, network
         self.input_size, self.resize, self.frame_size = seen.input_size, seen.resize, seen.input_size
         self.weights_digest = checkpoint.digest
@@ -81,7 +81,7 @@ def ranked(names: Sequence[str], confidences: Floats, top_k: int, threshold: flo
     Args:
         names: the labels.
         confidences: of each of them, 0..1.
-        top_k: how many ``labels`` has at most.
+        top_k: maximum length of ``labels``.
         threshold: below this confidence of the best label, ``label`` is ``unknown`` with a confidence of 0, and
             ``reason`` says why.
     """

@@ -1,4 +1,4 @@
-"""Choosing among labels that are given as text."""
+"""Zero-shot classification: choosing among labels that are given as text."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class _Tunables(LabelTunables):
 
 
 class ZeroShotClassifier(LabelClassifier):
-    """Says which of some labels fits an image or a crop best. The labels are text, and no training is needed.
+    """Chooses the label that fits an image or a crop best. The labels are text, and no training is needed.
 
     It takes checkpoints of CLIP and SigLIP. The result is ``{"label": "taxi", "confidence": 0.81, "labels": [{"label":
     "taxi", "confidence": 0.81}, ...]}``, the most confident first. Confidences of CLIP sum to 1 over the labels; those
     of SigLIP are independent of each other.
 
     Args:
-        model: a folder with a checkpoint and its tokenizer, or the id of a repository at the Hugging Face hub. Where
-            ``vision_model.xml`` or ``vision_model.onnx`` is beside the weights, it can run the images.
-        labels: a list of labels; or labels with the prompt of each, or with a list of prompts, whose mean counts:
+        model: a folder with a checkpoint and its tokenizer, or the id of a repository at the Hugging Face hub. It
+            may have an exported image encoder, ``vision_model.xml`` or ``vision_model.onnx``.
+        labels: a list of labels; or labels with the prompt of each, or with a list of prompts, whose mean is used:
             ``{delivery van: "a photo of a delivery van", taxi: ["a taxi", "a yellow cab"]}``.
-        templates: prompts of labels that have none of their own; ``{}`` stands for the label.
+        templates: prompts of labels without prompts; ``{}`` is replaced by the label.
         threshold: if no label has this confidence, 0..1, ``label`` is ``unknown``, and ``reason`` says why.
         top_k: how many labels to report.
-        revision: branch, tag or commit at the hub; pin it, for what is in the hub's cache is used as it is.
+        revision: branch, tag or commit at the hub; pin it, because the hub's cache is not updated.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         half: half precision for images; ``"auto"``: on a GPU only.
         runtime: what runs the images: ``"torch"``, ``"openvino"`` or ``"onnx"`` (both by OpenVINO, on the CPU), or
@@ -62,8 +62,8 @@ class ZeroShotClassifier(LabelClassifier):
         trust_remote_code: run Python code that the checkpoint brings. Only for checkpoints whose authors you trust.
 
     Raises:
-        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor to be had from the hub.
-        SetupError: the checkpoint is no such model, or does not work here or with these arguments.
+        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor at the hub.
+        SetupError: the checkpoint is not such a model, or does not work here or with these arguments.
     """
 
     tunables: ClassVar[frozenset[str]] = frozenset(_Tunables.model_fields)
@@ -124,6 +124,6 @@ def _prompts(tunables: _Tunables) -> dict[str, list[str]]:
     """The prompts of each label."""
     if isinstance(tunables.labels, list):
         if twice := [label for index, label in enumerate(tunables.labels) if label in tunables.labels[:index]]:
-            raise SetupError(f"labels: {twice[0]!r} is there twice; write it once")
+            raise SetupError(f"labels: {twice[0]!r} is listed twice; keep one")
         return {label: [each.replace("{}", label) for each in tunables.templates] for label in tunables.labels}
     return {label: [of_it] if isinstance(of_it, str) else of_it for label, of_it in tunables.labels.items()}

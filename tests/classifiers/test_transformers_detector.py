@@ -257,7 +257,7 @@ def test_labels_change_in_place(checkpoints: Callable[[str], Path], monkeypatch:
     ("kind", "labels", "message"),
     [
         ("owlvit", None, "looks for labels that are given as text; give `labels`"),
-        ("detr", ["cat"], "has classes of its own and takes no `labels`; choose among them with `classes`"),
+        ("detr", ["cat"], "has fixed classes and takes no `labels`; choose among them with `classes`"),
         ("owlvit", ["a " * 20], r"a prompt of .* has 22 tokens, and the model reads 16"),
         ("grounding", ["a " * 300], r"together they have 30\d tokens, the model reads 256"),
         ("owlvit", [], "labels.*must not be empty"),
