@@ -319,7 +319,7 @@ def test_what_an_export_cannot_do(build: Build, arguments: dict[str, Any], messa
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("metadata.yaml", "holds the class names"), ("model.bin", "model.bin to where model.xml is")],
+    [("metadata.yaml", "has the class names"), ("model.bin", "model.bin to where model.xml is")],
 )
 def test_incomplete_folder(build: Build, missing: str, message: str) -> None:
     folder = build(OVERLAPPING)
