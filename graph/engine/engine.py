@@ -45,6 +45,9 @@ class StepBackend(Protocol):
         """
 
 
+_OPERATIONS_AT_ONCE = 5_000
+"""Operations of rules after which other tasks of the event loop may run; about half a millisecond."""
+
 _NEVER_LOADED = "?"  # no hash of weights
 
 _Status = Literal["ok", "skipped", "failed", "timed_out"]
@@ -179,7 +182,7 @@ class _Walk:
             if step.condition is not None and not step.condition(context=context, image=self.image, budget=budget):
                 return _Outcome("skipped", reason=f"condition is false: {step.condition.source}")
             if step.crops is not None:
-                targets = tuple(picks(step.crops, context, self.image, detections_for(step, context), budget))
+                targets = await self._picked(step, context, budget)
                 if not targets:
                     return _Outcome("skipped", reason=f"no detection matches: {step.crops.source}")
         except RuleError as error:
@@ -202,6 +205,17 @@ class _Walk:
         except Exception as error:  # noqa: BLE001 - any error is a failure of the step
             return _failed(started, error)
         return _ended(answer, _since(started))
+
+    async def _picked(self, step: PlannedStep, context: dict[str, Any], budget: Budget) -> tuple[Target, ...]:
+        found: list[Target] = []
+        next_pause = budget.spent + _OPERATIONS_AT_ONCE
+        for target in picks(step, context, self.image, detections_for(step, context), budget):
+            if target is not None:
+                found.append(target)
+            if budget.spent > next_pause:
+                await asyncio.sleep(0)
+                next_pause = budget.spent + _OPERATIONS_AT_ONCE
+        return tuple(found)
 
     def _request(
         self, step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: tuple[Target, ...] | None
