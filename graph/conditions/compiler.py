@@ -222,11 +222,10 @@ class Compiled(ast.NodeTransformer):
                 self._bind(element)
             return
         if not isinstance(node, ast.Name):
-            what = f"a comprehension cannot assign to {self.text.quote(node)}"
-            raise self.text.error(node, f"{what}; write for x in ...")
+            raise self.text.error(node, f"a comprehension cannot assign to {self.text.quote(node)}; write for x in ...")
         if node.id in {*NAMES["crops"], *FUNCTIONS, *self._variables} or node.id.startswith("__"):
-            what = f"a comprehension cannot use {node.id!r} for its variable"
-            raise self.text.error(node, f"{what}; choose another name")
+            message = f"a comprehension cannot use {node.id!r} for its variable; choose another name"
+            raise self.text.error(node, message)
         self._variables.add(node.id)
 
     # ---- calls

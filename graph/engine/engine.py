@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -182,7 +182,8 @@ class _Walk:
             if step.condition is not None and not step.condition(context=context, image=self.image, budget=budget):
                 return _Outcome("skipped", reason=f"condition is false: {step.condition.source}")
             if step.crops is not None:
-                targets = await self._picked(step, context, budget)
+                detections = detections_for(step, context)
+                targets = await _picked(picks(step.crops, context, self.image, detections, budget), budget)
                 if not targets:
                     return _Outcome("skipped", reason=f"no detection matches: {step.crops.source}")
         except RuleError as error:
@@ -206,17 +207,6 @@ class _Walk:
             return _failed(started, error)
         return _ended(answer, _since(started))
 
-    async def _picked(self, step: PlannedStep, context: dict[str, Any], budget: Budget) -> tuple[Target, ...]:
-        found: list[Target] = []
-        next_pause = budget.spent + _OPERATIONS_AT_ONCE
-        for target in picks(step, context, self.image, detections_for(step, context), budget):
-            if target is not None:
-                found.append(target)
-            if budget.spent > next_pause:
-                await asyncio.sleep(0)
-                next_pause = budget.spent + _OPERATIONS_AT_ONCE
-        return tuple(found)
-
     def _request(
         self, step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: tuple[Target, ...] | None
     ) -> StepRequest:
@@ -238,6 +228,18 @@ class _Walk:
             request_id=self.request_id,
             sha256=self.frame.sha256,
         )
+
+
+async def _picked(decided: Iterator[Target | None], budget: Budget) -> tuple[Target, ...]:
+    found: list[Target] = []
+    next_pause = budget.spent + _OPERATIONS_AT_ONCE
+    for target in decided:
+        if target is not None:
+            found.append(target)
+        if budget.spent > next_pause:
+            await asyncio.sleep(0)
+            next_pause = budget.spent + _OPERATIONS_AT_ONCE
+    return tuple(found)
 
 
 def _carried(step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: Sequence[Target]) -> Carried | None:

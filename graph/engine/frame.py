@@ -137,15 +137,12 @@ class Frame:
         opened, self._opened = self._opened, None
         return opened or OpenedImage(self._data, self._limits)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         # Decoded pixels are 20 times the size of the JPEG, so the encoded bytes are sent if there are any.
-        carried = None if self._data else self._pixels
-        return _restore, ((self._data, self.width, self.height, self._limits, self.uri, self.format), carried)
+        pixels = None if self._data else self._pixels
+        return {**vars(self), "_lock": None, "_opened": None, "_pixels": pixels}
 
-
-def _restore(fields: tuple[Any, ...], pixels: Image | None) -> Frame:
-    frame = Frame(*fields)
-    if pixels is not None:
-        pixels.flags.writeable = False
-        frame._pixels = pixels
-    return frame
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+        if self._pixels is not None:
+            self._pixels.flags.writeable = False

@@ -54,10 +54,10 @@ def import_class(path: str) -> type[BaseClassifier]:
     module = _import_module(module_name)
     cls = getattr(module, class_name, None)
     if cls is None:
-        classes = [
-            name for name, value in vars(module).items() if _is_classifier(value) and value is not BaseClassifier
-        ]
-        known = f"; its classifiers: {', '.join(sorted(classes))}" if classes else ""
+        classes = sorted(
+            key for key, value in vars(module).items() if _is_classifier(value) and key != "BaseClassifier"
+        )
+        known = f"; its classifiers: {', '.join(classes)}" if classes else ""
         raise ClassError(f"module {module_name!r} has no {class_name!r}{did_you_mean(class_name, classes, known)}")
     if not isinstance(cls, type):
         raise ClassError(f"{path!r} is {_kind(cls)}, not a class; write the path of the class")
@@ -74,12 +74,14 @@ def constructor_of(cls: type[BaseClassifier]) -> Constructor:
     """The keyword arguments of ``cls``, with those that it passes on to its bases through ``**kwargs``."""
     parameters: dict[str, inspect.Parameter] = {}
     own: list[str] | None = None
+    is_open = False
     for owner in cls.__mro__[:-1]:  # without object, the last
         init = vars(owner).get("__init__")
         if init is None:
             continue
         if not inspect.isfunction(init):  # written in C: no signature
-            return _constructor(parameters, own, is_open=init is not object.__init__ or own is not None)
+            is_open = init is not object.__init__
+            break
         arguments = list(inspect.signature(init).parameters.values())[1:]
         names_space = inspect.unwrap(init).__globals__
         for argument in arguments:
@@ -89,13 +91,8 @@ def constructor_of(cls: type[BaseClassifier]) -> Constructor:
         if all(argument.kind is not argument.VAR_KEYWORD for argument in arguments):
             break
         own = [*parameters] if own is None else own
-    return _constructor(parameters, own, is_open=own is not None)
-
-
-def _constructor(
-    parameters: dict[str, inspect.Parameter], own: Collection[str] | None, *, is_open: bool
-) -> Constructor:
-    return Constructor(parameters, parameters.keys() - (parameters if own is None else own), is_open)
+    inherited = parameters.keys() - (parameters if own is None else own)
+    return Constructor(parameters, inherited, is_open or own is not None)
 
 
 def _import_module(name: str) -> ModuleType:
@@ -131,9 +128,8 @@ def _check_attributes(path: str, cls: type[BaseClassifier]) -> None:
         raise ClassError(f"{path!r}: its default_crops must be a string or None; it is {_kind(default_crops)}")
     names: object = cls.tunables
     if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
-        raise ClassError(
-            f"{path!r}: its tunables must be a set of argument names, for example frozenset({{'confidence'}})"
-        )
+        example = "frozenset({'confidence'})"
+        raise ClassError(f"{path!r}: its tunables must be a set of argument names, for example {example}")
     constructor = constructor_of(cls)
     if not constructor.is_open and (others := sorted(set(names) - set(constructor.parameters))):
         raise ClassError(f"{path!r}: its tunables name {others[0]!r}, which its constructor does not take")

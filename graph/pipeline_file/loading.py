@@ -108,28 +108,24 @@ def _report_invalid(error: ValidationError, report: Report) -> None:
 
 
 def _read_text(path: Path, file: str) -> str:
-    report = Report(file)
-    data = b""
+    line = None
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
+        if len(data) <= MAX_FILE_BYTES:
+            return data.decode()
+        problem = f"has more than {MAX_FILE_BYTES // 1024} KiB; is it a pipeline file?"
     except FileNotFoundError:
-        report.add((), f"no such file{_other_file(path)}")
+        problem = f"no such file{_other_file(path)}"
     except IsADirectoryError:
         files = _pipeline_files(path)
-        report.add((), f"is a folder; name a file in it{': ' + ', '.join(files) if files else ''}")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        report.add((), f"cannot be read: {getattr(error, 'strerror', None) or error}")
-    if len(data) > MAX_FILE_BYTES:
-        report.add((), f"has more than {MAX_FILE_BYTES // 1024} KiB; is it a pipeline file?")
-    text = ""
-    try:
-        text = data.decode()
+        problem = f"is a folder; name a file in it{': ' + ', '.join(files) if files else ''}"
     except UnicodeDecodeError as error:
+        problem = f"byte {error.start} is not UTF-8; save the file as UTF-8"
         line = data.count(b"\n", 0, error.start) + 1
-        report.add((), f"byte {error.start} is not UTF-8; save the file as UTF-8", line)
-    report.raise_if_any()
-    return text
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise PipelineError([Mistake(file, line, None, None, problem)])
 
 
 def _other_file(path: Path) -> str:

@@ -100,16 +100,14 @@ def check_steps(drafts: Sequence[Draft], report: Report, folder: Path | None) ->
 
 
 def _check_class(draft: Draft, report: Report, folder: Path | None) -> None:
-    path = draft.text("class")
+    path, params = draft.text("class"), draft.data.get("params", {})
     if path is None or not re.fullmatch(CLASS_PATH, path):
         return
     try:
         draft.cls = import_class(path)
     except ClassError as problem:
         report.add(draft.loc("class"), str(problem))
-        return
-    params = draft.data.get("params", {})
-    if not isinstance(params, dict):
+    if draft.cls is None or not isinstance(params, dict):
         return
     if folder is not None:
         params = absolute_paths(draft.cls, params, folder)
@@ -121,10 +119,10 @@ def _check_class(draft: Draft, report: Report, folder: Path | None) -> None:
 
 
 def _check_dependencies(draft: Draft, names: Sequence[str], report: Report) -> None:
-    others = [other for other in names if other != draft.name]
-    known = f"; the other steps are {', '.join(map(repr, others))}" if others else "; there is no other step"
     for name in draft.depends_on or ():
         if name not in names:
+            others = [other for other in names if other != draft.name]
+            known = f"; the other steps are {', '.join(map(repr, others))}" if others else "; there is no other step"
             written = draft.data["depends_on"]
             item = (written.index(name),) if isinstance(written, list) else ()
             report.add((*draft.loc("depends_on"), *item), f"unknown step {name!r}{did_you_mean(name, others, known)}")
@@ -162,12 +160,13 @@ def _check_crops_from(draft: Draft, report: Report) -> None:
     if source is None:
         return
     loc = draft.loc("crops_from")
+    problem = None
     if "crops" in draft.data and draft.data["crops"] is None:
-        report.add(
-            loc, "says whose detections become crops, but `crops: null` means the whole image; remove one of them"
-        )
+        problem = "`crops: null` means the whole image; remove one of them"
     elif "crops" not in draft.data and draft.cls is not None and draft.cls.default_crops is None:
-        report.add(loc, "says whose detections become crops, but there is no crop rule; add `crops`")
+        problem = "there is no crop rule; add `crops`"
+    if problem is not None:
+        report.add(loc, f"selects whose detections become crops, but {problem}")
     if draft.depends_on is not None and source not in draft.depends_on:
         fix = f"; add {source!r} to depends_on"
         report.add(loc, f"{source!r} is not among the steps it depends on{did_you_mean(source, draft.depends_on, fix)}")
@@ -184,12 +183,12 @@ def _check_cycles(drafts: Sequence[Draft], report: Report) -> None:
             TopologicalSorter(edges).prepare()
         except CycleError as error:
             cycle = error.args[1][:0:-1]
-            # begins with the first step of the file, so that the message does not depend on where the search began
-            start = min(range(len(cycle)), key=lambda position: by_name[cycle[position]].index)
-            turned = cycle[start:] + cycle[:start]
-            message = f"a cycle: {' -> '.join([*turned, turned[0]])}; remove one of these dependencies"
-            report.add(by_name[turned[0]].loc("depends_on"), message)
-            edges[turned[0]] = []  # to find further cycles
+            # Begins with the first step of the file, so that the message does not depend on where the search began.
+            first = min(cycle, key=lambda name: by_name[name].index)
+            start = cycle.index(first)
+            names = " -> ".join([*cycle[start:], *cycle[:start], first])
+            report.add(by_name[first].loc("depends_on"), f"a cycle: {names}; remove one of these dependencies")
+            edges[first] = []  # to find further cycles
         else:
             return
 

@@ -112,7 +112,7 @@ def _each(values: Iterable[Any], reader: Callable[..., T], *arguments: Any) -> l
     plain: list[T] = []
     try:
         for value in values:
-            plain.append(reader(value, *arguments))  # noqa: PERF401 - an error needs to know how far it came
+            plain.append(reader(value, *arguments))  # noqa: PERF401 - an error needs the index
     except _Wrong as error:
         error.path.append(len(plain))
         raise
@@ -187,7 +187,7 @@ def _class_names(value: Any) -> list[str]:
 
 
 def _points(lengths: tuple[int, ...], expected: str, count: range = range(2**31)) -> _Reader:
-    """The reader of a list of ``count`` points: x, y, and maybe a confidence."""
+    """The reader of a list of ``count`` points: x, y, and optionally a confidence."""
 
     def point(value: Any) -> list[float]:
         if not isinstance(value, (list, tuple)) or len(value) not in lengths:
@@ -214,7 +214,7 @@ def _mask(value: Any) -> list[list[list[float]]]:
 
 
 def _list_of(readers: Mapping[str, _Reader], optional: Mapping[str, _Reader] | None = None) -> _Reader:
-    """The reader of a list of dicts that have all these keys, and maybe some of the optional ones."""
+    """The reader of a list of dicts that have all these keys, and may have the optional ones."""
     required, readers = frozenset(readers), {**readers, **(optional or {})}
     expected = f"a list of dicts with {', '.join(map(repr, sorted(required)))}"
     return lambda value: _each(_sequence(value, expected), _shaped, readers, required, None, 3)

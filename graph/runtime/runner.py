@@ -230,7 +230,7 @@ class StepRunner:
         answer: dict[str, dict[int, Image]] = {}
         for name, spec in request.cut_for.items():
             dependent = call.configuration.cuts.get(name)
-            if dependent is None:
+            if dependent is None or dependent.crops is None:
                 continue  # the caller's pipeline is newer than this replica's
             context = {call.configuration.step.name: result}
             condition, budget = dependent.condition, Budget(dependent.rule_operations)
@@ -241,7 +241,7 @@ class StepRunner:
                     and not condition(context=context, image=request.image, budget=budget)
                 ):
                     continue
-                found = picks(dependent, context, request.image, result["detections"], budget)
+                found = picks(dependent.crops, context, request.image, result["detections"], budget)
                 targets = [target for target in found if target is not None]
             except RuleError:
                 continue  # the engine evaluates the rule again, and the failure is that step's
