@@ -13,7 +13,7 @@ from graph.engine import StepRequest
 from serve_app.autoscaling.decisions import WINDOW_S
 from serve_app.queues.protocol import QueueStats
 
-__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "CropsInProgress", "ReplicaLoad", "worker_stats"]
+__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "CropsInProgress", "Rate", "ReplicaLoad", "worker_stats"]
 
 HEARTBEAT = "alive"
 """Always published, so that a missing number is distinguished from a missing report."""
@@ -42,6 +42,26 @@ def worker_stats(queue: QueueStats | None, *, rate: float, in_hand: int, room: i
     return stats
 
 
+class Rate:
+    """Counts what was done in the last ``WINDOW_S``, by a clock in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._done: deque[tuple[float, int]] = deque()
+
+    def count(self, number: int = 1) -> None:
+        """Count what has just been done."""
+        now = self._clock()
+        self._done.append((now, number))
+        while self._done[0][0] < now - WINDOW_S:
+            self._done.popleft()
+
+    def per_s(self) -> float:
+        """The rate per second."""
+        since = self._clock() - WINDOW_S
+        return sum(number for at, number in self._done if at >= since) / WINDOW_S
+
+
 def _crops(request: StepRequest) -> int:
     """The size of a call in a batch: its crops, or one for the whole image."""
     return 1 if request.targets is None else len(request.targets)
@@ -66,16 +86,12 @@ class CropsInProgress:
 
 
 class ReplicaLoad:
-    """What a step's replica knows of its load: the crops in progress that its callers sent last, and its own rate.
-
-    Args:
-        clock: seconds.
-    """
+    """What a step's replica knows of its load: the crops in progress that its callers sent last, and its own rate."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._callers: dict[str, tuple[int, float]] = {}
-        self._done: deque[tuple[float, int]] = deque()
+        self._rate = Rate(clock)
 
     @contextmanager
     def call(self, load: CallerLoad, request: StepRequest) -> Iterator[None]:
@@ -89,18 +105,15 @@ class ReplicaLoad:
             # a caller that makes no further call has at least this one less
             in_progress, told = self._callers.get(caller, (0, 0.0))
             self._callers[caller] = max(0, in_progress - crops), told
-            self._done.append((self._clock(), crops))
+            self._rate.count(crops)
             self._forget()
 
     def stats(self) -> dict[str, float]:
         """What the replica returns from ``record_autoscaling_stats``."""
         self._forget()
-        rate = sum(crops for _, crops in self._done) / WINDOW_S
         callers = {CROPS + caller: float(crops) for caller, (crops, _) in self._callers.items()}
-        return {HEARTBEAT: 1.0, "rate": rate, **callers}
+        return {HEARTBEAT: 1.0, "rate": self._rate.per_s(), **callers}
 
     def _forget(self) -> None:
-        now = self._clock()
-        while self._done and self._done[0][0] < now - WINDOW_S:
-            self._done.popleft()
-        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= now - _REPORTED_S}
+        since = self._clock() - _REPORTED_S
+        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= since}

@@ -113,9 +113,7 @@ class BulkRun:
     """One command. Ray must be initialized.
 
     Args:
-        job: what is to be done.
         arguments: the sources, as they were typed.
-        settings: how.
 
     Raises:
         NoSource: a source names nothing.

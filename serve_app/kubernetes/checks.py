@@ -115,7 +115,7 @@ def _too_large(target: Target, wanted: Iterable[Demand]) -> Iterator[str]:
             )
         if each.resources:
             yield (
-                f"'{each.name}' reserves the custom resource '{each.resources[0]}', which no pod has: "
+                f"'{each.name}' reserves the custom resource '{next(iter(each.resources))}', which no pod has: "
                 "use num_gpus with --gpu-type"
             )
 

@@ -25,19 +25,19 @@ from serve_app.rendering import BlockDumper, commented, render
 __all__ = ["render_kubernetes"]
 
 _COMMENTS = {
-    "automountServiceAccountToken": "Annotate the account where the cloud gives credentials to accounts.",
+    "automountServiceAccountToken": "Annotate the account if the cloud grants credentials to service accounts.",
     "upgradeStrategy": "How a changed cluster replaces the running one; a changed serveConfigV2 is applied in place.",
-    "rayClusterDeletionDelaySeconds": "The old cluster finishes its requests and images.",
-    "serveService": "What clients and ingresses call; KubeRay points it at the cluster that serves.",
-    "serveConfigV2": "What 'serve deploy' would get.",
+    "rayClusterDeletionDelaySeconds": "Time for the old cluster to finish its requests and images.",
+    "serveService": "What clients and ingresses call; KubeRay points it at the active cluster.",
+    "serveConfigV2": "The Serve config, as for 'serve deploy'.",
     "autoscalerOptions": "Adds a pod when a replica has no room, and removes pods that are idle.",
-    "authOptions": "Ray's own endpoints take calls with this token only.",
+    "authOptions": "Ray's own endpoints require this token.",
     "gcsFaultToleranceOptions": "The cluster survives its head pod.",
-    "env": "The same on all pods: the fast configuration, and where models are.",
-    "startupProbe": "A pod has five minutes to start; then one that stops answering is replaced within a minute.",
-    "lifecycle": "A pod that is evicted: Serve starts replicas elsewhere, and those here finish what they have.",
+    "env": "The same on all pods: the fast configuration, and the location of the models.",
+    "startupProbe": "A pod has five minutes to start; after that, a pod that hangs is replaced within a minute.",
+    "lifecycle": "On eviction Serve starts replicas elsewhere, and those on this pod finish their requests.",
     "minAvailable": "Pods of a group are evicted one at a time.",
-    "policyTypes": "In: the proxy's port, metrics, the operator. Out: DNS, and the ports of what the application uses.",
+    "policyTypes": "In: the proxy's port, metrics, the operator. Out: DNS, and the ports of the services in use.",
 }
 """Written above the first line with the key."""
 
@@ -59,14 +59,12 @@ def render_kubernetes(
     """The manifests of a pipeline file.
 
     Args:
-        pipeline: the file.
         target: where they are for; without a name the pipeline's is taken.
-        gateway: authentication and limits.
         intake: where images come from, and results go; without it there are no workers and no jobs.
         warn: called with what may be unintended.
 
     Raises:
-        PipelineError: the file has mistakes.
+        PipelineError: the file has errors.
         SetupError: something cannot work on Kubernetes; the message has a line for each.
     """
     plan = load_plan(pipeline)
@@ -104,7 +102,7 @@ def render_kubernetes(
 
 
 class _Dumper(BlockDumper):
-    """Writes texts of several lines as they are, and no anchors."""
+    """Writes strings of several lines as block scalars, and no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True

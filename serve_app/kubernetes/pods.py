@@ -216,7 +216,7 @@ def _probe(path: str, port: int, failures: int) -> dict[str, Any]:
 
 
 def _drain(seconds: int) -> str:
-    """Tells Ray that the node goes away: Serve starts replicas elsewhere, and those here finish what they have."""
+    """Drain the node: Serve starts replicas elsewhere, and those on this node finish their requests."""
     return (
         "ray drain-node --reason=DRAIN_NODE_REASON_PREEMPTION --reason-message=evicted "
         f"--deadline-remaining-seconds={seconds} && sleep {seconds}"

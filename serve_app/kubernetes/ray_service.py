@@ -28,11 +28,7 @@ def ray_service(
     serve_config: str,
     intake: IntakeConfig | None,
 ) -> dict[str, Any]:
-    """The RayService of an application.
-
-    Args:
-        serve_config: the Serve config file.
-    """
+    """The RayService of an application."""
     stop_s = 0 if intake is None else math.ceil(intake.stop_s) + _STOP_EXTRA_S
     drain_s = max(_LEAST_DRAIN_S, stop_s)
     cluster: dict[str, Any] = {
