@@ -238,7 +238,7 @@ class TestFailing:
         _, explained, *_ = explain(engine.plan, result)
         assert "15,000 operations" in str((explained.crops[-1] if explained.crops else explained.condition).error)
 
-    @pytest.mark.parametrize("steps", [1, 5, 30])
+    @pytest.mark.parametrize("steps", [1, 30])
     async def test_ordinary_rules_over_hundreds_of_detections_do_not_come_near_it(self, steps: int) -> None:
         crowd = {"detections": [PERSON] * 300 + [CAR] * 300, "detected_classes": ["car", "person"]}
         rules = {
