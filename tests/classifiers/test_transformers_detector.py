@@ -142,7 +142,7 @@ def test_an_image_keeps_its_shape_where_the_processor_keeps_it(checkpoints: Call
 
 
 @pytest.mark.filterwarnings("ignore")  # tracing, which is how OpenVINO converts, is deprecated in torch
-@pytest.mark.parametrize("kind", ["detr", "rt_detr"])
+@pytest.mark.parametrize("kind", ["detr", pytest.param("rt_detr", marks=pytest.mark.slow)])
 def test_an_export_gives_what_torch_gives(checkpoints: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
     import torch
     from transformers import AutoModelForObjectDetection
