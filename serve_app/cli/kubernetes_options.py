@@ -8,13 +8,16 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
+    "BatchOption",
     "GatewayClassOption",
     "GpuTypeOption",
     "HeadCpusOption",
     "ImageOption",
+    "InFlightOption",
     "KubernetesOption",
     "ModelsOption",
     "NamespaceOption",
+    "OutOption",
     "RedisOption",
     "UpgradeOption",
     "WorkerCpusOption",
@@ -49,4 +52,10 @@ ModelsOption = Annotated[
 UpgradeOption = Annotated[
     Literal["new-cluster", "incremental"], _option(help="How a changed cluster replaces the running one.")
 ]
+BatchOption = Annotated[
+    list[str] | None,
+    _option(metavar="SOURCE", help="Print a RayJob that runs over stored images; may be repeated."),
+]
+OutOption = Annotated[str | None, _option(metavar="URI", help="Where the results of --batch are stored.")]
+InFlightOption = Annotated[int, _option(help="Processes of --batch, at most.", min=1)]
 GatewayClassOption = Annotated[str | None, _option(metavar="CLASS", help="Gateway API class for incremental upgrades.")]

@@ -47,6 +47,9 @@ def render(
     models: k8s.ModelsOption = "image",
     upgrade: k8s.UpgradeOption = "new-cluster",
     gateway_class: k8s.GatewayClassOption = None,
+    batch: k8s.BatchOption = None,
+    out: k8s.OutOption = None,
+    in_flight: k8s.InFlightOption = 8,
     fit: Annotated[
         str | None, typer.Option(metavar="MACHINE", help="Fit replicas and placement to cpus=N, if the file sets none.")
     ] = None,
@@ -59,7 +62,7 @@ def render(
     from serve_app.config import LOOPBACK_HOSTS, read_gateway_config, read_intake_config
     from serve_app.deployments.fitting import Machine
     from serve_app.deployments.options import OPEN_GATEWAY
-    from serve_app.kubernetes import Target, render_kubernetes
+    from serve_app.kubernetes import Batch, Target, render_batch, render_kubernetes
     from serve_app.rendering.serve_file import render as render_config
 
     if kubernetes and (host, port) != ("127.0.0.1", 8000):
@@ -67,7 +70,9 @@ def render(
     if kubernetes and fit is not None:
         raise SetupError("--fit cannot be combined with --kubernetes: pods are added for what the deployments reserve")
     machine = None if fit is None else Machine.parse(fit)
-    if gateway is None and (kubernetes or host not in LOOPBACK_HOSTS):
+    if batch and not (kubernetes and out):
+        raise SetupError("--batch needs --kubernetes, and --out with the place of the results")
+    if gateway is None and not batch and (kubernetes or host not in LOOPBACK_HOSTS):
         option = "--kubernetes" if kubernetes else f"--host {host}"
         raise SetupError(
             f"{option} lets others reach the endpoint: configure authentication with --gateway FILE; "
@@ -93,6 +98,9 @@ def render(
         upgrade=upgrade,
         gateway_class=gateway_class,
     )
+    if batch and out:
+        sys.stdout.write(render_batch(pipeline, target, Batch(batch, out, in_flight), warn=_warn))
+        return
     sys.stdout.write(render_kubernetes(pipeline, target, gateway=config, intake=workers, warn=_warn))
 
 
