@@ -15,7 +15,7 @@ from classifiers.base import BaseClassifier, Image
 from classifiers.tunables import Tunables, check
 from classifiers.weights import Checkpoint
 
-__all__ = ["UNKNOWN", "LabelClassifier", "LabelTunables", "Threshold", "TopK", "ranked", "softmax"]
+__all__ = ["UNKNOWN", "Floats", "LabelClassifier", "LabelTunables", "Threshold", "TopK", "ranked", "softmax"]
 
 UNKNOWN = "unknown"
 
