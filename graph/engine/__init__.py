@@ -1,10 +1,19 @@
 """The walk of one image through the plan, and what the engine and a step say to each other."""
 
-from graph.engine.deadline import deadline
+from graph.engine.deadline import deadline, expires_at
 from graph.engine.engine import Engine, StepBackend
 from graph.engine.explanation import Decision, StepExplanation, explain
 from graph.engine.frame import Frame
-from graph.engine.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target
+from graph.engine.messages import (
+    Carried,
+    CropSpec,
+    Priority,
+    StepAnswer,
+    StepError,
+    StepInfo,
+    StepRequest,
+    Target,
+)
 from graph.engine.metadata import MAX_METADATA_BYTES, MAX_METADATA_TEXT_BYTES, checked_metadata, parse_metadata
 from graph.engine.selection import picks
 
@@ -16,6 +25,7 @@ __all__ = [
     "Decision",
     "Engine",
     "Frame",
+    "Priority",
     "StepAnswer",
     "StepBackend",
     "StepError",
@@ -25,6 +35,7 @@ __all__ = [
     "Target",
     "checked_metadata",
     "deadline",
+    "expires_at",
     "explain",
     "parse_metadata",
     "picks",

@@ -13,9 +13,18 @@ from typing import Any, Literal, Protocol
 
 from classifiers import InputError
 from graph.conditions import Budget, RuleError
-from graph.engine.deadline import deadline
+from graph.engine.deadline import deadline, expires_at
 from graph.engine.frame import Frame
-from graph.engine.messages import Carried, CropSpec, StepAnswer, StepInfo, StepRequest, Target, loaded_digest
+from graph.engine.messages import (
+    Carried,
+    CropSpec,
+    Priority,
+    StepAnswer,
+    StepInfo,
+    StepRequest,
+    Target,
+    loaded_digest,
+)
 from graph.engine.selection import detections_for, picks
 from graph.failures import Overloaded, StepFailed, StepUnavailable
 from graph.plan import Plan, PlannedStep
@@ -70,11 +79,18 @@ class _Outcome:
 
 
 class Engine:
-    """Runs a plan on a backend. One engine serves many images at once; it holds nothing of any of them."""
+    """Runs a plan on a backend. One engine serves many images at once; it holds nothing of any of them.
 
-    def __init__(self, plan: Plan, backend: StepBackend) -> None:
+    Args:
+        plan: the pipeline.
+        backend: where its steps run.
+        priority: of its images, where they wait with others.
+    """
+
+    def __init__(self, plan: Plan, backend: StepBackend, priority: Priority = Priority.INTERACTIVE) -> None:
         self.plan = plan
         self._backend = backend
+        self._priority = priority
 
     async def fingerprint(self) -> str:
         """Identity of the plan with the weights that are loaded: structure, rules, parameters, code versions.
@@ -114,7 +130,8 @@ class Engine:
             DeadlineExceeded: ``timeout_s`` passed.
             Overloaded: a step has no room or cannot be reached, or failed while the pipeline is being changed.
         """
-        walk = _Walk(self.plan, self._backend, frame, dict(metadata or {}), request_id or uuid.uuid4().hex)
+        identity = request_id or uuid.uuid4().hex
+        walk = _Walk(self.plan, self._backend, frame, dict(metadata or {}), identity, self._priority)
         async with deadline(timeout_s):
             return await walk.run()
 
@@ -123,13 +140,20 @@ class _Walk:
     """One image's way through the plan."""
 
     def __init__(
-        self, plan: Plan, backend: StepBackend, frame: Frame, metadata: dict[str, Any], request_id: str
+        self,
+        plan: Plan,
+        backend: StepBackend,
+        frame: Frame,
+        metadata: dict[str, Any],
+        request_id: str,
+        priority: Priority,
     ) -> None:
         self._plan = plan
         self._backend = backend
         self._frame = frame
         self._metadata = metadata
         self._request_id = request_id
+        self._priority = priority
         self._image = {"width": frame.width, "height": frame.height, "metadata": metadata}
         self._tasks: dict[str, asyncio.Task[_Outcome]] = {}
         self._infos: Mapping[str, StepInfo] = {}
@@ -254,6 +278,8 @@ class _Walk:
             crop_budget_bytes=self._backend.crop_budget_bytes,
             request_id=self._request_id,
             sha256=self._frame.sha256,
+            priority=self._priority,
+            expires_at=expires_at(step.timeout_s),
         )
 
 

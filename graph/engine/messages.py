@@ -5,12 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from classifiers import Image, InputError, ResizeMode
 from graph.engine.frame import Frame
 
-__all__ = ["Carried", "CropSpec", "StepAnswer", "StepError", "StepInfo", "StepRequest", "Target", "loaded_digest"]
+__all__ = [
+    "Carried",
+    "CropSpec",
+    "Priority",
+    "StepAnswer",
+    "StepError",
+    "StepInfo",
+    "StepRequest",
+    "Target",
+    "loaded_digest",
+]
 
 
 # The two named tuples are a part of every answer: a dataclass takes longer to pickle.
@@ -47,6 +58,17 @@ class StepInfo(NamedTuple):
         return loaded_digest(self.config, self.weights)
 
 
+class Priority(IntEnum):
+    """Which calls are taken first where several wait for the same step."""
+
+    INTERACTIVE = 0
+    """A client waits for the answer."""
+    QUEUE = 1
+    """A message from a queue."""
+    BACKGROUND = 2
+    """Nobody waits: a candidate that is compared with the deployed version."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A detection that a step is asked about: its index in the detector's list, and itself."""
@@ -70,6 +92,8 @@ class StepRequest:
         crop_budget_bytes: pixels that may travel back with the answer at most; crops beyond it are left out.
         request_id: the request's identity, for logs.
         sha256: of the image's bytes, in hex.
+        priority: where it waits with others.
+        expires_at: when its caller stops waiting, by the clock of the caller's event loop; ``None``: never.
     """
 
     image: Mapping[str, Any]
@@ -82,6 +106,8 @@ class StepRequest:
     crop_budget_bytes: int | None = None
     request_id: str = ""
     sha256: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,7 @@ class StepRunner:
                     crop=call.request.cut_for[name],
                     request_id=call.request.request_id,
                     sha256=call.request.sha256,
+                    priority=call.request.priority,
                 )
         return calls
 

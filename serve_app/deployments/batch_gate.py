@@ -9,9 +9,11 @@ waits.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from graph.engine import Priority
+from serve_app.deployments.waiting_line import WaitingLine
 
 __all__ = ["BatchGate"]
 
@@ -30,18 +32,26 @@ class BatchGate:
         self.wait_s = wait_s
         self._opening: asyncio.TimerHandle | None = None
         self._inside = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting_size = 0
+        self._line: WaitingLine[tuple[int, asyncio.Future[None]]] = WaitingLine()
 
     @property
     def waiting(self) -> int:
         """Calls that are held back now."""
-        return len(self._waiting)
+        return len(self._line)
 
     @asynccontextmanager
-    async def __call__(self, size: int) -> AsyncIterator[None]:
-        """Wait to be let through, and hold the gate until the block ends. A cancelled call leaves the queue."""
+    async def __call__(self, size: int, priority: Priority, since: float) -> AsyncIterator[None]:
+        """Wait to be let through, and hold the gate until the block ends. A cancelled call leaves the line.
+
+        Args:
+            size: images or crops of the call.
+            priority: its priority among those that wait.
+            since: when the call came, by the event loop's clock.
+        """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
+        place = self._line.add((size, turn), priority, since)
+        self._waiting_size += size
         self._open_soon()
         try:
             await turn
@@ -50,12 +60,14 @@ class BatchGate:
             if turn.done() and not turn.cancelled():
                 self._inside -= 1
                 self._open_soon()
+            elif self._line.remove(place):
+                self._waiting_size -= size
 
     def _open_soon(self) -> None:
         """Open once the wait is over or the group is full; never at once: calls of the same moment go together."""
-        if self._inside or not self._waiting:
+        if self._inside or not self._line:
             return
-        full = sum(size for size, _ in self._waiting) >= self.max_size
+        full = self._waiting_size >= self.max_size
         if self._opening is not None:
             if not full:
                 return
@@ -67,8 +79,9 @@ class BatchGate:
         if self._inside:
             return
         total = 0
-        while (self._waiting and self._inside == 0) or (self._waiting and total + self._waiting[0][0] <= self.max_size):
-            size, turn = self._waiting.popleft()
+        while self._line and (self._inside == 0 or total + self._line.first()[0] <= self.max_size):
+            size, turn = self._line.take()
+            self._waiting_size -= size
             if not turn.done():  # otherwise its caller was cancelled
                 turn.set_result(None)
                 self._inside += 1
