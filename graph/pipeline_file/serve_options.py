@@ -109,7 +109,7 @@ class ServeConfig(Closed):
     max_ongoing_requests: int | None = Field(
         None,
         ge=1,
-        description="Requests that a replica holds at once; null: twice `max_batch_size`, one runs, one gathers.",
+        description="Requests that a replica works on at once; null: twice `max_batch_size`, one runs, one gathers.",
         examples=[16],
     )
     max_queued_requests: int | None = Field(

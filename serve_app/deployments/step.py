@@ -61,7 +61,7 @@ class StepDeployment:
         try:
             with self._load.calls(load, size):
                 outcomes = await answer_group(self._host, calls)
-            return outcomes, max(0, self._groups - 2)  # this one is done, and the model has the next one
+            return outcomes, self._groups - 1
         finally:
             self._groups -= 1
 

@@ -32,12 +32,14 @@ class Limits:
 
     Attributes:
         group_calls: most calls in a group.
+        group_crops: most images and crops in a group; a call with more travels alone.
         group_bytes: most bytes in a group; a larger call travels alone.
         under_way: most calls that may be under way at each replica.
         waiting: most calls that may wait at this caller; ``None``: any number.
     """
 
     group_calls: int
+    group_crops: int
     group_bytes: int
     under_way: int
     waiting: int | None = None
@@ -48,6 +50,7 @@ class _Member(Generic[Call, Answer]):
     """One call, from its caller to its outcome."""
 
     call: Call
+    crops: int
     nbytes: int
     is_alone: bool
     outcome: asyncio.Future[Answer | Exception]
@@ -106,6 +109,7 @@ class Window(Generic[Call, Answer]):
         self,
         call: Call,
         *,
+        crops: int,
         nbytes: int,
         priority: Priority,
         since: float,
@@ -116,6 +120,7 @@ class Window(Generic[Call, Answer]):
 
         Args:
             call: what is sent.
+            crops: its crops, or 1 for the whole image.
             nbytes: what it takes of a message.
             priority: its priority among those that wait.
             since: when it came first, by the event loop's clock.
@@ -131,7 +136,7 @@ class Window(Generic[Call, Answer]):
             if self._is_full():
                 raise asyncio.QueueFull
         loop = asyncio.get_running_loop()
-        member: _Member[Call, Answer] = _Member(call, nbytes, is_alone, loop.create_future())
+        member: _Member[Call, Answer] = _Member(call, crops, nbytes, is_alone, loop.create_future())
         place = self._line.add(member, priority, since)
         self._send_soon()
         try:
@@ -176,7 +181,7 @@ class Window(Generic[Call, Answer]):
             self._groups += 1
             self._calls_under_way += len(group.members)
             group.task = asyncio.get_running_loop().create_task(self._exchange(group), context=self._context)
-            # not in the task itself: one that is cancelled at once never runs
+            # not in the task itself: one that is cancelled before its first step never runs
             group.task.add_done_callback(partial(self._is_back, len(group.members)))
 
     def _is_back(self, calls: int, _: asyncio.Task[None]) -> None:
@@ -187,15 +192,18 @@ class Window(Generic[Call, Answer]):
     def _next_group(self, room: int) -> _Group[Call, Answer]:
         """The next group of those that wait, of ``room`` calls at most."""
         group: _Group[Call, Answer] = _Group()
-        nbytes = 0
-        most = min(room, self.limits.group_calls)
+        crops = nbytes = 0
+        limits = self.limits
+        most = min(room, limits.group_calls)
         while self._line and len(group.members) < most:
             member = self._line.first()
             if member.outcome.done():  # its caller was cancelled in this turn of the event loop
                 self._line.take()
                 continue
+            crops += member.crops
             nbytes += member.nbytes
-            if group.members and (member.is_alone or nbytes > self.limits.group_bytes):
+            fits = crops <= limits.group_crops and nbytes <= limits.group_bytes and not member.is_alone
+            if group.members and not fits:
                 break
             member.group = group
             group.members.append(self._line.take())

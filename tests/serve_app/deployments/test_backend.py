@@ -116,7 +116,7 @@ def info(of: Plan, step: str = "detect") -> dict[str, StepInfo]:
 
 
 def make(of: Plan, **handles: Handle) -> ServeBackend:
-    return ServeBackend(of, handles, StepHost(of, "ingress"), 1000, _NoCrashes())  # type: ignore[arg-type]
+    return ServeBackend(of, handles, StepHost(of, "ingress"), 10_000_000, _NoCrashes())  # type: ignore[arg-type]
 
 
 class _NoCrashes:

@@ -68,9 +68,8 @@ async def test_each_call_gets_its_own_outcome() -> None:
 
 async def test_what_is_late_is_dropped_and_the_rest_is_answered() -> None:
     host = Host()
-    found = await outcomes(
-        call("late", left_s=0.01, seconds=60), call("past", left_s=0.0, seconds=60), call("a"), host=host
-    )
+    late, past = call("late", left_s=0.01, seconds=60), call("past", left_s=0.0, seconds=60)
+    found = await outcomes(late, past, call("a"), host=host)
     assert [type(outcome) for outcome in found] == [DeadlineExceeded, DeadlineExceeded, StepAnswer]
     assert host.finished == ["a"]
 
