@@ -9,17 +9,32 @@ waits.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from graph.engine import Priority
 from serve_app.deployments.waiting_line import WaitingLine
 
 __all__ = ["BatchGate"]
 
+# A running batch cannot be interrupted. While clients send calls, as in the last second, theirs wait behind a part
+# of a batch of lower priority, not behind a whole one.
+_CLIENTS_S = 1.0
+_SHARE_BESIDE_CLIENTS = 1 / 4
+
+
+class _Held(NamedTuple):
+    size: int
+    priority: Priority
+    turn: asyncio.Future[None]
+
 
 class BatchGate:
     """The gate before one model. Use it from one event loop.
+
+    Calls are let through by priority and age. A batch is not filled up with calls of a lower priority than its first.
 
     Args:
         max_size: upper bound on the sum of the sizes of the calls that are let through together; a larger call goes
@@ -33,7 +48,8 @@ class BatchGate:
         self._opening: asyncio.TimerHandle | None = None
         self._inside = 0
         self._waiting_size = 0
-        self._line: WaitingLine[tuple[int, asyncio.Future[None]]] = WaitingLine()
+        self._client_came_at = -math.inf
+        self._line: WaitingLine[_Held] = WaitingLine()
 
     @property
     def waiting(self) -> int:
@@ -49,8 +65,11 @@ class BatchGate:
             priority: its priority among those that wait.
             since: when the call came, by the event loop's clock.
         """
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = self._line.add((size, turn), priority, since)
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        if priority == Priority.INTERACTIVE:
+            self._client_came_at = loop.time()
+        place = self._line.add(_Held(size, priority, turn), priority, since)
         self._waiting_size += size
         self._open_soon()
         try:
@@ -76,13 +95,24 @@ class BatchGate:
 
     def _let_through(self) -> None:
         self._opening = None
-        if self._inside:
+        if self._inside or not self._line:
             return
-        total = 0
-        while self._line and (self._inside == 0 or total + self._line.first()[0] <= self.max_size):
-            size, turn = self._line.take()
+        priority, total = self._line.first().priority, 0
+        most = self._most(priority)
+        while self._line:
+            size, priority_of_next, turn = self._line.first()
+            if self._inside and (total + size > most or priority_of_next > priority):
+                return
+            self._line.take()
             self._waiting_size -= size
             if not turn.done():  # otherwise its caller was cancelled
                 turn.set_result(None)
                 self._inside += 1
                 total += size
+
+    def _most(self, priority: Priority) -> int:
+        """Upper bound of the size of a batch that begins with this priority."""
+        clients_left_s = asyncio.get_running_loop().time() - self._client_came_at
+        if priority == Priority.INTERACTIVE or clients_left_s > _CLIENTS_S:
+            return self.max_size
+        return max(1, int(self.max_size * _SHARE_BESIDE_CLIENTS))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graph import load_plan
-from graph.engine import StepInfo
+from graph.engine import Priority, StepInfo
 from graph.pipeline_file import merge
 from serve_app.autoscaling import CallerLoad, ReplicaLoad, call_load
 from serve_app.deployments.crashes import crashes_of_this_replica
@@ -34,7 +35,7 @@ class StepDeployment:
         set_up_logs()
         self._structure = structure
         self._load = ReplicaLoad()
-        self._groups = 0
+        self._groups: Counter[Priority] = Counter()
         plan = load_plan(merge(structure, {}))
         self._host = StepHost(plan, step, deadline_s, crashes_of_this_replica(step))
         self._rollout = Rollout(structure, plan, step, awaited)
@@ -54,16 +55,17 @@ class StepDeployment:
         """Answer a group of calls; ``load``: of its caller.
 
         Returns:
-            The outcome of each call, and how many other groups wait in this replica.
+            The outcome of each call, and how many other groups of this priority or a higher one are in this replica.
         """
-        self._groups += 1
+        priority = min(call.request.priority for call in calls)
+        self._groups[priority] += 1
         size = sum(call_load(call.request, self._autoscaling) for call in calls)
         try:
             with self._load.calls(load, size):
                 outcomes = await answer_group(self._host, calls)
-            return outcomes, self._groups - 1
+            return outcomes, sum(self._groups[each] for each in Priority if each <= priority) - 1
         finally:
-            self._groups -= 1
+            self._groups[priority] -= 1
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve, where the number of replicas follows the load."""

@@ -79,15 +79,29 @@ async def test_the_next_group_waits_for_the_last_call_of_this_one() -> None:
     assert model.inside == ["c"]
 
 
-async def test_what_waits_goes_by_priority() -> None:
-    model = Model(2)
+async def test_what_waits_goes_by_priority_and_not_together() -> None:
+    model = Model(8)
     await model.start("a")
     await model.start("x", priority=Priority.BACKGROUND)
     await model.start("q", "r", priority=Priority.QUEUE)
     await model.start("h")
-    for group in ("a", "hq", "rx"):
+    for group in ("a", "h", "qr", "x"):
         assert model.inside == [*group]
         await model.finish()
+
+
+async def test_batches_of_lower_priority_are_short_while_clients_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(8)
+    await model.start(*"abcdefgh", priority=Priority.QUEUE)
+    assert model.inside == [*"abcdefgh"]
+    await model.start("client")
+    await model.start(*"ijklmnop", priority=Priority.QUEUE)
+    for group in (["client"], ["i", "j"], ["k", "l"]):
+        await model.finish()
+        assert model.inside == group
+    monkeypatch.setattr("serve_app.deployments.batch_gate._CLIENTS_S", 0.0)
+    await model.finish()
+    assert model.inside == ["m", "n", "o", "p"]
 
 
 async def test_a_call_larger_than_a_batch_goes_alone() -> None:
