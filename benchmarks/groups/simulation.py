@@ -136,7 +136,7 @@ class _Call(NamedTuple):
     since: float
 
 
-async def simulate(setting: Setting, *loads: Load, seconds: float = 60.0) -> Figures:
+async def simulate(setting: Setting, *loads: Load, seconds: float = 20.0) -> Figures:
     """Apply the loads together; the figures are those of the first."""
     loop = asyncio.get_running_loop()
     route = random.Random(_SEED)
