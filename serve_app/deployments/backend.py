@@ -20,9 +20,9 @@ from graph.plan import Plan
 from serve_app.autoscaling import LoadInProgress, call_load
 from serve_app.deployments.crashes import Crashes
 from serve_app.deployments.hosting import StepHost
-from serve_app.deployments.step_groups import CALL_BYTES, StepCall, StepOutcome, call_bytes
+from serve_app.deployments.step_groups import StepCall, StepOutcome, call_bytes
 from serve_app.deployments.window import Limits, Window
-from serve_app.ray_internals import is_gone, replica_count
+from serve_app.ray_internals import CALL_BYTES, is_gone, replica_count
 
 __all__ = ["ServeBackend"]
 

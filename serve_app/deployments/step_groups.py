@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from classifiers import VisionError
 from graph.engine import StepAnswer, StepError, StepRequest, deadline
 from graph.failures import StepUnavailable
+from serve_app.ray_internals import CALL_BYTES
 
 if TYPE_CHECKING:
     from serve_app.deployments.hosting import StepHost
 
-__all__ = ["CALL_BYTES", "StepCall", "StepOutcome", "answer_group", "call_bytes"]
+__all__ = ["StepCall", "StepOutcome", "answer_group", "call_bytes"]
 
 _log = logging.getLogger(__name__)
-
-CALL_BYTES = 512 * 1024
-"""Room in a message for each call or answer, beside its pixels or its encoded image: detections, contexts, shapes."""
 
 StepOutcome = StepAnswer | VisionError
 """What becomes of a call: an error is raised to its caller."""

@@ -215,6 +215,10 @@ class Window(Generic[Call, Answer]):
             outcomes, waiting_there = await self._send([member.call for member in members])
             answered = list(zip(members, outcomes, strict=True))
             self._follow(waiting_there)
+        except asyncio.CancelledError:  # nobody waits any more, or the event loop ends
+            for member in members:
+                member.outcome.cancel()
+            raise
         except Exception as error:  # noqa: BLE001 - raised again to each caller
             answered = [(member, error) for member in members]
         for member, outcome in answered:

@@ -13,7 +13,8 @@ import pytest
 from graph.engine.messages import CropSpec, StepAnswer, StepInfo, StepRequest
 from graph.failures import DeadlineExceeded, StepUnavailable
 from serve_app.deployments.hosting import StepHost
-from serve_app.deployments.step_groups import CALL_BYTES, StepCall, StepOutcome, answer_group, call_bytes
+from serve_app.deployments.step_groups import StepCall, StepOutcome, answer_group, call_bytes
+from serve_app.ray_internals import CALL_BYTES
 
 INFO = StepInfo("config", "weights", CropSpec(None, "stretch", 0.0))
 CROP = np.zeros((10, 100, 3), np.uint8)

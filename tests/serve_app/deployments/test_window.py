@@ -257,6 +257,13 @@ class TestFailures:
         await replica.start("c")
         assert replica.sent() == ["ab", "c"]
 
+    async def test_one_that_is_cancelled_from_outside_leaves_no_caller_waiting(self) -> None:
+        replica = Replica()
+        calls = await replica.start("ab")
+        replica._replies[0].cancel()
+        await settle()
+        assert all(call.cancelled() for call in calls)
+
     async def test_a_reply_that_lacks_an_outcome_fails_all(self) -> None:
         replica = Replica()
         calls = await replica.start("ab")
