@@ -42,8 +42,7 @@ class AppArgs(Closed):
 
     pipeline: str | dict[str, Any] = Field(description="A pipeline file's path, or the same inline")
     gateway: Annotated[GatewayConfig, _read_by(read_gateway_config)] = Field(
-        OPEN_GATEWAY,
-        description="The HTTP entry, or a file that has it: at least 'auth'. No block: no authentication",
+        OPEN_GATEWAY, description="The HTTP entry, or a file that has it: at least 'auth'. No block: no authentication"
     )
     intake: Annotated[IntakeConfig | None, _read_by(read_intake_config)] = Field(
         None,

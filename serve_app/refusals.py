@@ -7,9 +7,11 @@ from classifiers import InputError, VisionError
 __all__ = [
     "FetchFailed",
     "Forbidden",
+    "Gone",
     "JobsUnavailable",
     "NotFound",
     "NotReady",
+    "NotSupported",
     "Quarantined",
     "TooManyRequests",
     "Unauthorized",
@@ -35,6 +37,14 @@ class FetchFailed(VisionError):
 
 class NotFound(VisionError):
     """It does not exist, or not for this client."""
+
+
+class Gone(VisionError):
+    """It was deleted."""
+
+
+class NotSupported(VisionError):
+    """This server is not set up for it, and never will be while it runs."""
 
 
 class JobsUnavailable(VisionError):

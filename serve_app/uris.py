@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +20,8 @@ __all__ = [
     "CONTROL_CHARACTERS",
     "IMAGE_SUFFIXES",
     "checked_uri",
+    "is_listed",
+    "local_path",
     "path_of_file_uri",
     "scheme_of",
     "split_bucket_uri",
@@ -60,9 +63,14 @@ def path_of_file_uri(uri: str) -> Path | None:
     return Path(path) if path.startswith("/") and "\0" not in path else None
 
 
+def local_path(uri: str) -> Path | None:
+    """The path that a person gave, as such or as ``file:///path``; ``None``: it names no file of this machine."""
+    return path_of_file_uri(uri) if scheme_of(uri) == "file" else Path(uri)
+
+
 def web_address(uri: str) -> httpx.URL:
-    """Parse the address of an image on the web, encoded as browsers do, but without what would show a person another
-    address than the one that is asked: control characters and backslashes.
+    """Parse the address of an image on the web, encoded as browsers do, but without control characters and
+    backslashes, which could make it look like another address.
 
     Raises:
         Forbidden: it cannot be understood, or has a password in it.
@@ -81,7 +89,13 @@ def web_address(uri: str) -> httpx.URL:
     return url
 
 
-# A name or an address, after international names have been put into ASCII; no % of any kind.
+def is_listed(host: str, patterns: Iterable[str]) -> bool:
+    """Whether a pattern is the host, or ``*.`` and a domain above it; upper and lower case are the same."""
+    host = host.lower()
+    return any(host.endswith(each[1:]) if each.startswith("*.") else host == each for each in map(str.lower, patterns))
+
+
+# A name or an address, after international names were converted to ASCII; no % of any kind.
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 

@@ -23,7 +23,7 @@ from benchmarks.serving.workload import Workload, make_workloads
 from classifiers.imaging.jpeg import jpeg_header
 from graph import Engine, LocalBackend, load_plan
 from serve_app.config.gateway_config import GatewayConfig
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 
 _METADATA = {"site": 7, "camera": "north-2", "taken": "2026-11-30T09:41:00Z", "tags": ["street", "day"]}
 _NO_OP = {"name": "no-op", "pipeline": [{"name": "nothing", "class": "benchmarks.serving.noop.NoOpDetector"}]}

@@ -31,7 +31,7 @@ from gateways import PNG, config
 
 from graph import Engine, LocalBackend, load_plan
 from serve_app.access.key_file import create_key
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 
 
 def scope_of(key: str) -> dict[str, Any]:

@@ -24,7 +24,9 @@ import httptools
 
 __all__ = ["main"]
 
-_NOW = formatdate(usegmt=True)
+_STARTED = int(time.time())
+_NOW = formatdate(_STARTED, usegmt=True)
+_NOW_ISO = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(_STARTED))
 
 
 class Sqs:
@@ -152,17 +154,25 @@ class S3:
         asked = {key: values[0] for key, values in parse_qs(query).items()}
         start = f"{bucket}/{asked.get('prefix', '')}"
         after = asked.get("continuation-token", "")
-        names = sorted(name for name in self.objects if name.startswith(start) and name > after)[:1001]
+        names = sorted(name for name in self.objects if name.startswith(start) and name > after)
+        folders = ""
+        if "delimiter" in asked:
+            parts = {
+                name[len(bucket) + 1 : name.index("/", len(start)) + 1] for name in names if "/" in name[len(start) :]
+            }
+            folders = "".join(f"<CommonPrefixes><Prefix>{escape(part)}</Prefix></CommonPrefixes>" for part in parts)
+            names = [name for name in names if "/" not in name[len(start) :]]
+        names = names[:1001]
         is_more, names = len(names) > 1000, names[:1000]
         entries = "".join(
             f"<Contents><Key>{escape(name[len(bucket) + 1 :])}</Key><Size>{len(self.objects[name])}</Size>"
-            "<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>0</ETag></Contents>"
+            f"<LastModified>{_NOW_ISO}</LastModified><ETag>0</ETag></Contents>"
             for name in names
         )
         more = f"<NextContinuationToken>{escape(names[-1])}</NextContinuationToken>" if is_more else ""
         return (
             f"<ListBucketResult><KeyCount>{len(names)}</KeyCount><IsTruncated>{str(is_more).lower()}</IsTruncated>"
-            f"{more}{entries}</ListBucketResult>"
+            f"{more}{entries}{folders}</ListBucketResult>"
         ).encode()
 
 

@@ -103,6 +103,11 @@ class Frame:
         """
         return cls.from_array(from_pillow(image, limits or ImageLimits()), limits)
 
+    @property
+    def data(self) -> bytes:
+        """The bytes as they came; empty for an array."""
+        return self._data
+
     @cached_property
     def sha256(self) -> str:
         """Hash of the bytes as they came; of an array, of its shape and pixels."""

@@ -61,7 +61,6 @@ class Budgets(Protocol):
         """Allow a request or refuse it. One that a limit refuses takes nothing of the limits after it.
 
         Args:
-            key: whose budget.
             limits: the budget, asked in this order: rate, requests under way, images.
             images: that the request will run.
             lease: names the request until it has ended.

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-__all__ = ["Clients", "budget_key"]
+__all__ = ["ClientAddresses", "budget_key"]
 
 
-class Clients:
+class ClientAddresses:
     """Finds the addresses of clients.
 
     Args:

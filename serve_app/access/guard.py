@@ -68,9 +68,7 @@ class Guard:
         principal = await self._authenticator.authenticate(request.headers)
         request.state.principal = principal
         if scope not in principal.scopes:
-            raise Forbidden(
-                f"the key does not have the scope '{scope}'; ask the operator for one that does", scope=scope
-            )
+            raise Forbidden(f"the key does not have the scope '{scope}'; ask the operator for one", scope=scope)
         key, limits = self._budget_of(request, principal)
         if limits.is_unlimited:
             yield

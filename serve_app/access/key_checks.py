@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _LOOK_AGAIN_S = 2.0
 
 # A file that cannot be read might revoke keys: those read last are valid for so long.
-_BLIND_S = 60.0
+_STALE_AFTER_S = 60.0
 
 _NO_HASH = "0" * 64
 
@@ -52,8 +52,11 @@ class ApiKeys:
             NotReady: the file could not be read for a minute.
         """
         if time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
-            await self._look_again()
-        if time.monotonic() - self._read_at > _BLIND_S:
+            async with self._looking:
+                if time.monotonic() - self._looked_at > _LOOK_AGAIN_S:  # no other request has looked meanwhile
+                    await asyncio.to_thread(self._read_if_changed)
+                    self._looked_at = time.monotonic()
+        if time.monotonic() - self._read_at > _STALE_AFTER_S:
             raise NotReady("keys cannot be checked now; try again", retry_after_s=5)
         key = self._keys.get(credential.partition(".")[0])
         # An unknown id takes the same time as a wrong secret.
@@ -61,12 +64,6 @@ class ApiKeys:
         if key is None or not same or not key.is_good(datetime.now(UTC)):
             raise Unauthorized("invalid API key: unknown, revoked or expired; ask the operator for another")
         return Principal(key.id, key.tenant, frozenset(key.scopes))
-
-    async def _look_again(self) -> None:
-        async with self._looking:
-            if time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
-                await asyncio.to_thread(self._read_if_changed)
-                self._looked_at = time.monotonic()
 
     def _read_if_changed(self) -> None:
         try:
@@ -81,7 +78,7 @@ class ApiKeys:
         except (OSError, SetupError) as error:
             if not self._broken:
                 self._broken = True
-                _log.error("%s; the keys read last stay valid for %.0f s", error, _BLIND_S)
+                _log.error("%s; the keys read last stay valid for %.0f s", error, _STALE_AFTER_S)
 
 
 def _by_id(path: Path) -> Mapping[str, ApiKey]:

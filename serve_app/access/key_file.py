@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
@@ -26,6 +26,7 @@ __all__ = [
     "KEY_SCOPES",
     "ApiKey",
     "KeyFile",
+    "Scope",
     "create_key",
     "key_hash",
     "matches",
@@ -34,8 +35,10 @@ __all__ = [
     "unreadable",
 ]
 
-KEY_SCOPES = ("infer", "jobs", "admin")
+Scope = Literal["infer", "jobs", "admin"]
 """What a key can allow: running images, jobs in the queue, and the rest."""
+
+KEY_SCOPES: tuple[str, ...] = get_args(Scope)
 
 _ID_BYTES = 8
 _SECRET_BYTES = 32  # 256 bits cannot be guessed, so a fast hash is enough
@@ -44,14 +47,12 @@ _SECRET_BYTES = 32  # 256 bits cannot be guessed, so a fast hash is enough
 class ApiKey(Closed):
     """One key, without its secret."""
 
-    id: str = Field(
-        pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The part before the dot; not secret, it appears in logs"
-    )
+    id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The part before the dot; it appears in logs")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the whole key, id.secret")
     tenant: str = Field(
         pattern=r"^[\x21-\x7e]{1,128}$", description="Whose key it is; tenants share limits and see only their own jobs"
     )
-    scopes: tuple[Literal["infer", "jobs", "admin"], ...] = Field(min_length=1, description="What it allows")
+    scopes: tuple[Scope, ...] = Field(min_length=1, description="What it allows")
     created: AwareDatetime = Field(description="When it was created")
     expires: AwareDatetime | None = Field(None, description="When it expires")
     revoked: AwareDatetime | None = Field(None, description="When it was revoked")
@@ -76,9 +77,9 @@ class KeyFile(Closed):
     @field_validator("keys")
     @classmethod
     def _one_row_for_each(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
-        counts = Counter(key.id for key in keys)
-        if double := next((key_id for key_id, count in counts.items() if count > 1), None):
-            raise ValueError(f"two keys have the id {double!r}; keep one")
+        for key_id, count in Counter(key.id for key in keys).items():
+            if count > 1:
+                raise ValueError(f"two keys have the id {key_id!r}; keep one")
         return keys
 
 
@@ -155,11 +156,11 @@ def revoke_key(path: Path, key_id: str) -> None:
         SetupError: there is no such key, or the file cannot be changed.
     """
     with _locked(path):
-        keys = read_keys(path).keys
-        if all(key.id != key_id for key in keys):
+        keys = {key.id: key for key in read_keys(path).keys}
+        if key_id not in keys:
             raise SetupError(f"there is no key '{key_id}' in {path}; visiongraph keys list shows all keys")
-        revoked = [key.model_copy(update={"revoked": key.revoked or _now()}) for key in keys if key.id == key_id]
-        _write(path, KeyFile(keys=tuple(revoked[0] if key.id == key_id else key for key in keys)))
+        keys[key_id] = keys[key_id].model_copy(update={"revoked": keys[key_id].revoked or _now()})
+        _write(path, KeyFile(keys=tuple(keys.values())))
 
 
 def _now() -> datetime:

@@ -64,7 +64,6 @@ class RedisBudgets:
 
     Args:
         url: ``redis://`` or ``rediss://``.
-        prefix: begins the names of all entries.
         shares: how many replicas there may be; each has that part of a budget while Redis is unavailable.
     """
 

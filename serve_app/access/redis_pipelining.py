@@ -49,7 +49,7 @@ class PipeliningRedis(Redis):
             except Exception as error:  # noqa: BLE001 - each caller gets it
                 answers = [error] * len(together)
             for (_, _, waiting), answer in zip(together, answers, strict=True):
-                if waiting.done():  # its caller has gone
+                if waiting.done():  # its caller was cancelled
                     continue
                 if isinstance(answer, Exception):
                     waiting.set_exception(answer)

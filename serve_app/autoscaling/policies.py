@@ -63,7 +63,7 @@ class _Policy:
         return ctx.target_num_replicas if self._decided is None else self._decided, {}
 
     def _decide(self, ctx: AutoscalingContext, now: float) -> int | None:
-        """The number of replicas; ``None``: as it is."""
+        """The number of replicas; ``None``: unchanged."""
         reports = _reports(ctx)
         # since when each replica has been publishing: the rate of a new one is not known yet
         self._since = {replica: self._since.get(replica, now) for replica in reports}
@@ -118,7 +118,6 @@ class BacklogPolicy(_Policy):
     A thread reads the statistics of the queue, since there may be no worker that does; workers publish their rates.
 
     Args:
-        queue_url: the queue's.
         drain_s: time in which a backlog should be processed.
         images_per_s: assumed rate of one worker until it is measured.
         downscale_delay_s: how long fewer must suffice before workers are removed.
@@ -153,13 +152,7 @@ class BacklogPolicy(_Policy):
 
 
 class QueueWatcher:
-    """Reads the statistics of a queue every 2 seconds, in a daemon thread. Never raises; errors are logged.
-
-    Args:
-        url: the queue's.
-        every_s: seconds between two reads.
-        clock: for tests.
-    """
+    """Reads the statistics of a queue every 2 seconds, in a daemon thread. Never raises; errors are logged."""
 
     def __init__(self, url: str, every_s: float = _READ_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
@@ -190,7 +183,14 @@ class QueueWatcher:
             try:
                 asyncio.run(self._watch_connected())
             except Exception as error:  # noqa: BLE001 - a broker's client may raise anything; the next round retries
-                self._complain(error)
+                now = time.monotonic()
+                if self._complained_at is None or now - self._complained_at > _LOG_AGAIN_S:
+                    self._complained_at = now
+                    _log.warning(
+                        "autoscaling cannot read the queue; the number of workers stays the same: %s: %s",
+                        type(error).__name__,
+                        error,
+                    )
             self._stop.wait(self._every_s)
 
     async def _watch_connected(self) -> None:
@@ -207,16 +207,6 @@ class QueueWatcher:
                 await asyncio.to_thread(self._stop.wait, self._every_s)
         finally:
             await queue.close()
-
-    def _complain(self, error: Exception) -> None:
-        now = time.monotonic()
-        if self._complained_at is None or now - self._complained_at > _LOG_AGAIN_S:
-            self._complained_at = now
-            _log.warning(
-                "autoscaling cannot see the queue, the number of workers stays as it is: %s: %s",
-                type(error).__name__,
-                error,
-            )
 
 
 def _reports(ctx: AutoscalingContext) -> _Reports:

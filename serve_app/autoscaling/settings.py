@@ -23,17 +23,9 @@ class BacklogAutoscaling(Closed):
 
     min_replicas: int = Field(1, ge=0, description="Fewest workers; 0: none while the queue is empty")
     max_replicas: int = Field(ge=1, description="Most workers")
-    drain_s: float = Field(
-        60, gt=0, description="Seconds in which a backlog should be gone; less means more workers for a burst"
-    )
-    images_per_s: float = Field(
-        10, gt=0, description="Assumed rate of one worker until it is measured: only the first burst depends on it"
-    )
-    downscale_delay_s: float = Field(
-        300,
-        ge=0,
-        description="Workers that were needed within this time stay, so that the number does not flap",
-    )
+    drain_s: float = Field(60, gt=0, description="Time to work off a backlog; less means more workers for a burst")
+    images_per_s: float = Field(10, gt=0, description="Assumed rate of one worker until it is measured")
+    downscale_delay_s: float = Field(300, ge=0, description="How long fewer must suffice before workers are removed")
 
     @model_validator(mode="after")
     def _at_most_not_below_at_least(self) -> BacklogAutoscaling:

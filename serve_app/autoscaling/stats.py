@@ -14,7 +14,7 @@ from graph.pipeline_file import AutoscalingConfig
 from serve_app.autoscaling.decisions import WINDOW_S
 from serve_app.queues.protocol import QueueStats
 
-__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "LoadInProgress", "ReplicaLoad", "call_load", "worker_stats"]
+__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "LoadInProgress", "Rate", "ReplicaLoad", "call_load", "worker_stats"]
 
 HEARTBEAT = "alive"
 """Always published, so that a missing number is distinguished from a missing report."""
@@ -41,6 +41,26 @@ def worker_stats(queue: QueueStats | None, *, rate: float, in_hand: int, room: i
         known = {"waiting": queue.waiting, "in_flight": queue.in_flight, "oldest_age_s": queue.oldest_age_s}
         stats |= {name: float(value) for name, value in known.items() if value is not None}
     return stats
+
+
+class Rate:
+    """Counts what was done in the last ``WINDOW_S``, by a clock in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._done: deque[tuple[float, int]] = deque()
+
+    def count(self, number: int = 1) -> None:
+        """Count what has just been done."""
+        now = self._clock()
+        self._done.append((now, number))
+        while self._done[0][0] < now - WINDOW_S:
+            self._done.popleft()
+
+    def per_s(self) -> float:
+        """The rate per second."""
+        since = self._clock() - WINDOW_S
+        return sum(number for at, number in self._done if at >= since) / WINDOW_S
 
 
 def call_load(request: StepRequest, scaling: AutoscalingConfig | None) -> int:
@@ -72,16 +92,12 @@ class LoadInProgress:
 
 
 class ReplicaLoad:
-    """What a step's replica knows of its load: what its callers sent last, and its own rate.
-
-    Args:
-        clock: seconds.
-    """
+    """What a step's replica knows of its load: what its callers sent last, and its own rate."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._callers: dict[str, tuple[int, float]] = {}
-        self._done: deque[tuple[float, int]] = deque()
+        self._rate = Rate(clock)
 
     @contextmanager
     def calls(self, caller_load: CallerLoad, size: int) -> Iterator[None]:
@@ -99,18 +115,15 @@ class ReplicaLoad:
             # a caller that makes no further call has at least these less
             in_progress, told = self._callers.get(caller, (0, 0.0))
             self._callers[caller] = max(0, in_progress - size), told
-            self._done.append((self._clock(), size))
+            self._rate.count(size)
             self._forget()
 
     def stats(self) -> dict[str, float]:
         """What the replica returns from ``record_autoscaling_stats``."""
         self._forget()
-        rate = sum(size for _, size in self._done) / WINDOW_S
         callers = {CROPS + caller: float(load) for caller, (load, _) in self._callers.items()}
-        return {HEARTBEAT: 1.0, "rate": rate, **callers}
+        return {HEARTBEAT: 1.0, "rate": self._rate.per_s(), **callers}
 
     def _forget(self) -> None:
-        now = self._clock()
-        while self._done and self._done[0][0] < now - WINDOW_S:
-            self._done.popleft()
-        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= now - _REPORTED_S}
+        since = self._clock() - _REPORTED_S
+        self._callers = {caller: told for caller, told in self._callers.items() if told[1] >= since}

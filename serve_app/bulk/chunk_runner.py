@@ -55,9 +55,6 @@ class Job:
     """What each process of a run needs to know.
 
     Attributes:
-        plan: the pipeline.
-        out: where results are kept.
-        fetch: the rules for fetching.
         metadata: of every image.
         timeout_s: longest time for one image in the pipeline.
         max_attempts: tries for a source that fails.
@@ -91,7 +88,6 @@ class ChunkRunner:
     """Runs one chunk at a time.
 
     Args:
-        job: what is to be done.
         run: the run; ``None``: there is none yet, and only :meth:`check` and :meth:`try_out` are called.
     """
 
@@ -253,18 +249,12 @@ def _failure(uri: str, error: Exception) -> dict[str, str]:
 
 def _table(ended: Sequence[_Ended], record: Mapping[str, Any]) -> tuple[pa.Table, list[dict[str, str]]]:
     """The results, and the failures, those among them whose result does not fit into the table."""
-    rows = [(image[0], each.row) for image, each in zip(record["images"], ended, strict=True) if each.row is not None]
+    uris = {each.row["id"]: image[0] for image, each in zip(record["images"], ended, strict=True) if each.row}
+    table, misfits = rows_to_table([each.row for each in ended if each.row])
     failures = [each.failure for each in ended if each.failure is not None]
-    try:
-        return rows_to_table([row for _, row in rows]), failures
-    except Exception:  # noqa: BLE001 - Arrow raises errors of many kinds
-        tables = [rows_to_table([])]
-        for uri, row in rows:
-            try:
-                tables.append(rows_to_table([row]))
-            except Exception as error:  # noqa: BLE001
-                failures.append(_failure(uri, VisionError(f"the result does not fit into the table: {error}")))
-        return pa.concat_tables(tables), failures
+    for row, error in misfits:
+        failures.append(_failure(uris[row["id"]], VisionError(f"the result does not fit into the table: {error}")))
+    return table, failures
 
 
 def _counts(ended: Sequence[_Ended], seconds: float) -> dict[str, Any]:

@@ -49,7 +49,6 @@ class Run:
     Attributes:
         name: follows from the pipeline's name and the sources: the same command continues the same run.
         attempt: counts how often it was started from the beginning.
-        fingerprint: of the pipeline.
         is_ended: every image has a result or a recorded failure.
     """
 
@@ -83,10 +82,7 @@ def begin_run(objects: Objects, pipeline: str, sources: Sequence[str], fingerpri
     """The run of a command: a new one, or the one that was not ended.
 
     Args:
-        objects: where results are kept.
-        pipeline: its name.
         sources: as they were typed.
-        fingerprint: of the pipeline.
         restart: begin from the start, without the results of the run that was not ended.
 
     Raises:

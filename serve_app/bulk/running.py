@@ -22,13 +22,14 @@ from typing import Any
 
 from classifiers import SetupError, VisionError
 from classifiers.redaction import without_secrets
+from graph import Plan
 from serve_app.bulk.chunk_runner import ChunkRunner, Job
 from serve_app.bulk.ledger import Ledger, Run, begin_run
 from serve_app.bulk.listing import list_chunks
 from serve_app.bulk.sources import Entry, NoSource, open_sources
 from serve_app.results import objects_from_uri
 
-__all__ = ["BulkRun", "Progress", "Settings", "TooManyFailures"]
+__all__ = ["BulkRun", "Progress", "Settings", "TooManyFailures", "process_resources"]
 
 _log = logging.getLogger(__name__)
 
@@ -113,9 +114,7 @@ class BulkRun:
     """One command. Ray must be initialized.
 
     Args:
-        job: what is to be done.
         arguments: the sources, as they were typed.
-        settings: how.
 
     Raises:
         NoSource: a source names nothing.
@@ -302,18 +301,7 @@ def _actors(job: Job, settings: Settings) -> tuple[dict[str, Any], int]:
     import ray
 
     cluster: Any = ray  # these functions of it have no types
-    serve = [step.serve for step in job.plan]
-    resources: Counter[str] = Counter()
-    for each in serve:
-        resources.update(each.resources)
-    gpus = round(sum(each.num_gpus for each in serve), 4)
-    wanted: dict[str, float] = {
-        "CPU": 0 if gpus else max(1, math.ceil(sum(each.num_cpus for each in serve))),
-        "GPU": gpus,
-        "memory": sum(each.memory_mb or 0 for each in serve) * 2**20,
-        **resources,
-    }
-    wanted = {name: amount for name, amount in wanted.items() if amount}
+    wanted = process_resources(job.plan)
     there, free = cluster.cluster_resources(), cluster.available_resources()
     for name, amount in wanted.items():
         if there.get(name, 0) < amount:
@@ -332,6 +320,22 @@ def _actors(job: Job, settings: Settings) -> tuple[dict[str, Any], int]:
         "resources": wanted,
     }
     return {name: value for name, value in options.items() if value is not None}, min(settings.in_flight, max(1, room))
+
+
+def process_resources(plan: Plan) -> dict[str, float]:
+    """What a process with all steps of a plan reserves, by Ray's names of resources; memory in bytes."""
+    serve = [step.serve for step in plan]
+    resources: Counter[str] = Counter()
+    for each in serve:
+        resources.update(each.resources)
+    gpus = round(sum(each.num_gpus for each in serve), 4)
+    wanted: dict[str, float] = {
+        "CPU": 0 if gpus else max(1, math.ceil(sum(each.num_cpus for each in serve))),
+        "GPU": gpus,
+        "memory": sum(each.memory_mb or 0 for each in serve) * 2**20,
+        **resources,
+    }
+    return {name: amount for name, amount in wanted.items() if amount}
 
 
 def _first_missing(done: set[int]) -> int:

@@ -24,7 +24,7 @@ from classifiers import SetupError
 from serve_app.buckets import gcs_bucket, s3_bucket
 from serve_app.config import SourcesConfig
 from serve_app.results import objects_from_uri
-from serve_app.uris import IMAGE_SUFFIXES, path_of_file_uri, scheme_of, split_bucket_uri
+from serve_app.uris import IMAGE_SUFFIXES, local_path, scheme_of, split_bucket_uri
 
 __all__ = ["Entry", "NoSource", "Source", "allowed", "open_sources", "read_bytes"]
 
@@ -86,7 +86,7 @@ def open_sources(arguments: Iterable[str], config: SourcesConfig) -> list[Source
 def _open(argument: str, config: SourcesConfig) -> Source:
     scheme = scheme_of(argument)
     bucket, key = split_bucket_uri(argument)
-    path = _path(argument) if scheme in ("", "file") else None
+    path = local_path(argument) if scheme in ("", "file") else None
     if _is_table(argument) and (scheme in ("s3", "gs") if path is None else path.is_file()):
         return _Table(argument)
     if scheme in ("s3", "gs") and bucket:
@@ -130,12 +130,8 @@ def _is_table(argument: str) -> bool:
     return argument.lower().endswith(_TABLES)
 
 
-def _path(argument: str) -> Path | None:
-    return path_of_file_uri(argument) if scheme_of(argument) == "file" else Path(argument)
-
-
 def _folder_of(argument: str) -> Path:
-    path = _path(argument) or Path(argument)
+    path = local_path(argument) or Path(argument)
     return (path if path.is_dir() else path.parent).absolute()
 
 

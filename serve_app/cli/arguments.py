@@ -5,22 +5,29 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from graph import Malformed
+from graph.engine import parse_metadata
 
 __all__ = [
     "DashboardPortOption",
     "GatewayOption",
     "IntakeOption",
+    "MetadataOption",
     "PipelineArgument",
     "PortOption",
     "QueueOption",
     "ResultsOption",
     "line_of",
+    "print_figures",
     "progress",
     "stderr",
     "stdout",
@@ -41,24 +48,28 @@ def _with_classes_beside(pipeline: str) -> str:
     return pipeline
 
 
+def _metadata(text: str) -> dict[str, Any]:
+    try:
+        return parse_metadata(text)
+    except Malformed as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+_PIPELINE = "The pipeline file, for example configs/demo.yaml. Its classes may be in modules beside it."
+
 PipelineArgument: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="PIPELINE",
-        help="The pipeline file, for example configs/demo.yaml. Its classes may be in modules beside it.",
-        callback=_with_classes_beside,
-    ),
+    str, typer.Argument(metavar="PIPELINE", help=_PIPELINE, callback=_with_classes_beside)
 ]
 PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
-GatewayOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with the gateway: block: authentication, limits, fetching.")
-]
-IntakeOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with the intake: block: queue, results, fetching, workers.")
-]
+GatewayOption = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML with the gateway: block.")]
+IntakeOption = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML with the intake: block.")]
 QueueOption = Annotated[str | None, typer.Option(metavar="URL", help="The queue, instead of the intake block's.")]
 ResultsOption = Annotated[str | None, typer.Option(metavar="URI", help="The results, instead of the intake block's.")]
 DashboardPortOption = Annotated[int, typer.Option(help="Port of the Ray dashboard.", min=1, max=65535)]
+MetadataOption = Annotated[
+    dict[str, Any] | None,
+    typer.Option(parser=_metadata, metavar="JSON", help="Metadata of all images; rules see it as image['metadata']."),
+]
 
 stdout = Console(soft_wrap=True)
 stderr = Console(stderr=True)
@@ -69,6 +80,14 @@ def progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=stderr
     )
+
+
+def print_figures(figures: Mapping[str, str], title: str | None = None) -> None:
+    """Print a table of names and values on stdout."""
+    table = Table("", Column(justify="right"), show_header=False, title=title)
+    for name, value in figures.items():
+        table.add_row(name, value)
+    stdout.print(table)
 
 
 # Beside those that JSON escapes, what Unicode and Python's splitlines take for the end of a line.

@@ -1,4 +1,4 @@
-"""``visiongraph batch``: a pipeline over everything that is stored, on Ray Data."""
+"""``visiongraph batch``: runs a pipeline on stored images, on Ray Data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Column, Table
 
 from classifiers import SetupError
-from graph import Malformed, load_plan
-from graph.engine import parse_metadata
-from serve_app.bulk.sources import allowed, open_sources
-from serve_app.cli.arguments import PipelineArgument, stderr, stdout
+from graph import load_plan
+from serve_app.cli.arguments import MetadataOption, PipelineArgument, print_figures, stderr, stdout
 from serve_app.cli.phases import phases
 from serve_app.config import SourcesConfig, read_intake_config
 from serve_app.queues.protocol import MissingExtra
@@ -47,59 +45,54 @@ def batch(
         ),
     ],
     out: Annotated[
-        str, typer.Option("--out", metavar="URI", help="Where results are kept: s3://bucket/prefix, or a folder.")
+        str, typer.Option("--out", metavar="URI", help="Where results are stored: s3://bucket/prefix, or a folder.")
     ],
     intake: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file with an intake block: its fetch rules say which addresses in tables are fetched.",
-        ),
+        typer.Option(metavar="FILE", help="YAML with the intake: block: its rules for fetching apply to tables."),
     ] = None,
-    metadata: Annotated[
-        str, typer.Option(metavar="JSON", help="What is known about all images; rules see it as image['metadata'].")
-    ] = "{}",
+    metadata: MetadataOption = None,
     in_flight: Annotated[
-        int, typer.Option(min=1, help="Chunks under way at once, one in each process. A crash repeats these at most.")
+        int, typer.Option(min=1, help="Concurrent chunks, one per process. A crash repeats at most these.")
     ] = 8,
-    chunk_size: Annotated[int, typer.Option(min=1, help="Images in a chunk, at most; each chunk is a file.")] = 2000,
+    chunk_size: Annotated[int, typer.Option(min=1, help="Most images of a chunk; each chunk is a file.")] = 2000,
     skip_known: Annotated[
-        bool, typer.Option(help="Leave out images that have a result of this pipeline and have not changed since.")
+        bool, typer.Option(help="Skip images that have a result of this pipeline and have not changed since.")
     ] = True,
-    restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning; do not continue.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning instead of continuing.")] = False,
     max_failures: Annotated[
-        str,
-        typer.Option(metavar="N|N%", help="Failed images, at most; a share counts once 1,000 images have ended."),
+        str, typer.Option(metavar="N|N%", help="Most failed images; a percentage applies after the first 1,000 images.")
     ] = "50%",
     timeout_s: Annotated[float, typer.Option("--timeout", help="Longest time for one image, in seconds.")] = 300.0,
     sample: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Only run N random images, keep nothing, and say what all of them take."),
+        typer.Option(min=1, metavar="N", help="Run N random images, store nothing, and estimate the time for all."),
     ] = None,
     dashboard_port: Annotated[
-        int | None, typer.Option(help="Port for Ray's dashboard on this machine; without it there is none.")
+        int | None, typer.Option(help="Port of Ray's dashboard on this machine; default: no dashboard.")
     ] = None,
 ) -> None:
-    """Run everything that is stored through a pipeline, and keep the results where query finds them.
+    """Run a pipeline on stored images, and store the results where query finds them.
 
     The same command continues a run that was interrupted. It starts Ray on this machine; with RAY_ADDRESS in the
     environment it runs on that cluster.
 
     Example: visiongraph batch configs/demo.yaml s3://photos/2026/ --out s3://bucket/results
     """
+    from serve_app.bulk.sources import allowed, open_sources
+
     plan = load_plan(pipeline)
     config = read_intake_config(intake).fetch if intake else SourcesConfig()
     sources, out = [_absolute(source) for source in sources], _absolute(out)
     most = _share_or_number(max_failures)
-    known = _metadata(metadata)
     fetch = allowed(sources, config)
-    open_sources(sources, fetch)  # a mistake in them is told before Ray starts
+    open_sources(sources, fetch)  # errors in them are reported before Ray starts
     objects_from_uri(out)
     with _ray(dashboard_port) as nice:
         from serve_app.bulk.chunk_runner import Job
         from serve_app.bulk.running import BulkRun, Settings
 
-        job = Job(plan, out, fetch, known, timeout_s=timeout_s, nice=nice)
+        job = Job(plan, out, fetch, metadata or {}, timeout_s=timeout_s, nice=nice)
         run = BulkRun(job, sources, Settings(in_flight, chunk_size, skip_known, restart, most))
         if sample is not None:
             _print_sample(*run.sample(sample), run.processes)
@@ -114,8 +107,8 @@ def batch(
 
 @contextmanager
 def _ray(dashboard_port: int | None) -> Iterator[int]:
-    """A cluster: the one in the environment, or one on this machine while the block lasts. Gives how far its processes
-    stand back for others."""
+    """A cluster: the one in the environment, or one on this machine while the block lasts. Yields the niceness of its
+    processes."""
     if find_spec("pandas") is None:
         raise MissingExtra("batch needs Ray Data; install it with: pip install 'visiongraph[bulk]'")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
@@ -173,16 +166,16 @@ def _follow(run: BulkRun) -> None:
 
 
 def _print_summary(state: State) -> None:
-    totals = Table("", Column(justify="right"), show_header=False)
-    for name, value in {
-        "images": f"{state.images:,}",
-        "with a result": f"{state.images - state.failed:,}",
-        "failed": f"{state.failed:,}",
-        "left out, known": f"{state.known:,}",
-        "by this command": f"{state.new:,} in {timedelta(seconds=round(state.seconds))}, {state.images_per_s:.1f}/s",
-    }.items():
-        totals.add_row(name, value)
-    stdout.print(totals)
+    seconds = timedelta(seconds=round(state.seconds))
+    print_figures(
+        {
+            "images": f"{state.images:,}",
+            "with a result": f"{state.images - state.failed:,}",
+            "failed": f"{state.failed:,}",
+            "left out, known": f"{state.known:,}",
+            "by this command": f"{state.new:,} in {seconds}, {state.images_per_s:.1f}/s",
+        }
+    )
     statuses = ("ok", "skipped", "failed", "timed_out")
     steps = Table("step", *(Column(status.replace("_", " "), justify="right") for status in statuses))
     for name, counts in state.steps.items():
@@ -198,24 +191,22 @@ def _print_summary(state: State) -> None:
 
 def _print_sample(total: int, counts: Mapping[str, Any], processes: int) -> None:
     rate = counts["images"] / counts["seconds"]
-    hours = total / rate / 3600
-    table = Table("", Column(justify="right"), show_header=False)
-    for name, value in {
-        "images": f"{total:,}",
-        "tried": f"{counts['images']:,}, {counts['failed']:,} of them failed",
-        "images/s of one process": f"{rate:.1f}",
-        "processes here": str(processes),
-        "all images": str(timedelta(seconds=round(total / rate / processes))),
-        "process hours": f"{hours:,.2f}",
-    }.items():
-        table.add_row(name, value)
-    stdout.print(table)
+    print_figures(
+        {
+            "images": f"{total:,}",
+            "tried": f"{counts['images']:,}, {counts['failed']:,} of them failed",
+            "images/s of one process": f"{rate:.1f}",
+            "processes here": str(processes),
+            "all images": str(timedelta(seconds=round(total / rate / processes))),
+            "process hours": f"{total / rate / 3600:,.2f}",
+        }
+    )
     for reason, count in counts["reasons"].items():
         stderr.print(f"{count:,} x {escape(reason)}", highlight=False)
 
 
 def _absolute(address: str) -> str:
-    """An address as every process understands it."""
+    """An address that is valid in every process."""
     return address if scheme_of(address) or not address else str(Path(address).absolute())
 
 
@@ -225,14 +216,5 @@ def _share_or_number(text: str) -> int | float:
     except ValueError:
         value = -1
     if value < 0 or (isinstance(value, float) and not value <= 1):
-        raise typer.BadParameter(
-            f"'{text}' is no number of images and no share such as 50%", param_hint="--max-failures"
-        )
+        raise typer.BadParameter(f"'{text}' is not a number or percentage", param_hint="--max-failures")
     return value
-
-
-def _metadata(text: str) -> dict[str, Any]:
-    try:
-        return parse_metadata(text)
-    except Malformed as error:
-        raise typer.BadParameter(str(error), param_hint="--metadata") from error

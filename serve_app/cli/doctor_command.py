@@ -6,12 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve_app.cli.arguments import DashboardPortOption, GatewayOption, IntakeOption, PortOption, stdout
-from serve_app.doctor import Finding
+
+if TYPE_CHECKING:
+    from serve_app.doctor import Finding
 
 __all__ = ["doctor"]
 
@@ -20,7 +22,7 @@ _COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 def doctor(
     pipeline: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE]", help="Also check models and room for this pipeline file.")
+        str | None, typer.Argument(metavar="[PIPELINE]", help="Also check models and resources for this pipeline file.")
     ] = None,
     address: Annotated[
         str | None,
@@ -34,8 +36,8 @@ def doctor(
 ) -> None:
     """Check this machine, or with --address a running cluster, before and after a deployment.
 
-    Each line is ok, a warning or an error with its fix; exit status 1 on an error. Versions, environment, models and
-    clocks are compared between nodes; with --gateway and --intake, Redis, the broker and the store are used once.
+    Each line is ok, a warning or an error with its fix; the exit status is 1 on an error. Versions, environment, models
+    and clocks of all nodes are compared. With --gateway and --intake, Redis, the broker and the store are tried once.
     """
     from serve_app.config import read_gateway_config, read_intake_config
     from serve_app.doctor import examine_cluster, examine_machine

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import httpx
 
-from classifiers import TooManyBytes, VisionError
+from classifiers import VisionError
 from classifiers.imaging import ImageLimits
 from graph import Frame
-from serve_app.uris import IMAGE_SUFFIXES, path_of_file_uri, scheme_of, split_bucket_uri
+from serve_app.uris import IMAGE_SUFFIXES, local_path, scheme_of, split_bucket_uri
 
 __all__ = ["Found", "SourceError", "expand", "read"]
 
@@ -36,9 +36,9 @@ def expand(arguments: Iterable[str]) -> list[Found]:
     """Expand arguments into one entry per image, in their order: folders (recursively), globs and ``s3://`` prefixes.
     ``-`` is stdin.
 
-    Errors take the place of what cannot be expanded: a folder or an ``s3://`` prefix without images, a pattern without
-    matches, a folder that may not be read, an empty argument. Every address is valid Unicode: a path that is not
-    becomes a ``file://`` URL.
+    An argument that cannot be expanded becomes an error in its place: a folder or an ``s3://`` prefix without images, a
+    pattern without matches, a folder that may not be read, an empty argument. Every address is valid Unicode: a path
+    that is not becomes a ``file://`` URL.
     """
     found: list[Found] = []
     for argument in arguments:
@@ -58,16 +58,12 @@ def _expand(argument: str) -> Sequence[Found]:
     if scheme == "s3":
         bucket, key = split_bucket_uri(argument)
         return [argument] if not bucket or (key and not key.endswith("/")) else _s3_objects(bucket, key)
-    path = _path(argument)
+    path = local_path(argument)
     if path is not None and path.is_dir():
         return _images_of(path)
     if not scheme and glob.has_magic(argument) and not Path(argument).exists():
         return _matches(argument)
     return [argument]
-
-
-def _path(uri: str) -> Path | None:
-    return path_of_file_uri(uri) if scheme_of(uri) == "file" else Path(uri)
 
 
 def _images_of(folder: Path) -> list[Found]:
@@ -148,16 +144,21 @@ def _read(uri: str, max_bytes: int) -> bytes:
     scheme = scheme_of(uri)
     more = max_bytes + 1  # one byte over the limit is enough to be refused
     if scheme in ("http", "https"):
-        return _http(uri, max_bytes)
+        data = bytearray()
+        with httpx.stream("GET", uri, follow_redirects=True, timeout=_TIMEOUT_S) as response:
+            for chunk in response.raise_for_status().iter_bytes():
+                data += chunk
+                if len(data) > max_bytes:
+                    break
+        return bytes(data)
     if scheme == "s3":
         bucket, key = split_bucket_uri(uri)
         if not bucket:
             raise SourceError(f"{uri} names no bucket; s3://BUCKET/KEY does")
-        data: bytes = _s3().get_object(Bucket=bucket, Key=key)["Body"].read(more)
-        return data
+        return bytes(_s3().get_object(Bucket=bucket, Key=key)["Body"].read(more))
     if uri == "-":
         return sys.stdin.buffer.read(more)
-    path = _path(uri)
+    path = local_path(uri)
     if path is None:
         raise SourceError(f"{uri} names no file of this machine; file:///PATH does")
     if scheme not in ("", "file") and not path.exists():
@@ -171,17 +172,6 @@ def _as_source_error(uri: str, error: Exception) -> SourceError:
         return SourceError(str(error), uri=uri)
     reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return SourceError(f"cannot read {uri}: {reason}", uri=uri)
-
-
-def _http(uri: str, max_bytes: int) -> bytes:
-    data = bytearray()
-    with httpx.stream("GET", uri, follow_redirects=True, timeout=_TIMEOUT_S) as response:
-        response.raise_for_status()
-        for chunk in response.iter_bytes():
-            data += chunk
-            if len(data) > max_bytes:
-                raise TooManyBytes(f"{uri} has more than {max_bytes:,} bytes", limit=max_bytes)
-    return bytes(data)
 
 
 def _s3() -> Any:

@@ -18,9 +18,11 @@ from serve_app.cli.input_files import read
 
 __all__ = ["explain", "graph", "models", "schema", "validate"]
 
+_MAX_VALUE = 200
+
 
 def validate(pipeline: PipelineArgument) -> None:
-    """Check a pipeline file: all errors at once, each with its line and the fix (exit status 2), or "ok" and the plan.
+    """Check a pipeline file: reports all errors, each with its line and the fix (exit status 2), or "ok" and the plan.
 
     The classes are imported; no model is loaded.
     """
@@ -88,14 +90,11 @@ def _print_decision(kind: str, decision: Decision) -> None:
     word = words[decision.held]
     stdout.print(f"  {kind} for {escape(decision.subject)} {word}: {escape(decision.rule)}", highlight=False)
     for source, value in decision.values:
-        stdout.print(f"      {escape(source)} = {escape(_short(value))}", highlight=False)
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + " …"
+        stdout.print(f"      {escape(source)} = {escape(text)}", highlight=False)
     if decision.error is not None:
         stdout.print(f"      {escape(decision.error)}", highlight=False)
-
-
-def _short(value: object, limit: int = 200) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= limit else text[:limit] + " …"
 
 
 def models(

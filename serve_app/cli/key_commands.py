@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-import enum
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from serve_app.access import ApiKey, create_key, read_keys, revoke_key
 from serve_app.cli.arguments import stderr, stdout
+
+if TYPE_CHECKING:
+    from serve_app.access import ApiKey
 
 __all__ = ["keys"]
 
 keys = typer.Typer(name="keys", help="Create, list and revoke API keys.", no_args_is_help=True)
 
 FileOption = Annotated[
-    Path,
-    typer.Option(
-        "--file",
-        metavar="FILE",
-        envvar="VISIONGRAPH_KEYS",
-        help="The key file: the one that the gateway's auth.keys_file names, the same for all nodes.",
-    ),
+    Path, typer.Option("--file", metavar="FILE", envvar="VISIONGRAPH_KEYS", help="The file that auth.keys_file names.")
 ]
 _DEFAULT_FILE = Path("keys.json")
-
-
-class Scope(enum.StrEnum):
-    """What a key may be used for."""
-
-    INFER = "infer"
-    JOBS = "jobs"
-    ADMIN = "admin"
 
 
 @keys.command()
 def create(
     tenant: Annotated[str, typer.Option(help="Whose key it is. Tenants share limits and see only their own jobs.")],
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it may be used for; may be repeated. Default: infer.")
+        list[str] | None,
+        typer.Option(metavar="infer|jobs|admin", help="What it may be used for; may be repeated. Default: infer."),
     ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; default: never.")] = None,
     file: FileOption = _DEFAULT_FILE,
 ) -> None:
     """Create a key and print it once: only a hash of it is stored."""
+    from serve_app.access import create_key
+
     expires = None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
-    key = create_key(file, tenant, [str(s) for s in scope or [Scope.INFER]], expires)
-    stderr.print(
-        f"This is the only time that the key is shown; {escape(str(file))} stores its hash. It is valid within 10 s."
-    )
+    key = create_key(file, tenant, scope or ["infer"], expires)
+    stderr.print(f"This key is shown only once; {escape(str(file))} stores its hash. It is valid within 10 s.")
     sys.stdout.write(key + "\n")
 
 
 @keys.command("list")
 def list_keys(file: FileOption = _DEFAULT_FILE) -> None:
     """List the keys: id, tenant, scopes and state."""
+    from serve_app.access import read_keys
+
     table = Table("id", "tenant", "scopes", "created", "state")
     now = datetime.now(UTC)
     for key in read_keys(file).keys:
@@ -83,5 +73,7 @@ def revoke(
     file: FileOption = _DEFAULT_FILE,
 ) -> None:
     """Revoke a key; every replica refuses it within 10 s."""
+    from serve_app.access import revoke_key
+
     revoke_key(file, key_id)
     stderr.print(f"{escape(key_id)} is revoked; every replica refuses it within 10 s")

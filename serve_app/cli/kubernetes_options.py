@@ -2,70 +2,60 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
 __all__ = [
+    "BatchOption",
     "GatewayClassOption",
     "GpuTypeOption",
     "HeadCpusOption",
     "ImageOption",
+    "InFlightOption",
     "KubernetesOption",
     "ModelsOption",
     "NamespaceOption",
+    "OutOption",
     "RedisOption",
     "UpgradeOption",
     "WorkerCpusOption",
     "WorkerGpusOption",
 ]
 
-_PANEL = "With --kubernetes"
+_option = partial(typer.Option, rich_help_panel="With --kubernetes")
 
 KubernetesOption = Annotated[bool, typer.Option("--kubernetes", help="Print manifests for the KubeRay operator.")]
-ImageOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Image of the pods, see Dockerfile; default: visiongraph with this version.", rich_help_panel=_PANEL
-    ),
-]
-NamespaceOption = Annotated[str, typer.Option(help="Namespace of everything.", rich_help_panel=_PANEL)]
-HeadCpusOption = Annotated[int, typer.Option(help="CPUs of the head pod.", min=1, rich_help_panel=_PANEL)]
-WorkerCpusOption = Annotated[int, typer.Option(help="CPUs of a worker pod.", min=1, rich_help_panel=_PANEL)]
-WorkerGpusOption = Annotated[
-    int, typer.Option(help="GPUs of a worker pod for steps that reserve some.", min=1, rich_help_panel=_PANEL)
-]
+ImageOption = Annotated[str | None, _option(help="Image of the pods; default: visiongraph with this version.")]
+NamespaceOption = Annotated[str, _option(help="Namespace of all objects.")]
+HeadCpusOption = Annotated[int, _option(help="CPUs of the head pod.", min=1)]
+WorkerCpusOption = Annotated[int, _option(help="CPUs of a worker pod.", min=1)]
+WorkerGpusOption = Annotated[int, _option(help="GPUs of a worker pod for steps that reserve GPUs.", min=1)]
 GpuTypeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TYPE",
-        help="Nodes with such a GPU: NVIDIA-L4, or a label KEY=VALUE; default: any.",
-        rich_help_panel=_PANEL,
-    ),
+    str | None, _option(metavar="TYPE", help="GPU type of the nodes: NVIDIA-L4, or a label KEY=VALUE; default: any.")
 ]
 RedisOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         metavar="URL",
         help="Redis that keeps the cluster's state when its head pod dies: redis://:${PASSWORD}@HOST:6379.",
-        rich_help_panel=_PANEL,
     ),
 ]
 ModelsOption = Annotated[
     str,
-    typer.Option(
+    _option(
         metavar="image|download|CLAIM",
-        help="Where the models are: in the image, fetched by each pod, or in a PersistentVolumeClaim.",
-        rich_help_panel=_PANEL,
+        help="Where the models are: in the image, downloaded by each pod, or in a PersistentVolumeClaim.",
     ),
 ]
 UpgradeOption = Annotated[
-    Literal["new-cluster", "incremental"],
-    typer.Option(help="How a changed cluster replaces the running one.", rich_help_panel=_PANEL),
+    Literal["new-cluster", "incremental"], _option(help="How a changed cluster replaces the running one.")
 ]
-GatewayClassOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CLASS", help="Class of the Gateway API that an incremental upgrade uses.", rich_help_panel=_PANEL
-    ),
+BatchOption = Annotated[
+    list[str] | None,
+    _option(metavar="SOURCE", help="Print a RayJob that runs over stored images; may be repeated."),
 ]
+OutOption = Annotated[str | None, _option(metavar="URI", help="Where the results of --batch are stored.")]
+InFlightOption = Annotated[int, _option(help="Processes of --batch, at most.", min=1)]
+GatewayClassOption = Annotated[str | None, _option(metavar="CLASS", help="Gateway API class for incremental upgrades.")]

@@ -15,6 +15,7 @@ from serve_app.cli.key_commands import keys
 from serve_app.cli.new_commands import new
 from serve_app.cli.queue_commands import dlq, queue, submit
 from serve_app.cli.result_commands import compact, query
+from serve_app.cli.retention_commands import results, retention
 from serve_app.cli.run_command import run
 from serve_app.cli.serve_commands import demo, render, serve
 
@@ -32,25 +33,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (
-    run,
-    batch,
-    validate,
-    explain,
-    graph,
-    schema,
-    models,
-    render,
-    serve,
-    demo,
-    doctor,
-    submit,
-    query,
-    compact,
-):
-    app.command()(_command)
-for _group in (new, queue, dlq, keys):
-    app.add_typer(_group)
+for each in (run, batch, validate, explain, graph, schema, models, render, serve, demo, doctor, submit, query, compact):
+    app.command()(each)
+for group in (new, queue, dlq, results, retention, keys):
+    app.add_typer(group)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -17,20 +18,22 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from classifiers import SetupError, VisionError
+from classifiers import InputError, SetupError, VisionError
+from classifiers.imaging import DEFAULT_LIMITS
 from classifiers.redaction import without_secrets
-from graph import Malformed
+from graph import Frame, Malformed
 from graph.engine import checked_metadata
-from serve_app.cli.arguments import line_of, progress, stderr, stdout
+from serve_app.cli.arguments import line_of, print_figures, progress, stderr, stdout
 from serve_app.cli.input_files import SourceError, expand
+from serve_app.images import Uploads, upload_address
 from serve_app.queues import Queue, QueueStats, QueueUnavailable, queue_from_url
 from serve_app.queues.dead_letters import Held, hold
-from serve_app.queues.dead_letters import purge as delete
 from serve_app.queues.dead_letters import retry as requeue
+from serve_app.queues.protocol import chunks
 from serve_app.queues.urls import FORMS, QueueUrl, with_prefetch
 from serve_app.refusals import Forbidden
-from serve_app.results import ResultStore
-from serve_app.uris import checked_uri, path_of_file_uri, scheme_of, split_bucket_uri, web_address
+from serve_app.results import ResultStore, objects_from_uri
+from serve_app.uris import checked_uri, local_path, path_of_file_uri, scheme_of, split_bucket_uri, web_address
 
 __all__ = ["dlq", "queue", "submit"]
 
@@ -39,6 +42,7 @@ _MOST_HELD = 10_000  # letters that are leased at once
 _QUIET_S = 1.0  # a queue of dead letters that delivers nothing for this time has been read to its end
 _EVERY_S = 2.0
 _MOST_UNANSWERED = 3
+_UPLOADED_AT_A_TIME = 8
 
 QueueArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="QUEUE_URL", help=f"For example {FORMS['sqlite']} or {FORMS['redis']}.")
@@ -59,16 +63,20 @@ def submit(
         list[str],
         typer.Argument(
             metavar="URI",
-            help="s3:// objects or prefixes (with / at the end), gs://, https://; files, folders and globs for a queue "
-            "in a file; - for lines of stdin.",
+            help="s3:// objects or prefixes (with / at the end), gs://, https://; with an SQLite queue also files, "
+            "folders and globs; - for lines of stdin.",
         ),
     ],
     metadata: Annotated[
         list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Metadata of the images; may be repeated. The value is JSON or text."),
+    ] = None,
+    upload: Annotated[
+        str | None,
         typer.Option(
-            metavar="KEY=VALUE",
-            help="Metadata of the images, for rules; may be repeated. A value that is valid JSON is read as such: "
-            "site=3 is a number.",
+            metavar="URI",
+            help="Upload local files to this store first: the intake block's images, or images/ below its results. "
+            "For workers of a gateway with auth: none.",
         ),
     ] = None,
 ) -> None:
@@ -78,10 +86,15 @@ def submit(
     submitted are reported on stderr, the others are still sent, and the exit status is 1.
 
     Example: visiongraph submit 'sqs://photos?region=eu-west-1' s3://bucket/2026/11/ --metadata site=3
+
+    Example: visiongraph submit 'sqs://photos?region=eu-west-1' photos/ --upload s3://bucket/results/images
     """
     to = queue_from_url(queue_url)
     known = _metadata(metadata or ())
-    jobs, errors = _jobs(uris, queue_url, known)
+    jobs, errors = _jobs(uris, queue_url, known, uploads=upload is not None)
+    if upload is not None:
+        jobs, failed = _upload(jobs, Uploads(objects_from_uri(upload), DEFAULT_LIMITS.max_bytes))
+        errors += failed
     if not jobs:
         errors = errors or [SourceError("stdin names no images")]
         kind = SetupError if any(isinstance(error, SetupError) for error in errors) else VisionError
@@ -109,7 +122,7 @@ def _metadata(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def _jobs(
-    arguments: Iterable[str], queue_url: str, metadata: dict[str, Any]
+    arguments: Iterable[str], queue_url: str, metadata: dict[str, Any], *, uploads: bool
 ) -> tuple[list[dict[str, Any]], list[VisionError]]:
     """The jobs, and the errors of those images that cannot be submitted."""
     jobs: list[dict[str, Any]] = []
@@ -118,7 +131,9 @@ def _jobs(
         try:
             if isinstance(found, SourceError):
                 raise found
-            jobs.append({"id": uuid.uuid4().hex, "uri": _for_workers(found, queue_url), "metadata": metadata})
+            jobs.append(
+                {"id": uuid.uuid4().hex, "uri": _for_workers(found, queue_url, uploads=uploads), "metadata": metadata}
+            )
         except VisionError as error:
             errors.append(error)
     return jobs, errors
@@ -134,8 +149,30 @@ def _with_stdin(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
 
 
-def _for_workers(uri: str, queue_url: str) -> str:
-    """The address as workers understand it: a file's by its URL, and only where they are on this machine.
+def _upload(jobs: list[dict[str, Any]], uploads: Uploads) -> tuple[list[dict[str, Any]], list[VisionError]]:
+    """The jobs with the addresses of what was uploaded, and the errors of files that are no images."""
+
+    def one(job: dict[str, Any]) -> dict[str, Any] | VisionError:
+        path = path_of_file_uri(job["uri"])
+        if path is None or scheme_of(job["uri"]) != "file":
+            return job
+        try:
+            frame = Frame.from_bytes(path.read_bytes(), DEFAULT_LIMITS)
+            uploads.store_now(frame.data, frame.sha256, None)
+        except OSError as error:
+            return VisionError(f"{path}: {error.strerror}")
+        except InputError as error:
+            return VisionError(f"{path}: {error}")
+        return {**job, "uri": upload_address(frame.sha256)}
+
+    with progress() as bar, ThreadPoolExecutor(_UPLOADED_AT_A_TIME) as threads:
+        ended = list(bar.track(threads.map(one, jobs), total=len(jobs), description="uploaded"))
+    return [job for job in ended if isinstance(job, dict)], [job for job in ended if isinstance(job, VisionError)]
+
+
+def _for_workers(uri: str, queue_url: str, *, uploads: bool) -> str:
+    """The address as workers understand it: a file's by its URL, and only where they are on this machine, or where it
+    is uploaded.
 
     Raises:
         VisionError: they could not fetch it.
@@ -145,14 +182,14 @@ def _for_workers(uri: str, queue_url: str) -> str:
         bucket, key = split_bucket_uri(uri)
         if not bucket or not key or key.endswith("/"):
             raise SetupError(f"{uri} names no object; {scheme}://BUCKET/KEY does")
+        return checked_uri(uri)
     if scheme in ("http", "https"):
         try:
             web_address(uri)
         except Forbidden as error:
             raise SetupError(f"{uri}: {error}") from error
-    if scheme in ("s3", "gs", "http", "https"):
         return checked_uri(uri)
-    path = path_of_file_uri(uri) if scheme == "file" else Path(uri)
+    path = local_path(uri)
     try:
         is_file = path is not None and path.is_file()
     except OSError:  # a name that is too long, a folder that may not be read
@@ -160,10 +197,10 @@ def _for_workers(uri: str, queue_url: str) -> str:
     if path is None or not is_file:
         what = f"; workers do not fetch {scheme}://" if scheme not in ("", "file") else ""
         raise SetupError(f"there is no file {uri}{what}")
-    if scheme_of(queue_url) != "sqlite":
+    if scheme_of(queue_url) != "sqlite" and not uploads:
         raise SetupError(
             f"{uri} is a file of this machine, and only workers of a queue in a file (sqlite://) can read it; "
-            "upload it, and submit its s3://, gs:// or https:// address"
+            "upload it with --upload and the store that workers read, or submit an s3://, gs:// or https:// address"
         )
     return path.resolve().as_uri()
 
@@ -173,8 +210,7 @@ async def _submit(to: Queue, jobs: Sequence[dict[str, Any]]) -> None:
     async with to:
         with progress() as bar:
             task = bar.add_task("submitted", total=len(jobs))
-            for start in range(0, len(jobs), _CHUNK):
-                chunk = jobs[start : start + _CHUNK]
+            for chunk in chunks(jobs, _CHUNK):
                 try:
                     await to.publish([json.dumps(job).encode() for job in chunk])
                 except QueueUnavailable as error:
@@ -215,7 +251,7 @@ def stats(
     watch: Annotated[bool, typer.Option("--watch", help="Repeat every 2 seconds until Ctrl-C.")] = False,
     form: FormOption = "table",
 ) -> None:
-    """Show how many messages wait, how many are in work, how old the oldest is, and how many dead letters there are.
+    """Show how many messages are waiting and in progress, the age of the oldest, and how many dead letters there are.
 
     Example: visiongraph queue stats 'redis://localhost:6379/0?stream=photos' --watch
     """
@@ -228,15 +264,13 @@ async def _stats(queue_url: str, watch: bool, form: str) -> None:
     async with _both(queue_url) as (live, dead):
         while True:
             try:
-                now, letters = await live.stats(), await dead.stats()
+                _print_stats(live, await live.stats(), await dead.stats(), form)
                 unanswered = 0
             except QueueUnavailable as error:
                 unanswered += 1
                 if not watch or unanswered >= _MOST_UNANSWERED:
                     raise
                 stderr.print(escape(str(error)))
-            else:
-                _print_stats(live, now, letters, form)
             if not watch:
                 return
             await asyncio.sleep(_EVERY_S)
@@ -253,12 +287,10 @@ def _print_stats(live: Queue, now: QueueStats, letters: QueueStats, form: str) -
         _print_lines([{"queue": live.name, "time": round(time.time(), 1), **figures}])
         return
     late = ", some minutes ago" if live.stats_are_late else ""
+    names = ("waiting", "in progress or delayed", "age of the oldest, in s", "dead letters")
+    values = ("not reported by the broker" if value is None else f"{value:,}" for value in figures.values())
     title = f"{escape(live.name)}, {time.strftime('%H:%M:%S')}{late}"
-    table = Table("", Column(justify="right"), show_header=False, title=title)
-    names = ("waiting", "in work or put off", "age of the oldest, in s", "dead letters")
-    for name, value in zip(names, figures.values(), strict=True):
-        table.add_row(name, "not reported by the broker" if value is None else f"{value:,}")
-    stdout.print(table)
+    print_figures(dict(zip(names, values, strict=True)), title)
 
 
 def _existing(queue_url: str) -> Queue:
@@ -279,14 +311,10 @@ async def _both(queue_url: str) -> AsyncIterator[tuple[Queue, Queue]]:
 
 # ---- dead letters
 
-dlq = typer.Typer(
-    name="dlq",
-    help="Dead letters: messages that could not be processed, with the reason.",
-    no_args_is_help=True,
-)
+dlq = typer.Typer(name="dlq", help="Dead letters: messages that failed, with the reason.", no_args_is_help=True)
 
 IdsArgument: TypeAlias = Annotated[
-    list[str] | None, typer.Argument(metavar="ID", help="Ids as dlq list shows them; the first characters do.")
+    list[str] | None, typer.Argument(metavar="ID", help="Ids as shown by dlq list; the first characters are enough.")
 ]
 
 
@@ -326,10 +354,7 @@ def retry(
     queue_url: QueueArgument,
     ids: IdsArgument = None,
     results: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI", help="Where results are stored: the recorded failures of the jobs are deleted at once."
-        ),
+        str | None, typer.Option(metavar="URI", help="The results; the recorded failures of the jobs are deleted.")
     ] = None,
 ) -> None:
     """Requeue the original messages of dead letters; without an ID all of them.
@@ -353,7 +378,7 @@ def purge(
     if not yes:
         what = f"{_count(len(ids), 'dead letter')}" if ids else "all dead letters"
         typer.confirm(f"Delete {what} of this queue? This cannot be undone", abort=True, err=True)
-    count = asyncio.run(_for_each(queue_url, ids or (), "deleted", lambda _, dead, held: delete(dead, held)))
+    count = asyncio.run(_for_each(queue_url, ids or (), "deleted", lambda _, dead, held: dead.ack(held.messages)))
     stderr.print(f"{_count(count, 'dead letter')} deleted")
 
 
@@ -381,7 +406,7 @@ async def _retry(queue_url: str, ids: Sequence[str], results: str | None) -> int
 async def _for_each(
     queue_url: str, ids: Sequence[str], done: str, act: Callable[[Queue, Queue, Held], Awaitable[None]]
 ) -> int:
-    """Act on the selected letters, and count them. Letters that return meanwhile are not acted on again.
+    """Process the selected letters and return their number. Letters that return meanwhile are not processed again.
 
     In chunks, unless they have to be searched: their leases expire.
     """
@@ -412,7 +437,5 @@ def _selected(held: Sequence[Held], ids: Sequence[str]) -> list[Held]:
         if not fits:
             raise SetupError(f"there is no dead letter {start}; visiongraph dlq list shows them")
         if len(fits) > 1:
-            raise SetupError(
-                f"{len(fits)} dead letters begin with {start}; give more of the id, such as {fits[0][:16]}"
-            )
+            raise SetupError(f"{len(fits)} dead letters begin with {start}; use a longer id, such as {fits[0][:16]}")
     return [each for each in held if not ids or each.letter.id.startswith(tuple(ids))]

@@ -8,17 +8,17 @@ import math
 import sys
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
 from serve_app.cli.arguments import line_of, stderr, stdout
-from serve_app.results import Objects, objects_from_uri
-from serve_app.results.compaction import compact as compact_results
-from serve_app.results.query import Answer
-from serve_app.results.query import query as run_query
+from serve_app.results import objects_from_uri
+
+if TYPE_CHECKING:
+    from serve_app.results.query import Answer
 
 __all__ = ["compact", "query"]
 
@@ -27,15 +27,10 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over the table results; DuckDB's dialect.")],
     results: Annotated[
         str,
-        typer.Option(
-            metavar="URI",
-            envvar="VISIONGRAPH_RESULTS",
-            help="Where results are stored, as in the intake block: s3://bucket/prefix, or a folder.",
-        ),
+        typer.Option(metavar="URI", envvar="VISIONGRAPH_RESULTS", help="The results: s3://bucket/prefix, or a folder."),
     ],
     form: Annotated[
-        Literal["table", "json", "csv"],
-        typer.Option("--format", help="A table to read; one JSON object per row; or CSV with a header."),
+        Literal["table", "json", "csv"], typer.Option("--format", help="json: one object per row; csv: with a header.")
     ] = "table",
 ) -> None:
     """Query the stored results with SQL. The table is called results and has one row per image.
@@ -44,24 +39,29 @@ def query(
 
     Example: visiongraph query "SELECT date, count(*) FROM results GROUP BY date" --results s3://bucket/results
     """
+    from serve_app.results.query import query as run_query
+
     objects = objects_from_uri(results)
     answer = run_query(objects, sql)
-    if not any(True for key in objects.keys("parquet/") if key.endswith(".parquet")):
-        _print_why_empty(objects, results)
+    if not any(key.endswith(".parquet") for key in objects.keys("parquet/")):
+        if any(True for _ in objects.keys("journal/")):
+            stderr.print(f"no results at {escape(results)} are in Parquet yet: visiongraph compact {escape(results)}")
+        else:
+            stderr.print(f"there are no results at {escape(results)} yet; workers write them")
     {"table": _print_table, "json": _print_json, "csv": _print_csv}[form](answer)
 
 
 def compact(
-    results: Annotated[
-        str, typer.Argument(metavar="RESULTS_URI", help="Where results are stored: s3://bucket/prefix, or a folder.")
-    ],
+    results: Annotated[str, typer.Argument(metavar="RESULTS_URI", help="The results: s3://bucket/prefix or a folder.")],
 ) -> None:
-    """Move new results to Parquet, where query finds them. Workers do it every few minutes; this does it now.
+    """Move new results to Parquet, where query finds them. Workers do this every few minutes.
 
-    Safe at any time, also while workers or others do the same: no row is duplicated.
+    It is safe at any time, also while others compact the same results: no row is duplicated.
 
     Example: visiongraph compact s3://bucket/results
     """
+    from serve_app.results.compaction import compact as compact_results
+
     done = compact_results(objects_from_uri(results))
     stderr.print(f"{done.rows:,} rows into {done.files:,} Parquet files", highlight=False)
     if done.rejected:
@@ -69,13 +69,6 @@ def compact(
             f"{done.rejected:,} lines are no results; they are in {escape(results)} under rejected/, with the reasons",
             highlight=False,
         )
-
-
-def _print_why_empty(objects: Objects, results: str) -> None:
-    if any(True for _ in objects.keys("journal/")):
-        stderr.print(f"no results at {escape(results)} are in Parquet yet: visiongraph compact {escape(results)}")
-    else:
-        stderr.print(f"there are no results at {escape(results)} yet; workers write them")
 
 
 def _print_table(answer: Answer) -> None:

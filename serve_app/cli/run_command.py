@@ -14,9 +14,8 @@ import typer
 
 from classifiers.imaging import ImageLimits
 from classifiers.redaction import without_secrets
-from graph import Frame, Malformed, VisionPipeline, annotate
-from graph.engine import parse_metadata
-from serve_app.cli.arguments import PipelineArgument, line_of, progress, stderr
+from graph import Frame, VisionPipeline, annotate
+from serve_app.cli.arguments import MetadataOption, PipelineArgument, line_of, progress, stderr
 from serve_app.cli.input_files import Found, SourceError, expand, read
 from serve_app.uris import scheme_of
 
@@ -29,25 +28,18 @@ _MAX_STEM_BYTES = 120
 def run(
     pipeline: PipelineArgument,
     images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE...",
-            help="Files, folders, globs, URLs, s3://bucket/key, s3://bucket/prefix/, or - for stdin.",
-        ),
+        list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, URLs, s3:// objects or prefixes, -.")
     ],
     annotate_to: Annotated[
-        str | None,
-        typer.Option("--annotate", metavar="DIR", help="Write each picture with boxes and labels into this folder."),
+        str | None, typer.Option("--annotate", metavar="DIR", help="Folder for the pictures with boxes and labels.")
     ] = None,
-    metadata: Annotated[
-        str, typer.Option(metavar="JSON", help="What is known about the images; rules see it as image['metadata'].")
-    ] = "{}",
+    metadata: MetadataOption = None,
 ) -> None:
-    """Run images through a pipeline in this process: one JSON result a line on stdout, in the order of the arguments.
+    """Run images through a pipeline in this process; prints one JSON result per line, in the order of the arguments.
 
-    An image that fails is a line with its error, the others are still there, and the exit status is 1.
+    A folder or a prefix (with / at the end) stands for all images below it, - for an image on stdin. For an image that
+    fails, the line holds the error. The others still run, and the exit status is 1.
     """
-    known = _metadata(metadata)
     found = expand(images)
     if all(isinstance(entry, SourceError) for entry in found):
         raise SourceError("\n".join(map(str, found)))
@@ -66,18 +58,18 @@ def run(
     with VisionPipeline(pipeline) as vision, progress() as bar:
         task = bar.add_task("images", total=len(found))
         loaders = (functools.partial(load, index, entry) for index, entry in enumerate(found))
-        for index, result in enumerate(vision.stream(loaders, metadata=known)):
+        for index, result in enumerate(vision.stream(loaders, metadata=metadata or {})):
             entry, frame = found[index], frames.pop(index, None)
             uri = entry if isinstance(entry, str) else str(entry.fields["uri"])
             if isinstance(result, Exception):
-                line: dict[str, Any] = {"image": {"uri": without_secrets(_as_utf8(uri))}, "error": _in_words(result)}
+                line: dict[str, Any] = {"image": {"uri": without_secrets(_as_utf8(uri))}, "error": _error_of(result)}
             else:
                 line = result
                 if pictures is not None and frame is not None:
                     try:
                         (pictures / _picture_name(uri, index, len(found))).write_bytes(annotate(frame, result))
                     except Exception as error:  # noqa: BLE001 - this picture's, and ends no other image
-                        line = {**result, "error": _in_words(error)}
+                        line = {**result, "error": _error_of(error)}
             failed += "error" in line
             sys.stdout.write(line_of(json.dumps(line, ensure_ascii=False)))
             sys.stdout.flush()
@@ -100,20 +92,13 @@ def _make_folder(path: str) -> Path:
     return folder
 
 
-def _in_words(error: Exception) -> dict[str, str]:
+def _error_of(error: Exception) -> dict[str, str]:
     return {"type": type(error).__name__, "detail": _as_utf8(str(error))}
 
 
 def _as_utf8(text: str) -> str:
     """The text with bytes that are not UTF-8 escaped; they come from names of files and from addresses."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _metadata(text: str) -> dict[str, Any]:
-    try:
-        return parse_metadata(text)
-    except Malformed as error:
-        raise typer.BadParameter(str(error), param_hint="--metadata") from error
 
 
 def _picture_name(uri: str, index: int, total: int) -> str:

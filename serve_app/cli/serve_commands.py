@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from classifiers import SetupError
+from serve_app.cli import kubernetes_options as k8s
 from serve_app.cli.arguments import (
     DashboardPortOption,
     GatewayOption,
@@ -21,19 +22,6 @@ from serve_app.cli.arguments import (
     QueueOption,
     ResultsOption,
     stderr,
-)
-from serve_app.cli.kubernetes_options import (
-    GatewayClassOption,
-    GpuTypeOption,
-    HeadCpusOption,
-    ImageOption,
-    KubernetesOption,
-    ModelsOption,
-    NamespaceOption,
-    RedisOption,
-    UpgradeOption,
-    WorkerCpusOption,
-    WorkerGpusOption,
 )
 from serve_app.cli.phases import phases
 
@@ -48,49 +36,47 @@ def render(
     results: ResultsOption = None,
     host: Annotated[str, typer.Option(help="Address that the HTTP endpoint binds.")] = "127.0.0.1",
     port: PortOption = 8000,
-    kubernetes: KubernetesOption = False,
-    image: ImageOption = None,
-    namespace: NamespaceOption = "visiongraph",
-    head_cpus: HeadCpusOption = 2,
-    worker_cpus: WorkerCpusOption = 4,
-    worker_gpus: WorkerGpusOption = 1,
-    gpu_type: GpuTypeOption = None,
-    redis: RedisOption = None,
-    models: ModelsOption = "image",
-    upgrade: UpgradeOption = "new-cluster",
-    gateway_class: GatewayClassOption = None,
+    kubernetes: k8s.KubernetesOption = False,
+    image: k8s.ImageOption = None,
+    namespace: k8s.NamespaceOption = "visiongraph",
+    head_cpus: k8s.HeadCpusOption = 2,
+    worker_cpus: k8s.WorkerCpusOption = 4,
+    worker_gpus: k8s.WorkerGpusOption = 1,
+    gpu_type: k8s.GpuTypeOption = None,
+    redis: k8s.RedisOption = None,
+    models: k8s.ModelsOption = "image",
+    upgrade: k8s.UpgradeOption = "new-cluster",
+    gateway_class: k8s.GatewayClassOption = None,
+    batch: k8s.BatchOption = None,
+    out: k8s.OutOption = None,
+    in_flight: k8s.InFlightOption = 8,
     fit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MACHINE",
-            help="Choose replicas and placement for a machine, such as cpus=16, where the file does not: what "
-            "visiongraph serve does for its own.",
-        ),
+        str | None, typer.Option(metavar="MACHINE", help="Fit replicas and placement to cpus=N, if the file sets none.")
     ] = None,
 ) -> None:
     """Print the Serve config file of a pipeline: visiongraph render PIPELINE > serve.yaml && serve deploy serve.yaml.
 
-    The structure stands in args, what can change in place (thresholds, rules, batch sizes) in user_config. With
-    --intake, or --queue and --results, there are workers too, and jobs over HTTP. With --kubernetes it prints
-    manifests, for kubectl apply.
+    The structure is in args; what can change in place (thresholds, rules, batch sizes) is in user_config. --intake, or
+    --queue and --results, add workers, and jobs over HTTP. With --kubernetes it prints manifests, for kubectl apply.
     """
-    from serve_app.config.gateway_config import LOOPBACK_HOSTS, read_gateway_config
-    from serve_app.config.intake_config import read_intake_config
+    from serve_app.config import LOOPBACK_HOSTS, read_gateway_config, read_intake_config
     from serve_app.deployments.fitting import Machine
     from serve_app.deployments.options import OPEN_GATEWAY
-    from serve_app.kubernetes import Target, render_kubernetes
+    from serve_app.kubernetes import Batch, Target, render_batch, render_kubernetes
     from serve_app.rendering.serve_file import render as render_config
 
     if kubernetes and (host, port) != ("127.0.0.1", 8000):
-        raise SetupError("--host and --port do not go with --kubernetes: pods answer on all addresses, at port 8000")
+        raise SetupError("--host and --port cannot be combined with --kubernetes: pods listen on 0.0.0.0:8000")
     if kubernetes and fit is not None:
-        raise SetupError("--fit does not go with --kubernetes: pods are added for what the deployments reserve")
+        raise SetupError("--fit cannot be combined with --kubernetes: pods are added for what the deployments reserve")
     machine = None if fit is None else Machine.parse(fit)
-    if gateway is None and (kubernetes or host not in LOOPBACK_HOSTS):
+    if batch and not (kubernetes and out):
+        raise SetupError("--batch needs --kubernetes, and --out with the place of the results")
+    if gateway is None and not batch and (kubernetes or host not in LOOPBACK_HOSTS):
         option = "--kubernetes" if kubernetes else f"--host {host}"
         raise SetupError(
             f"{option} lets others reach the endpoint: configure authentication with --gateway FILE; "
-            "the least that such a file can say is 'auth: none'"
+            "its minimum is 'auth: none'"
         )
     config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
     has_intake = intake is not None or queue is not None or results is not None
@@ -98,8 +84,7 @@ def render(
     if not kubernetes:
         for problem in workers.of_one_node if workers is not None and host not in LOOPBACK_HOSTS else ():
             _warn(problem)
-        text = render_config(pipeline, gateway=config, intake=workers, host=host, port=port, machine=machine)
-        sys.stdout.write(text)
+        sys.stdout.write(render_config(pipeline, gateway=config, intake=workers, host=host, port=port, machine=machine))
         return
     target = Target(
         image=image or f"visiongraph:{version('visiongraph')}",
@@ -113,6 +98,9 @@ def render(
         upgrade=upgrade,
         gateway_class=gateway_class,
     )
+    if batch and out:
+        sys.stdout.write(render_batch(pipeline, target, Batch(batch, out, in_flight), warn=_warn))
+        return
     sys.stdout.write(render_kubernetes(pipeline, target, gateway=config, intake=workers, warn=_warn))
 
 
@@ -128,13 +116,7 @@ def serve(
     results: ResultsOption = None,
     port: PortOption = 8000,
     dashboard_port: DashboardPortOption = 8265,
-    fit: Annotated[
-        bool,
-        typer.Option(
-            help="Choose replicas and placement for this machine where the file does not. --no-fit: serve the file "
-            "unchanged, by default with one deployment per step."
-        ),
-    ] = True,
+    fit: Annotated[bool, typer.Option(help="Fit replicas and placement to this machine if the file sets none.")] = True,
 ) -> None:
     """Serve a pipeline over HTTP on this machine until Ctrl-C: starts Ray and Serve in the fast configuration.
 
@@ -142,8 +124,8 @@ def serve(
     results are stored beside it, in visiongraph-jobs/NAME; images come from the current folder or the public web.
     """
     from graph import load_plan
-    from serve_app.config.gateway_config import read_gateway_config
-    from serve_app.config.intake_config import local_intake, read_intake_config
+    from serve_app.config import read_gateway_config, read_intake_config
+    from serve_app.config.intake_config import local_intake
     from serve_app.deployments import OPEN_GATEWAY
     from serve_app.deployments.fitting import Machine, fit_to
     from serve_app.local.serving import serving
@@ -155,19 +137,19 @@ def serve(
     with contextlib.ExitStack() as stack:
         with phases(stderr) as begin:
             begin("checking the pipeline")
-            plan = load_plan(pipeline)
-            fitted = fit_to(Machine.this(), plan, config) if fit else None
+            plan, placement = load_plan(pipeline), []
+            if fit:
+                fitted = fit_to(Machine.this(), plan, config)
+                plan, config = fitted.plan, fitted.gateway
+                placement = [f"        placement          {fitted.choice}"]
+                if fitted.is_changed:
+                    placement += [
+                        "        to change it       serve: options of the steps; --no-fit: one deployment per step"
+                    ]
             server = stack.enter_context(
-                serving(
-                    plan if fitted is None else fitted.plan,
-                    port=port,
-                    dashboard_port=dashboard_port,
-                    gateway=config if fitted is None else fitted.gateway,
-                    intake=workers,
-                    report=begin,
-                )
+                serving(plan, port=port, dashboard_port=dashboard_port, gateway=config, intake=workers, report=begin)
             )
-        url, token = server.http_url, server.token_file
+        url = server.http_url
         lines = [
             f"[green]ready[/]   POST an image to  {url}/v1/images",
             f"        or addresses to    {url}/v1/jobs",
@@ -175,15 +157,10 @@ def serve(
             f"        API documentation  {url}/docs",
             f"        Ray dashboard      {server.dashboard_url}",
         ]
-        if token is not None:
-            lines.append(f"        its token is in    {token}")
-        if fitted is not None:
-            lines.append(f"        placement          {fitted.choice}")
-            if fitted.is_changed:
-                lines.append(
-                    "        to change it       serve: options of the steps; --no-fit: one deployment per step"
-                )
+        if server.token_file is not None:
+            lines.append(f"        its token is in    {server.token_file}")
         lines += [
+            *placement,
             f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {url}/v1/images",
             "        Ctrl-C stops it",
         ]
@@ -201,18 +178,15 @@ def demo(
     pipeline: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="The pipeline file.")] = "configs/demo.yaml",
     photos: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--photo",
-            metavar="FILE",
-            help="A photo of yours; may be repeated. Default: a street, two people and two cars.",
-            exists=True,
-            dir_okay=False,
-        ),
+        typer.Option("--photo", metavar="FILE", help="Your photo; may be repeated.", exists=True, dir_okay=False),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the annotated pictures go.")] = Path("demo-output"),
     port: PortOption = 8000,
 ) -> None:
-    """Serve a pipeline on this machine, post real photos over HTTP, show what was found, and shut down."""
+    """Serve a pipeline on this machine, post photos over HTTP, show what was found, and shut down.
+
+    Without --photo: a street, two people and two cars.
+    """
     from serve_app.cli.demo import run_demo
 
     run_demo(pipeline, photos or [], out, port=port)

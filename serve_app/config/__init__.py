@@ -12,7 +12,7 @@ from serve_app.config.gateway_config import (
     Limits,
     read_gateway_config,
 )
-from serve_app.config.intake_config import IntakeConfig, SourcesConfig, read_intake_config
+from serve_app.config.intake_config import IntakeConfig, Retention, SourcesConfig, read_intake_config
 
 __all__ = [
     "JWT_TENANTS",
@@ -24,6 +24,7 @@ __all__ = [
     "IntakeConfig",
     "JwtConfig",
     "Limits",
+    "Retention",
     "SourcesConfig",
     "read_gateway_config",
     "read_intake_config",

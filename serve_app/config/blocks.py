@@ -47,9 +47,6 @@ def read_block(
     """Read a block, or the YAML file that a path names. Relative paths in a file are relative to it.
 
     Args:
-        model: what the block must be.
-        name: the block's key.
-        block: the block, or the file.
         missing: for each required key, what to write.
         given: keys that replace those of the block.
 

@@ -44,7 +44,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_WHO = (
+_AUTH_CHOICES = (
     "configure authentication: 'none' allows everyone; "
     "{keys_file: /path/keys.json} requires an API key, {jwt: {...}} a token, and both together either"
 )
@@ -54,7 +54,6 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 JWT_TENANTS = "jwt:"
 """Begins the names of the tenants of tokens; no tenant of a key has it."""
-
 
 _HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
 
@@ -74,12 +73,12 @@ def _redis_url(text: str) -> str:
 
 def _folder_at(scheme: str) -> AfterValidator:
     def check(text: str) -> str:
-        bucket, _, prefix = text.removeprefix(scheme).partition("/")
+        bucket, _, prefix = _without_pattern(text).removeprefix(scheme).partition("/")
         if not text.startswith(scheme) or not bucket:
             raise ValueError(f"'{text}' is not {scheme}BUCKET or {scheme}BUCKET/FOLDER")
         return f"{scheme}{bucket}/{prefix.strip('/')}".rstrip("/")
 
-    return AfterValidator(lambda text: check(_without_pattern(text)))
+    return AfterValidator(check)
 
 
 def _without_pattern(text: str) -> str:
@@ -94,7 +93,7 @@ def _host(text: str) -> str:
     if _HOST_NAME.fullmatch(text):
         return text
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.ip_address(text.strip("[]")))
     except ValueError as error:
         raise ValueError(
             f"'{text}' matches no host; write a name such as images.example.com, or *.example.com for all below it, "
@@ -109,15 +108,12 @@ def _jwks(text: str, info: ValidationInfo) -> str:
     return text if parts.scheme in ("http", "https") else absolute_path(text, info)
 
 
-def _without_brackets(text: object) -> object:
-    return text.strip("[]") if isinstance(text, str) else text
-
-
 # only asymmetric signatures: with HS256 the public key could be used for signing
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 FolderPath = Annotated[AbsolutePath, AfterValidator(_without_pattern)]
 Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Jwks = Annotated[str, AfterValidator(_jwks)]
 Host = Annotated[str, AfterValidator(_host)]
 S3Prefix = Annotated[str, _folder_at("s3://")]
 GcsPrefix = Annotated[str, _folder_at("gs://")]
@@ -128,32 +124,20 @@ class JwtConfig(Closed):
 
     issuer: str = Field(min_length=1, description="What the claim iss must be")
     audience: str = Field(min_length=1, description="What the claim aud must be or hold")
-    jwks: Annotated[str, AfterValidator(_jwks)] = Field(
-        description="The provider's public keys: an https URL, or an absolute path"
-    )
-    algorithms: tuple[Algorithm, ...] = Field(
-        ("RS256", "ES256", "EdDSA"), min_length=1, description="Signatures that are accepted"
-    )
-    leeway_s: int = Field(30, ge=0, le=300, description="Clock skew that is tolerated")
-    refresh_s: int = Field(
-        300, ge=1, description="Age at which the keys are read again; an unknown key id reads them at once"
-    )
-    scopes_claim: str = Field(
-        "scope", min_length=1, description="The claim with the scopes: a list, or a string of words"
-    )
+    jwks: Jwks = Field(description="The provider's public keys: an https URL, or an absolute path")
+    algorithms: tuple[Algorithm, ...] = Field(("RS256", "ES256", "EdDSA"), min_length=1)
+    leeway_s: int = Field(30, ge=0, le=300, description="Tolerated clock skew")
+    refresh_s: int = Field(300, ge=1, description="How often the keys are read again; at once for an unknown key id")
+    scopes_claim: str = Field("scope", min_length=1, description="Claim with the scopes: a list, or a string of words")
     tenant_claim: str = Field(
-        "sub",
-        min_length=1,
-        description="The claim that names the tenant, which owns limits and jobs: alice is the tenant jwt:alice",
+        "sub", min_length=1, description="Claim that names the tenant, who owns limits and jobs: alice is jwt:alice"
     )
 
 
 class AuthConfig(Closed):
     """Authentication. ``auth: none`` allows everyone."""
 
-    keys_file: AbsolutePath | None = Field(
-        None, description="API keys, created by visiongraph keys; the same file on all nodes"
-    )
+    keys_file: AbsolutePath | None = Field(None, description="API keys; see visiongraph keys; the same on all nodes")
     jwt: JwtConfig | None = Field(None, description="Tokens of an identity provider")
 
     @property
@@ -170,7 +154,7 @@ class AuthConfig(Closed):
             return handler({})
         config = handler(value) if isinstance(value, Mapping) else None
         if config is None or config.is_open:
-            raise ValueError(_WHO)
+            raise ValueError(_AUTH_CHOICES)
         return config
 
     @model_serializer(mode="wrap")
@@ -217,7 +201,7 @@ class Limits(Closed):
 
 
 # the budget of a key without a configured one: enough for a busy client, not for a runaway loop
-_KEY_DEFAULT = Limits(requests_per_second=100, burst=200, concurrent=64)
+_DEFAULT_LIMITS = Limits(requests_per_second=100, burst=200, concurrent=64)
 
 
 class RateLimitsConfig(Closed):
@@ -226,17 +210,12 @@ class RateLimitsConfig(Closed):
     default: Limits | None = Field(
         None,
         description=(
-            f"For keys without a row; default: {_KEY_DEFAULT.requests_per_second:g} requests/s, "
-            f"{_KEY_DEFAULT.burst} at once, {_KEY_DEFAULT.concurrent} concurrent; with auth: none no limit"
+            f"For keys without a row; default: {_DEFAULT_LIMITS.requests_per_second:g} requests/s, "
+            f"{_DEFAULT_LIMITS.burst} at once, {_DEFAULT_LIMITS.concurrent} concurrent; with auth: none no limit"
         ),
     )
-    keys: dict[str, Limits] = Field(
-        default_factory=dict, description="By key id, or by tenant, whose keys share it; jwt:NAME for tokens"
-    )
-    redis_url: RedisUrl | None = Field(
-        None,
-        description="redis:// or rediss:// URL of the count for all replicas; without it each counts its share",
-    )
+    keys: dict[str, Limits] = Field({}, description="By key id, or by tenant, whose keys share it; jwt:NAME for tokens")
+    redis_url: RedisUrl | None = Field(None, description="Counts for all replicas; without it each counts its share")
     redis_prefix: str = Field("visiongraph", min_length=1, description="Begins the names of the entries in Redis")
 
 
@@ -244,8 +223,7 @@ class S3Config(Closed):
     """Images in S3 or in a store with its protocol."""
 
     allow: dict[str, tuple[S3Prefix, ...]] = Field(
-        default_factory=dict,
-        description="Buckets and folders (s3://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone",
+        {}, description="Buckets and folders (s3://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone"
     )
     endpoint_url: str | None = Field(None, description="Of a store that is not AWS")
     region: str | None = Field(None, description="The region; default: as the machine is configured")
@@ -255,8 +233,7 @@ class GcsConfig(Closed):
     """Images in Google Cloud Storage."""
 
     allow: dict[str, tuple[GcsPrefix, ...]] = Field(
-        default_factory=dict,
-        description="Buckets and folders (gs://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone",
+        {}, description="Buckets and folders (gs://BUCKET/FOLDER) by key id or tenant; '*' applies to everyone"
     )
     endpoint_url: str | None = Field(None, description="Of an emulator, which is used without credentials")
 
@@ -264,21 +241,14 @@ class GcsConfig(Closed):
 class FetchConfig(Closed):
     """What is fetched for clients that send a ``uri``. Nothing, by default."""
 
-    schemes: tuple[Literal["http", "https"], ...] = Field(
-        (), description="Web addresses: [https], or [https, http]; none by default"
-    )
-    hosts: tuple[Host, ...] = Field(
-        (), description="Only these hosts: names, or *.example.com; none listed: every public host"
-    )
+    schemes: tuple[Literal["http", "https"], ...] = Field((), description="Of web addresses: [https], [https, http]")
+    hosts: tuple[Host, ...] = Field((), description="Allowed hosts: names, or *.example.com; empty: every public host")
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((80, 443), description="Allowed ports")
     private_networks: tuple[Network, ...] = Field((), description="Networks that are not public and still allowed")
-    content_types: tuple[str, ...] = Field(
-        (),
-        description="Content types that the answer may have; none listed: any, since the bytes decide",
-    )
+    content_types: tuple[str, ...] = Field((), description="Allowed types of the response; empty: the bytes decide")
     max_redirects: int = Field(3, ge=0, le=10, description="Each is checked like the first address")
     timeout_s: float = Field(10, gt=0, description="For the whole fetch; the request's own deadline applies too")
-    concurrent: int = Field(16, ge=1, description="Fetches at a time in one replica; more are answered 503")
+    concurrent: int = Field(16, ge=1, description="Concurrent fetches of one replica; more get 503")
     s3: S3Config = Field(default_factory=S3Config, description="s3:// addresses")
     gs: GcsConfig = Field(default_factory=GcsConfig, description="gs:// addresses")
 
@@ -294,47 +264,32 @@ class FetchConfig(Closed):
 class GatewayConfig(Closed):
     """The HTTP entry: authentication, limits, and the options of its deployment."""
 
-    auth: AuthConfig = Field(description=_WHO)
+    auth: AuthConfig = Field(description=_AUTH_CHOICES)
     rate_limits: RateLimitsConfig = Field(default_factory=RateLimitsConfig, description="The budgets of keys")
     fetch: FetchConfig = Field(default_factory=FetchConfig, description="What is fetched for clients that send a uri")
-    trusted_proxies: tuple[Network, ...] = Field(
-        (), description="Addresses of proxies whose X-Forwarded-For is trusted; from others it is ignored"
-    )
-    hosts: tuple[Annotated[Host, BeforeValidator(_without_brackets)], ...] | None = Field(
+    trusted_proxies: tuple[Network, ...] = Field((), description="Proxies whose X-Forwarded-For is trusted")
+    hosts: tuple[Host, ...] | None = Field(
         None,
-        description="Hosts that requests may name in their Host header, without port; *.example.com for all below it. "
-        "Default: any, or, when bound to a loopback address, the names of this machine",
+        description="Allowed Host headers, without port; *.example.com for all below it. Default: any; bound to a "
+        "loopback address, the names of this machine",
     )
     access_log: bool = Field(True, description="A JSON line per request in the replica's log")
-    timeout_ms: int = Field(
-        30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms lowers it, never raises it"
-    )
+    timeout_ms: int = Field(30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms can only lower it")
     max_bodies_mb: int = Field(
-        96,
-        ge=1,
-        description="MiB of bodies that a replica holds at a time; memory takes up to three times that. More is 503",
+        96, ge=1, description="MiB of bodies that a replica holds; more get 503. Memory takes up to three times that"
     )
-    min_body_bytes_per_s: int = Field(
-        1024, ge=0, description="A body that brings less, over 5 s, is answered 408. 0: no minimum"
-    )
+    min_body_bytes_per_s: int = Field(1024, ge=0, description="Slower bodies, over 5 s, get 408. 0: no minimum")
     max_arriving_per_client: int = Field(
-        256,
-        ge=1,
-        description="Bodies from one address that may be arriving at one replica for more than 5 s; the oldest of more "
-        "than that are answered 503",
+        256, ge=1, description="Bodies of one address that take longer than 5 s to arrive; the oldest of more get 503"
     )
-    num_cpus: float = Field(
-        0.25, ge=0, description="CPUs that a replica reserves on its node; bookkeeping, not a limit"
-    )
+    num_cpus: float = Field(0.25, ge=0, description="CPUs that a replica reserves on its node; not a limit")
     num_replicas: int | None = Field(None, ge=1, description="Replicas; default 1. Not together with autoscaling")
     autoscaling: AutoscalingConfig | None = Field(None, description="Let Serve choose the number of replicas")
     max_ongoing_requests: int = Field(
-        64,
-        ge=1,
-        description="Requests that one replica processes at a time, without those whose body is still arriving",
+        64, ge=1, description="Concurrent requests of one replica, not counting those whose body is still arriving"
     )
     max_queued_requests: int | None = Field(
-        256, ge=1, description="Requests that may wait in one replica; more are answered 503. null: no bound"
+        256, ge=1, description="Requests that wait in one replica; more get 503. null: no limit"
     )
 
     @model_validator(mode="wrap")
@@ -345,17 +300,10 @@ class GatewayConfig(Closed):
         if config.auth.jwt is None or config.auth.keys_file is not None:
             return config
         limits, fetch = config.rate_limits, config.fetch
-        return config.model_copy(
-            update={
-                "rate_limits": limits.model_copy(update={"keys": _of_tokens(limits.keys)}),
-                "fetch": fetch.model_copy(
-                    update={
-                        "s3": fetch.s3.model_copy(update={"allow": _of_tokens(fetch.s3.allow)}),
-                        "gs": fetch.gs.model_copy(update={"allow": _of_tokens(fetch.gs.allow)}),
-                    }
-                ),
-            }
-        )
+        limits = limits.model_copy(update={"keys": _of_tokens(limits.keys)})
+        s3 = fetch.s3.model_copy(update={"allow": _of_tokens(fetch.s3.allow)})
+        gs = fetch.gs.model_copy(update={"allow": _of_tokens(fetch.gs.allow)})
+        return config.model_copy(update={"rate_limits": limits, "fetch": fetch.model_copy(update={"s3": s3, "gs": gs})})
 
     @model_validator(mode="after")
     def _one_way_to_scale(self) -> GatewayConfig:
@@ -386,7 +334,7 @@ class GatewayConfig(Closed):
             return f"tenant:{tenant}", rows[tenant]
         if self.rate_limits.default is not None:
             return f"key:{key_id}", self.rate_limits.default
-        return f"key:{key_id}", Limits() if self.auth.is_open else _KEY_DEFAULT
+        return f"key:{key_id}", Limits() if self.auth.is_open else _DEFAULT_LIMITS
 
 
 def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
@@ -398,4 +346,4 @@ def _of_tokens(rows: Mapping[str, T]) -> dict[str, T]:
 
 def read_gateway_config(block: str | Path | Mapping[str, Any]) -> GatewayConfig:
     """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`."""
-    return read_block(GatewayConfig, "gateway", block, {"auth": _WHO})
+    return read_block(GatewayConfig, "gateway", block, {"auth": _AUTH_CHOICES})

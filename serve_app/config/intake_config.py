@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -12,15 +13,16 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from classifiers import SetupError
 from classifiers.validation import Closed
 from serve_app.autoscaling import BacklogAutoscaling
-from serve_app.config.blocks import folder_of, read_block
+from serve_app.config.blocks import absolute_path, folder_of, read_block
 from serve_app.config.gateway_config import FetchConfig, FolderPath
 from serve_app.queues.urls import FORMS, QueueUrl
-from serve_app.results import objects_from_uri
+from serve_app.results import objects_from_uri, uri_below
+from serve_app.results.retention import Ages
 
-__all__ = ["IntakeConfig", "SourcesConfig", "local_intake", "read_intake_config"]
+__all__ = ["IntakeConfig", "Retention", "SourcesConfig", "local_intake", "read_intake_config"]
 
 _MISSING = {
-    "queue": f"say where images come from: {', '.join(form for scheme, form in FORMS.items() if scheme[-1] != 's')}",
+    "queue": f"say where images come from: {', '.join(FORMS.values())}",
     "results": "say where results go: s3://bucket/prefix, or a folder's absolute path",
 }
 
@@ -53,9 +55,7 @@ def _results_uri(text: str, info: ValidationInfo) -> str:
         objects_from_uri(text)
     except SetupError as error:
         raise ValueError(str(error)) from error
-    if not urlsplit(text).scheme and not Path(text).is_absolute():
-        raise ValueError(f"'{text}' must be an absolute path: the replicas run in folders of their own")
-    return text
+    return text if urlsplit(text).scheme else absolute_path(text, info)
 
 
 class SourcesConfig(FetchConfig):
@@ -66,6 +66,22 @@ class SourcesConfig(FetchConfig):
     )
 
 
+class Retention(Closed):
+    """How many days things are kept after they were written; ``None``: forever."""
+
+    images_days: float | None = Field(None, gt=0, description="Images that clients sent with jobs")
+    results_days: float | None = Field(
+        None, gt=0, description="Results: JSON, annotated pictures, rows in Parquet, and the markers of their jobs"
+    )
+    failures_days: float | None = Field(None, gt=0, description="Failures, and jobs that never ended")
+
+    @property
+    def ages(self) -> Ages:
+        """The same as durations."""
+        days = (self.images_days, self.results_days, self.failures_days)
+        return Ages(*(None if each is None else timedelta(days=each) for each in days))
+
+
 class IntakeConfig(Closed):
     """Images from a queue, and their results."""
 
@@ -73,35 +89,38 @@ class IntakeConfig(Closed):
     results: Annotated[str, AfterValidator(_results_uri)] = Field(
         description="Where jobs and results are kept: s3://bucket/prefix, or a folder that all nodes share"
     )
+    images: Annotated[str, AfterValidator(_results_uri)] | None = Field(
+        None,
+        description="Where images are kept that clients send with jobs: s3://bucket/prefix, or a folder that all nodes "
+        "share; default: images/ below the results",
+    )
+    keep_images: str = Field(
+        "never",
+        pattern=r"^(never|failed|always|sample (100|\d{1,2})(\.\d+)?%)$",
+        description="Which images are kept for later labelling, beside those that come with jobs: never, failed (where "
+        "a step failed or timed out), 'sample 1%' (and the failed ones), or always",
+    )
+    retention: Retention = Field(
+        default_factory=Retention,
+        description="How long images and results are kept; workers delete what is older, in small steps",
+    )
     fetch: SourcesConfig = Field(
         default_factory=SourcesConfig,
-        description="What is fetched for messages that others than the gateway put on the queue, and for jobs of a "
-        "gateway with auth: none. For jobs of a key, the gateway's rules apply",
+        description="What is fetched for messages that do not come from the gateway, and for jobs of a gateway with "
+        "auth: none. For jobs of a key, the gateway's rules apply",
     )
-    reuse_results: bool = Field(
-        False, description="Answer an image that was seen before, by the same pipeline, with its result; over HTTP too"
-    )
+    reuse_results: bool = Field(False, description="Reuse the result of the same image and pipeline; over HTTP too")
     in_flight: int | None = Field(
-        None,
-        ge=1,
-        le=10_000,
-        description="Images that a worker processes at a time; default: twice what the first step takes",
+        None, ge=1, le=10_000, description="Concurrent images of a worker; default: twice what the first step takes"
     )
     timeout_s: float = Field(300, gt=0, description="Longest time for one image, once it has been fetched")
     max_attempts: int = Field(
-        8,
-        ge=1,
-        le=100,
-        description="Attempts after transient failures (a source that fails, a step that died); then a dead letter",
+        8, ge=1, le=100, description="Attempts of a job that fails for transient reasons, before it is a dead letter"
     )
-    retry_after_s: float = Field(
-        1, gt=0, description="Wait before the second try; twice as long before each further one"
-    )
-    stop_s: float = Field(
-        30, gt=0, description="Time for a worker that is stopped to finish its images; the others are requeued"
-    )
+    retry_after_s: float = Field(1, gt=0, description="Before the second attempt; doubled before each further one")
+    stop_s: float = Field(30, gt=0, description="Time for a stopping worker to finish its images; others are requeued")
     compact_every_s: float = Field(300, gt=0, description="How often results are moved to Parquet")
-    num_cpus: float = Field(0.25, ge=0, description="CPUs that a worker reserves; bookkeeping, not a limit")
+    num_cpus: float = Field(0.25, ge=0, description="CPUs that a worker reserves on its node; not a limit")
     num_replicas: int | None = Field(None, ge=1, description="Workers; default 1. Not together with autoscaling")
     autoscaling: BacklogAutoscaling | None = Field(None, description="Let the backlog choose the number of workers")
 
@@ -121,13 +140,20 @@ class IntakeConfig(Closed):
         return self
 
     @property
+    def images_uri(self) -> str:
+        """Where images are kept that clients send with jobs."""
+        return self.images or uri_below(self.results, "images")
+
+    @property
     def of_one_node(self) -> list[str]:
-        """What other nodes do not reach, in words."""
+        """Errors for what other nodes cannot reach."""
         found = []
         if self.queue.startswith("sqlite:"):
             found.append("intake.queue: an SQLite file is on one node; use amqp://, redis://, sqs:// or pubsub://")
         if urlsplit(self.results).scheme not in ("s3", "gs"):
             found.append(f"intake.results: the folder {self.results} is on one node; use s3:// or gs://")
+        if self.images is not None and urlsplit(self.images).scheme not in ("s3", "gs"):
+            found.append(f"intake.images: the folder {self.images} is on one node; use s3:// or gs://")
         return found
 
     @property
@@ -140,7 +166,6 @@ def read_intake_config(block: str | Path | Mapping[str, Any], **given: str | Non
     """Read the block, or the YAML file that a path names; see :func:`serve_app.config.blocks.read_block`.
 
     Args:
-        block: the block, or the file.
         given: ``queue`` or ``results`` in place of that in the block, unless ``None``; relative paths are relative to
             the current folder.
     """

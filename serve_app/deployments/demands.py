@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Demand:
     cpus: float
     gpus: float
     memory_bytes: int
-    resources: tuple[str, ...]
+    resources: Mapping[str, float]
     least: int
     most: int
 
@@ -62,7 +62,7 @@ def _demand(name: str, options: dict[str, Any]) -> Demand:
         cpus=reserved["num_cpus"],
         gpus=reserved["num_gpus"],
         memory_bytes=reserved.get("memory", 0),
-        resources=tuple(reserved.get("resources", ())),
+        resources=reserved.get("resources", {}),
         least=options.get("num_replicas") or scaling.get("min_replicas", 1),
         most=options.get("num_replicas") or scaling["max_replicas"],
     )

@@ -18,9 +18,9 @@ from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.deployments.rollout import Rollout, awaited_hosts
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 from serve_app.http.job_desk import JobDesk
-from serve_app.images import Sources
+from serve_app.images import KeptImages, KeptPlaces, Sources, Uploads
 from serve_app.queues import queue_from_url
 from serve_app.ray_internals import crop_budget_bytes
 from serve_app.results import ResultStore, Reuse
@@ -61,18 +61,23 @@ class Gateway:
         self._is_ready = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        desk, reuse = self._jobs()
         # Serve sets the request id
-        return make_app(lambda: self._engine, self._config, desk=desk, reuse=reuse, set_request_id=False)
+        return make_app(lambda: self._engine, self._config, **self._jobs(), set_request_id=False)
 
-    def _jobs(self) -> tuple[JobDesk | None, Reuse | None]:
-        if self._intake is None:
-            return None, None
-        store = ResultStore.from_uri(self._intake.results)
-        limits = self._engine.plan.config.limits
-        sources = Sources(self._intake.fetch, self._config.fetch, limits, self._config.fetch.concurrent)
-        desk = JobDesk(queue_from_url(self._intake.queue), store, sources)
-        return desk, Reuse(store) if self._intake.reuse_results else None
+    def _jobs(self) -> dict[str, Any]:
+        intake = self._intake
+        if intake is None:
+            return {}
+        store = ResultStore.from_uri(intake.results)
+        limits, kept = self._engine.plan.config.limits, KeptPlaces(intake.images_uri, intake.results)
+        uploads = Uploads.of(intake, limits.max_bytes)
+        sources = Sources(intake.fetch, self._config.fetch, limits, self._config.fetch.concurrent, uploads, kept)
+        return {
+            "desk": JobDesk(queue_from_url(intake.queue), store, sources, uploads),
+            "reuse": Reuse(store) if intake.reuse_results else None,
+            "kept": kept,
+            "kept_images": KeptImages.of(intake, uploads),
+        }
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
         """Apply tunables; requests in progress keep the engine that they began with.

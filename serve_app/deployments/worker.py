@@ -17,8 +17,8 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
-from serve_app.images import Sources
-from serve_app.intake import Consumer, JobRunner, Pace, Retrier
+from serve_app.images import KeptImages, KeptPlaces, Sources, Uploads
+from serve_app.intake import Consumer, Housekeeping, JobRunner, Pace, Retrier
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
 from serve_app.ray_internals import crop_budget_bytes
@@ -57,8 +57,11 @@ class Worker:
         self._engine = Engine(plan, self._backend, Priority.QUEUE)
         self._store = ResultStore.from_uri(config.results)
         self._consumer: Consumer | None = None
+        self._uploads = Uploads.of(config, plan.config.limits.max_bytes)
         self._compactor = Compactor(
-            self._store.objects, config.compact_every_s, lambda: serve.get_replica_context().rank.rank == 0
+            Housekeeping(self._store.objects, self._uploads, config).run,
+            config.compact_every_s,
+            lambda: serve.get_replica_context().rank.rank == 0,
         )
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:
@@ -81,11 +84,19 @@ class Worker:
         runner = JobRunner(
             lambda: self._engine,  # another one after new tunables
             self._store,
-            Sources(config.fetch, self._clients, limits, room),
+            Sources(
+                config.fetch,
+                self._clients,
+                limits,
+                room,
+                self._uploads,
+                KeptPlaces(config.images_uri, config.results),
+            ),
             retrier,
             timeout_s=config.timeout_s,
             max_attempts=config.max_attempts,
             reuse_results=config.reuse_results,
+            kept_images=KeptImages.of(config, self._uploads),
         )
         pace = Pace(
             in_flight=room,
@@ -97,10 +108,9 @@ class Worker:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve; see :func:`serve_app.autoscaling.worker_stats`."""
-        consumer = self._consumer
-        if consumer is None:
+        if self._consumer is None:
             return worker_stats(None, rate=0.0, in_hand=0, room=0)
-        return worker_stats(consumer.queue_stats, rate=consumer.rate, in_hand=consumer.in_hand, room=consumer.room)
+        return self._consumer.stats()
 
     def check_health(self) -> None:
         """Called by Serve; an exception makes it replace the replica."""

@@ -130,9 +130,6 @@ def on_each(
 ) -> tuple[dict[str, T], list[Finding]]:
     """Call a function in a process on each node.
 
-    Args:
-        node_ids: id of each node by its name.
-
     Returns:
         What it returned, by the node's name; and findings about nodes where it did not.
     """

@@ -12,11 +12,7 @@ __all__ = ["check_nodes"]
 
 _SKEW_WARNING_S, _SKEW_ERROR_S = 1.0, 5.0
 
-_FOR_ONE_NODE = (
-    "RAY_SERVE_HAPROXY_",
-    "RAY_SERVE_WORKER_PROXY_",
-    "RAY_SERVE_FALLBACK_PROXY_",
-)
+_FOR_ONE_NODE = ("RAY_SERVE_HAPROXY_", "RAY_SERVE_WORKER_PROXY_", "RAY_SERVE_FALLBACK_PROXY_")
 """Ports and files that nodes on one host cannot share."""
 
 

@@ -1,5 +1,4 @@
-"""The HTTP side: routes, bodies, problems. Knows the engine, not Ray."""
+"""The HTTP side: routes, bodies, problems. Knows the engine, not Ray.
 
-from serve_app.http.application import make_app
-
-__all__ = ["make_app"]
+Import from its modules: replicas of steps need only a small part, and importing all of it takes half a second.
+"""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from fastapi import FastAPI
 
 from graph import Engine
-from serve_app.access import Clients, Guard
+from serve_app.access import ClientAddresses, Guard
 from serve_app.config import GatewayConfig
 from serve_app.http import image_routes, job_routes, pipeline_routes
 from serve_app.http.arrivals import Arrivals, Slots
 from serve_app.http.bodies import BODY_OVERHEAD_BYTES
 from serve_app.http.drawing import Drawings
 from serve_app.http.job_desk import JobDesk
-from serve_app.http.middleware import BodyLimit, KnownHosts, LenientRouting, RequestIdentity, Room
+from serve_app.http.middleware import BodyLimit, KnownHosts, LenientRouting, MemoryBudget, RequestIdentity
 from serve_app.http.problems import add_problem_handlers
 from serve_app.http.route_scopes import access
-from serve_app.images import Fetcher
+from serve_app.images import Fetcher, KeptImages, KeptPlaces
 from serve_app.results import Reuse
 
 __all__ = ["ROUTERS", "make_app"]
@@ -38,6 +39,8 @@ def make_app(
     *,
     desk: JobDesk | None = None,
     reuse: Reuse | None = None,
+    kept: KeptPlaces | None = None,
+    kept_images: KeptImages | None = None,
     set_request_id: bool = True,
 ) -> FastAPI:
     """Make the application.
@@ -47,6 +50,8 @@ def make_app(
         config: the ``gateway:`` block.
         desk: takes jobs; without it they are switched off.
         reuse: answers images that were seen before; without it each image is run.
+        kept: what is not fetched, see :class:`serve_app.images.fetching.Fetcher`.
+        kept_images: takes images for later labelling.
         set_request_id: off where the server around the application sets ``X-Request-Id`` on responses.
 
     Raises:
@@ -61,17 +66,20 @@ def make_app(
     limits = engine().plan.config.limits
     # base64 makes 4 characters of 3 bytes
     max_body_bytes = limits.max_bytes * 4 // 3 + BODY_OVERHEAD_BYTES
-    room = Room(max(max_body_bytes, config.max_bodies_mb * 2**20))
+    memory = MemoryBudget(max(max_body_bytes, config.max_bodies_mb * 2**20))
     guard = Guard(config)
     state = app.state  # the routes use it
     state.engine, state.config, state.guard, state.desk, state.reuse = engine, config, guard, desk, reuse
-    state.fetcher = Fetcher(config.fetch, limits.max_bytes)
-    state.drawings = Drawings(room)
+    state.fetcher = Fetcher(config.fetch, limits.max_bytes, kept=kept)
+    state.kept_images = kept_images
+    state.decoding = asyncio.Lock()  # pixels take 20 times the bytes of a JPEG
+    state.drawings = Drawings(memory)
     app.add_middleware(LenientRouting)
     app.add_middleware(
         BodyLimit,
         max_bytes=max_body_bytes,
-        room=room,
+        max_form_bytes=memory.size,
+        memory=memory,
         arrivals=Arrivals(config.min_body_bytes_per_s, config.max_arriving_per_client),
         slots=Slots(config.max_ongoing_requests, config.max_queued_requests),
     )
@@ -79,7 +87,7 @@ def make_app(
         app.add_middleware(KnownHosts, hosts=config.hosts)
     app.add_middleware(
         RequestIdentity,
-        clients=Clients(config.trusted_proxies),
+        clients=ClientAddresses(config.trusted_proxies),
         set_header=set_request_id,
         log=config.access_log,
     )

@@ -1,7 +1,7 @@
 """Two limits: for requests whose body is still arriving, and for requests that are processed.
 
-A client that sends its body slowly must not cost others anything. Serve counts a request from its first byte on, so its
-own limit is set high, and these two apply instead.
+A client that sends its body slowly must not slow down others. Serve counts a request from its first byte on, so its own
+limit is set high, and these two apply instead.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Arrivals:
     """Limits of bodies that are arriving. Use it from one event loop.
 
     Args:
-        min_bytes_per_s: what a body must bring in each period of 5 s; 0: nothing.
-        max_per_client: when an address has more bodies arriving, those that began more than 5 s ago are ended, the
+        min_bytes_per_s: least rate of a body, in each period of 5 s; 0: no limit.
+        max_per_client: while an address has more bodies arriving, those that began more than 5 s ago are refused, the
             oldest first.
     """
 
@@ -70,12 +70,7 @@ class Arrivals:
 
 
 class Arrival:
-    """One body; its first message is the beginning.
-
-    Args:
-        arrivals: the limits.
-        client: names the sender.
-    """
+    """One body; its first message is the beginning."""
 
     def __init__(self, arrivals: Arrivals, client: str) -> None:
         self._limits = arrivals

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +24,22 @@ from serve_app.http.json_bodies import JsonBody, charset_of, content_type, is_js
 from serve_app.http.problems import Malformed
 from serve_app.refusals import UnsupportedBody
 
-__all__ = ["BODY_OVERHEAD_BYTES", "OPENAPI_BODY", "ImageBody", "Upload", "read_upload"]
+__all__ = [
+    "BODY_OVERHEAD_BYTES",
+    "MAX_IMAGES",
+    "OPENAPI_BODY",
+    "OPENAPI_IMAGES",
+    "ImageBody",
+    "Upload",
+    "read_images",
+    "read_upload",
+]
 
 BODY_OVERHEAD_BYTES = MAX_METADATA_TEXT_BYTES + 4096
 """Bytes that a body may have besides the image: the metadata, and the lines of the form."""
+
+MAX_IMAGES = 100
+"""Files that a form with jobs may have."""
 
 # larger JSON is read in a thread
 _QUICK_BYTES = 64 * 1024
@@ -94,6 +108,48 @@ OPENAPI_BODY = {
 }
 
 
+OPENAPI_IMAGES: dict[str, Any] = {
+    "image/*": {"schema": {"type": "string", "format": "binary"}},
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["image"],
+            "properties": {
+                "image": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MAX_IMAGES,
+                    "items": {"type": "string", "format": "binary"},
+                },
+                "metadata": {"type": "string", "description": "A JSON object, the metadata of all of them"},
+            },
+        }
+    },
+}
+"""Bodies of jobs that hold images."""
+
+
+async def read_images(request: Request) -> list[Upload]:
+    """Read the body of ``POST /v1/jobs`` where it holds images: one, or a form with up to ``MAX_IMAGES`` files.
+
+    Raises:
+        UnsupportedBody: it is neither an image nor a form; or it is compressed.
+        Malformed: an invalid form.
+        TooManyBytes, SlowBody, Overloaded: it is over the limit, arrives too slowly, or there is no room for it.
+    """
+    kind = content_type(request)
+    if kind == "multipart/form-data":
+        async with _parsed_form(request, MAX_IMAGES) as (form, metadata):
+            files = [file for _, file in _files(form)]
+            if not files:
+                raise Malformed(_NO_FILE)
+            return [Upload(await _content(file), metadata=metadata) for file in files]
+    raw = await request.body()
+    if served_format(raw) is None and not _may_be_image(kind, raw):
+        raise _unsupported(kind, raw, 'application/json with {"uri": ...} or a list of these')
+    return [Upload(raw)]
+
+
 async def read_upload(request: Request) -> Upload:
     """Read the body of ``POST /v1/images``. The first bytes of an image take precedence over its content type.
 
@@ -112,13 +168,24 @@ async def read_upload(request: Request) -> Upload:
         charset = charset_of(request.headers["content-type"])
         quick = len(raw) <= _QUICK_BYTES
         return _json(raw, charset) if quick else await run_in_threadpool(_json, raw, charset)
-    looks_like = next((what for pattern, what in _LOOKS_LIKE if pattern.match(raw)), None)
-    if kind.startswith("image/") or (raw and kind in _ANYTHING and looks_like is None):
+    if _may_be_image(kind, raw):
         return Upload(raw)  # opening the image reports what it is instead
-    came = f"'{kind[:80]}'" if kind else "none"
-    raise UnsupportedBody(
+    raise _unsupported(kind, raw, "application/json with 'base64' or 'uri'")
+
+
+def _looks_like(raw: bytes) -> str | None:
+    return next((what for pattern, what in _LOOKS_LIKE if pattern.match(raw)), None)
+
+
+def _may_be_image(kind: str, raw: bytes) -> bool:
+    return kind.startswith("image/") or (bool(raw) and kind in _ANYTHING and _looks_like(raw) is None)
+
+
+def _unsupported(kind: str, raw: bytes, json_form: str) -> UnsupportedBody:
+    came, looks_like = f"'{kind[:80]}'" if kind else "none", _looks_like(raw)
+    return UnsupportedBody(
         f"the Content-Type is {came}; send the image's bytes as image/jpeg (or image/png, image/webp, ...), a form as "
-        "multipart/form-data with the field 'image', or application/json with 'base64' or 'uri'"
+        f"multipart/form-data with the field 'image', or {json_form}"
         + (f"; this body looks like {looks_like}" if looks_like else "")
     )
 
@@ -154,13 +221,15 @@ _OTHER_NAME = re.compile(rb";\s*filename\*", re.IGNORECASE)  # Python's requests
 _IS_TEXT = b"x-was-text"
 
 
-async def _form(request: Request) -> Upload:
+@asynccontextmanager
+async def _parsed_form(request: Request, max_files: int) -> AsyncIterator[tuple[FormData, dict[str, Any]]]:
+    """The form of a request, and the metadata in it; files are closed when the block ends."""
     header = request.headers["content-type"]
     boundary = parse_options_header(header)[1].get(b"boundary", b"")
     parser = _FormParser(
         request.headers,
         as_browsers_write(request.stream(), boundary),
-        max_files=_MAX_FILES,
+        max_files=max_files,
         max_fields=_MAX_FIELDS,
         max_part_size=_MAX_FIELD_BYTES,
     )
@@ -172,11 +241,19 @@ async def _form(request: Request) -> Upload:
     try:
         if not parser.is_whole:  # the fields after the cut would be missing
             raise Malformed("the form is cut off: its last boundary is missing")
-        metadata = await _metadata(form, charset_of(header))
-        image = _image(form)
-        data = await image.read()
+        yield form, await _metadata(form, charset_of(header))
     finally:
         await form.close()
+
+
+async def _form(request: Request) -> Upload:
+    async with _parsed_form(request, _MAX_FILES) as (form, metadata):
+        return Upload(await _content(_image(form)), metadata=metadata)
+
+
+async def _content(image: UploadFile) -> bytes:
+    """The bytes of an image in a form, also where it is written as text."""
+    data = await image.read()
     if image.headers.get("content-transfer-encoding", "").strip().lower() == "base64":
         data = await run_in_threadpool(decode_base64, data)
     elif _was_text(image) and served_format(data) is None:
@@ -186,18 +263,23 @@ async def _form(request: Request) -> Upload:
             raise Malformed(f"{_NO_FILE}; the text in it is not base64") from error
         if served_format(data) is None:
             raise Malformed(_NO_FILE)
-    return Upload(data, metadata=metadata)
+    return data
 
 
 _NO_FILE = "the form has no file field 'image'; curl: -F image=@photo.jpg"
 _NO_BOUNDARY = "; leave the header Content-Type to the client library, which adds the boundary"
 
 
-def _image(form: FormData) -> UploadFile:
-    """The file in the field 'image', or the only file; an empty file input does not count."""
+def _files(form: FormData) -> list[tuple[str, UploadFile]]:
+    """The files of a form, each with its field's name; an empty file input does not count."""
     files = [(name, file) for name, file in form.multi_items() if isinstance(file, UploadFile) and name != "metadata"]
     files = [(name, file) for name, file in files if file.size or file.filename] or files
-    files = [(name, file) for name, file in files if not _was_text(file)] or files
+    return [(name, file) for name, file in files if not _was_text(file)] or files
+
+
+def _image(form: FormData) -> UploadFile:
+    """The file in the field 'image', or the only file."""
+    files = _files(form)
     named = [file for name, file in files if name == "image"] or [file for _, file in files]
     if len(named) == 1:
         return named[0]

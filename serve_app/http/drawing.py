@@ -1,4 +1,4 @@
-"""Draws results into pictures, one at a time: the pixels of more would not fit into memory."""
+"""Draws results into pictures, one at a time, since the pixels of several would not fit into memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from classifiers import TooManyPixels
 from graph import Frame, annotate
-from serve_app.http.middleware import Room
+from serve_app.http.middleware import MemoryBudget
 
 __all__ = ["Drawings"]
 
@@ -26,24 +26,20 @@ class Drawings:
     """Draws for all requests of this process. Use it from one event loop.
 
     Args:
-        room: for bodies, and for the picture that is being drawn.
+        memory: for bodies, and for the picture that is being drawn.
     """
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, memory: MemoryBudget) -> None:
+        self._memory = memory
         self._one_at_a_time = asyncio.Lock()
 
     def check(self, frame: Frame, body_bytes: int) -> None:
         """Refuse an image that is too large to be drawn, before the pipeline runs on it.
 
-        Args:
-            frame: the image.
-            body_bytes: of its request.
-
         Raises:
             TooManyPixels: it is.
         """
-        limit = min(_MAX_PIXELS, int((self._room.size - body_bytes) / _counted_bytes_a_pixel(frame)))
+        limit = min(_MAX_PIXELS, int((self._memory.size - body_bytes) / _counted_bytes_a_pixel(frame)))
         if frame.width * frame.height > limit:
             raise TooManyPixels(
                 f"pictures of more than {limit:,} pixels are not drawn beside a body of {body_bytes:,} bytes; send a "
@@ -56,17 +52,17 @@ class Drawings:
 
         Raises:
             InputError: the image cannot be decoded.
-            Overloaded: there is no room besides the bodies.
+            Overloaded: there is not enough memory beside the bodies.
         """
         await self._one_at_a_time.acquire()
         size = int(frame.width * frame.height * _counted_bytes_a_pixel(frame))
 
         def done(_: object) -> None:
-            self._room.give_back(size)
+            self._memory.give_back(size)
             self._one_at_a_time.release()
 
         try:
-            self._room.take(size)
+            self._memory.take(size)
         except BaseException:
             done(None)
             raise

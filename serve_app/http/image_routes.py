@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from graph import Engine
+from graph import Engine, Frame, StepFailed
 from graph.engine import deadline
 from serve_app.http.access_log import facts_of
 from serve_app.http.bodies import OPENAPI_BODY, Upload, read_upload
@@ -31,11 +31,7 @@ router = APIRouter()
     summary="Run the pipeline on one image",
     response_class=JSONResponse,
     responses={
-        200: {
-            "model": Result,
-            "content": {"image/jpeg": {}},
-            "description": "The result, or the annotated picture",
-        },
+        200: {"model": Result, "content": {"image/jpeg": {}}, "description": "The result, or the annotated picture"},
         **problems(400, 401, 403, 408, 413, 415, 422, 429, 502, 503),
     },
     openapi_extra={"requestBody": OPENAPI_BODY},
@@ -66,11 +62,23 @@ async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Resp
     if as_picture:
         here.drawings.check(frame, facts["bytes"])
     run = Engine.run if here.reuse is None else here.reuse.run
-    result = await run(here.engine(), frame, metadata=upload.metadata, request_id=request.state.request_id)
+    try:
+        result = await run(here.engine(), frame, metadata=upload.metadata, request_id=request.state.request_id)
+    except StepFailed:
+        _keep(request, frame, None)
+        raise
+    _keep(request, frame, result)
     facts.update(facts_of(result))
     if as_picture:
         return Response(await here.drawings.draw(frame, result), media_type="image/jpeg")
     return JsonAnswer(result)
+
+
+def _keep(request: Request, frame: Frame, result: dict[str, Any] | None) -> None:
+    here = request.app.state
+    if here.kept_images is not None:
+        owner = None if here.guard.is_open else request.state.principal.tenant
+        here.kept_images.offer(frame, owner, result)
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

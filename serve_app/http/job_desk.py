@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -15,14 +15,16 @@ from pydantic import Field
 
 from serve_app.http.json_bodies import JsonBody
 from serve_app.http.problems import Malformed
-from serve_app.images import Sources
+from serve_app.images import PresignedUpload, Sources, Uploads
 from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
 from serve_app.refusals import Forbidden, JobsUnavailable
 from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
 
-__all__ = ["JobDesk", "JobItem"]
+__all__ = ["JobDesk", "JobItem", "UploadRequest"]
 
 _PUBLISH_S = 20.0
+_STORE_S = 60.0
+_STORED_AT_A_TIME = 4
 _RETRY_AFTER_S = 5
 
 _log = logging.getLogger(__name__)
@@ -31,9 +33,20 @@ _log = logging.getLogger(__name__)
 class JobItem(JsonBody):
     """One image to run."""
 
-    uri: str = Field(min_length=1, max_length=2048, description="Where the image is: https://... or s3://...")
+    uri: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="Where the image is: https://..., s3://..., or the address of an upload",
+    )
     metadata: dict[str, Any] | None = Field(None, description="Rules see it as image['metadata']")
     annotate: bool | None = Field(False, description="Keep the picture with boxes and labels, too")
+
+
+class UploadRequest(JsonBody):
+    """An image that a client wants to upload to the store."""
+
+    content_type: str = Field(pattern=r"^image/[\w.+-]{1,80}$", description="Its type, such as image/jpeg")
+    size: int = Field(ge=1, description="Its bytes")
 
 
 class JobDesk:
@@ -41,11 +54,11 @@ class JobDesk:
 
     Args:
         queue: not opened; it is opened when it is needed.
-        store: where jobs and results are kept.
-        sources: says what may be fetched.
+        uploads: takes the images that come with jobs.
     """
 
-    def __init__(self, queue: Queue, store: ResultStore, sources: Sources) -> None:
+    def __init__(self, queue: Queue, store: ResultStore, sources: Sources, uploads: Uploads) -> None:
+        self._uploads = uploads
         self._queue = queue
         self._store = store
         self._sources = sources
@@ -56,8 +69,9 @@ class JobDesk:
         policy: dict[str, Any] | None,
         idempotency_key: str | None,
         pay: Callable[[], Awaitable[None]],
+        images: Mapping[str, bytes] | None = None,
     ) -> list[str]:
-        """Accept jobs: their markers are written, then their messages are published.
+        """Accept jobs: their images are stored, then their markers are written, then their messages are published.
 
         Args:
             items: with metadata that was checked.
@@ -65,6 +79,7 @@ class JobDesk:
                 may see them; ``None``: everyone.
             idempotency_key: with the same key and tenant come the same ids.
             pay: takes the jobs from their owner's quota; not called for jobs that were sent before.
+            images: that came with the jobs, by the hashes of their bytes. The items name them.
 
         Returns:
             The jobs' ids, in the order of ``items``.
@@ -78,21 +93,14 @@ class JobDesk:
         owner = None if policy is None else policy["tenant"]
         request = None if idempotency_key is None else await asyncio.to_thread(_digest_of_items, items)
         markers = [
-            JobMarker(
-                _job_id(owner, idempotency_key, index),
-                item.uri,
-                item.metadata or {},
-                bool(item.annotate),
-                owner,
-                policy,
-                request=request,
-            )
-            for index, item in enumerate(items)
+            JobMarker(job_id, item.uri, item.metadata or {}, bool(item.annotate), owner, policy, request=request)
+            for job_id, item in zip(_job_ids(owner, idempotency_key, len(items)), items, strict=True)
         ]
         async with self._available():
             known = None if idempotency_key is None else await self._store.job(markers[0].id)
             if known is None:
                 await pay()
+            await self._store_images(images or {}, owner)
             if idempotency_key is not None:
                 first = known or await self._store.create_job(markers[0])
                 if first.request != request:
@@ -102,14 +110,24 @@ class JobDesk:
                     new = await asyncio.gather(*(self._write(marker, idempotency_key is None) for marker in markers))
                     fresh = [marker for marker, is_new in zip(markers, new, strict=True) if is_new]
                     if fresh:
-                        await self._queue.publish(await asyncio.to_thread(lambda: [_body(marker) for marker in fresh]))
+                        await self._queue.publish(await asyncio.to_thread(_bodies, fresh))
             except BaseException:
                 # With a key the client sends the same jobs again, and another request with it may have had them
                 # accepted meanwhile: those stay.
                 if idempotency_key is None:
-                    await asyncio.shield(self._withdraw(markers))
+                    with suppress(StoreUnavailable, BadResultsUri):  # nobody knows their ids
+                        await asyncio.shield(asyncio.gather(*map(self._store.withdraw, markers)))
                 raise
         return [marker.id for marker in markers]
+
+    async def _store_images(self, images: Mapping[str, bytes], owner: str | None) -> None:
+        async def one(sha256: str, image: bytes) -> None:
+            async with at_a_time:
+                await self._uploads.store(image, sha256, owner)
+
+        at_a_time = asyncio.Semaphore(_STORED_AT_A_TIME)
+        async with asyncio.timeout(_STORE_S):
+            await asyncio.gather(*(one(sha256, image) for sha256, image in images.items()))
 
     def _check(self, items: Sequence[JobItem], policy: dict[str, Any] | None) -> None:
         for index, item in enumerate(items):
@@ -126,6 +144,25 @@ class JobDesk:
         """
         async with self._available():
             return await self._store.status(job_id)
+
+    async def delete(self, job_id: str, by: str) -> None:
+        """Delete the image, the picture and the result of a job; its row in Parquet with the next compaction.
+
+        Raises:
+            JobsUnavailable: the store is unavailable; what has begun is finished by the next compaction.
+        """
+        async with self._available():
+            await self._store.delete(job_id, by, self._uploads.delete)
+
+    async def presign(self, owner: str | None, content_type: str, size: int) -> PresignedUpload:
+        """See :meth:`serve_app.images.Uploads.presign`.
+
+        Raises:
+            TooManyBytes, NotSupported: no such upload is possible.
+            JobsUnavailable: the store is unavailable.
+        """
+        async with self._available():
+            return await self._uploads.presign(owner, content_type, size)
 
     async def picture(self, job_id: str) -> bytes | None:
         """The annotated picture; ``None``: there is none, or not yet.
@@ -146,10 +183,6 @@ class JobDesk:
         status = await self._store.status(marker.id)
         return status is None or status.status == "queued"
 
-    async def _withdraw(self, markers: Sequence[JobMarker]) -> None:
-        with suppress(StoreUnavailable, BadResultsUri):  # nobody knows their ids
-            await asyncio.gather(*(self._store.withdraw(marker) for marker in markers))
-
     @asynccontextmanager
     async def _available(self) -> AsyncIterator[None]:
         try:
@@ -162,15 +195,15 @@ class JobDesk:
             ) from error
 
 
-def _job_id(owner: str | None, key: str | None, index: int) -> str:
+def _job_ids(owner: str | None, key: str | None, count: int) -> list[str]:
     if key is None:
-        return f"{JOB_PREFIX}{uuid.uuid4().hex}"
-    identity = json.dumps([owner, key, index], sort_keys=True)
-    return f"{JOB_PREFIX}{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+        return [f"{JOB_PREFIX}{uuid.uuid4().hex}" for _ in range(count)]
+    digests = (hashlib.sha256(json.dumps([owner, key, index]).encode()) for index in range(count))
+    return [f"{JOB_PREFIX}{digest.hexdigest()[:32]}" for digest in digests]
 
 
-def _body(marker: JobMarker) -> bytes:
-    return json.dumps({"id": marker.id, "uri": marker.uri, "metadata": marker.metadata}).encode()
+def _bodies(markers: Sequence[JobMarker]) -> list[bytes]:
+    return [json.dumps({"id": each.id, "uri": each.uri, "metadata": each.metadata}).encode() for each in markers]
 
 
 def _digest_of_items(items: Sequence[JobItem]) -> str:

@@ -85,10 +85,10 @@ def _is_utf8(raw: bytes) -> bool:
 
 def mistakes_in(error: ValidationError, keys: Iterable[str]) -> str:
     """The message for the first errors; ``keys``: those that an object may have."""
-    return "; ".join(_in_words(mistake, list(keys)) for mistake in error.errors(include_url=False)[:5])
+    return "; ".join(_message(mistake, list(keys)) for mistake in error.errors(include_url=False)[:5])
 
 
-def _in_words(mistake: Any, keys: list[str]) -> str:
+def _message(mistake: Any, keys: list[str]) -> str:
     where = ".".join(str(part)[:80] for part in mistake["loc"])
     if mistake["type"] == "extra_forbidden":
         return f"there is no key '{where}'; {_fix(str(mistake['loc'][-1]), mistake['input'], keys)}"

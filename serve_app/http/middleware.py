@@ -13,13 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from classifiers import TooManyBytes, VisionError
 from graph import Overloaded
-from serve_app.access import Clients, budget_key
+from serve_app.access import ClientAddresses, budget_key
 from serve_app.http.access_log import log_request
 from serve_app.http.arrivals import Arrival, Arrivals, Slots
 from serve_app.http.problems import problem_response
 from serve_app.refusals import UnsupportedBody
+from serve_app.uris import is_listed
 
-__all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "RequestIdentity", "Room"]
+__all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "MemoryBudget", "RequestIdentity"]
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -31,13 +32,12 @@ class RequestIdentity:
     address, ``arrived`` the event loop's time; ``headers`` are added to the response, ``facts`` to the log line.
 
     Args:
-        clients: finds the client's address.
         set_header: off where the server around ``app`` sets the header, as Serve does to the id that it received or
             made and put on the request: a second one would be added.
         log: whether each request has a line in the access log.
     """
 
-    def __init__(self, app: ASGIApp, clients: Clients, *, set_header: bool = True, log: bool = True) -> None:
+    def __init__(self, app: ASGIApp, clients: ClientAddresses, *, set_header: bool = True, log: bool = True) -> None:
         self._app = app
         self._clients = clients
         self._set_header = set_header
@@ -88,23 +88,18 @@ class KnownHosts:
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
-        self._hosts = [host.lower() for host in hosts]
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         # Probes send the address of a replica. Browsers always send the header.
         probed = scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in _PROBES
-        if scope["type"] != "http" or probed or self._knows(Headers(scope=scope).get("host")):
+        host = None if scope["type"] != "http" or probed else Headers(scope=scope).get("host")
+        if host is None or is_listed(_PORT.sub("", host.strip()).removesuffix(".").strip("[]"), self._hosts):
             await self._app(scope, receive, send)
             return
         detail = "the Host header names no host of this server; the operator lists them as gateway.hosts"
         await problem_response(Request(scope), 400, "UnknownHost", detail)(scope, receive, send)
-
-    def _knows(self, header: str | None) -> bool:
-        if header is None:
-            return True
-        name = _PORT.sub("", header.strip()).lower().removesuffix(".").strip("[]")
-        return any(name.endswith(known[1:]) if known.startswith("*.") else known == name for known in self._hosts)
 
 
 _PROBES = ("/healthz", "/readyz")
@@ -135,8 +130,8 @@ class LenientRouting:
         await self._app({**scope, "method": "GET"}, receive, send_without_body)
 
 
-class Room:
-    """Bytes that all requests of this process may hold together: ``size``."""
+class MemoryBudget:
+    """The bytes that all requests of this process may hold together: ``size``."""
 
     def __init__(self, size: int) -> None:
         self.size = self._left = size
@@ -157,20 +152,23 @@ class Room:
 
 
 class BodyLimit:
-    """Counts bodies while they stream, and holds the bytes of all of them to what this process has memory for.
+    """Counts bodies while they stream, and limits the bytes of all of them to the memory of this process.
 
-    A body of more than ``max_bytes`` is refused by its announced length, else as soon as it has passed the limit. One
-    for which there is no room beside the others is refused with "overloaded", one that is compressed as unsupported.
+    A body of more than ``max_bytes`` is refused by its Content-Length, or as soon as it exceeds the limit; one that has
+    no room in ``memory`` as overloaded, one that is compressed as unsupported.
 
     Args:
-        arrivals: ends bodies that arrive too slowly.
+        max_form_bytes: of a form with the images of jobs.
         slots: a request takes one when its body is complete, and keeps it until it has been answered.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, room: Room, arrivals: Arrivals, slots: Slots) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, max_form_bytes: int, memory: MemoryBudget, arrivals: Arrivals, slots: Slots
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._room = room
+        self._max_form_bytes = max_form_bytes
+        self._memory = memory
         self._arrivals = arrivals
         self._slots = slots
 
@@ -181,6 +179,9 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         announced = _length(headers.get("content-length", ""))
+        is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        is_jobs = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") == "/v1/jobs"
+        max_bytes = self._max_form_bytes if is_form and is_jobs else self._max_bytes
         encoding = headers.get("content-encoding", "").strip()
         state = scope["state"]
         facts = state["facts"]
@@ -190,12 +191,10 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal has_slot
-            if announced > self._max_bytes:
-                raise self._too_many()
+            if announced > max_bytes:
+                raise _too_many(max_bytes)
             if encoding.lower() not in ("", "identity"):
-                raise UnsupportedBody(
-                    f"the body has the Content-Encoding '{encoding[:80]}'; send it without one, as it is"
-                )
+                raise UnsupportedBody(f"the body has the Content-Encoding '{encoding[:80]}'; send it without one")
             if has_slot:  # the body is complete
                 return await receive()
             try:
@@ -206,10 +205,10 @@ class BodyLimit:
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 facts["bytes"] += size
-                if facts["bytes"] > self._max_bytes:
-                    self._room.give_back(-size)
-                    raise self._too_many()
-                self._room.take(size)
+                if facts["bytes"] > max_bytes:
+                    self._memory.give_back(-size)
+                    raise _too_many(max_bytes)
+                self._memory.take(size)
                 if not message.get("more_body", False):
                     arrival.end()
                     await self._slots.take()
@@ -222,16 +221,15 @@ class BodyLimit:
             arrival.end()
             if has_slot:
                 self._slots.release()
-            self._room.give_back(facts["bytes"])
+            self._memory.give_back(facts["bytes"])
 
-    def _too_many(self) -> TooManyBytes:
-        return TooManyBytes(
-            f"the body has more than {self._max_bytes:,} bytes; send a smaller image", limit=self._max_bytes
-        )
+
+def _too_many(limit: int) -> TooManyBytes:
+    return TooManyBytes(f"the body has more than {limit:,} bytes; send a smaller image, or fewer of them", limit=limit)
 
 
 def _length(text: str) -> int:
-    """An announced length; an invalid one counts as 0, since the body is counted anyway."""
+    """The Content-Length; an invalid one counts as 0, since the body is counted anyway."""
     # Python refuses very long numbers, and accepts digits of every script
     return int(text[:_MAX_DIGITS]) if text.isascii() and text.isdigit() else 0
 

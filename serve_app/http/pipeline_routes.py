@@ -45,9 +45,7 @@ async def get_health() -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-@public.get(
-    "/readyz", summary="Whether every step's deployment answers", response_model=Health, responses=problems(503)
-)
+@public.get("/readyz", summary="Whether each step's deployment answers", response_model=Health, responses=problems(503))
 async def get_ready(request: Request) -> JSONResponse:
     """For readiness probes."""
     try:

@@ -22,9 +22,11 @@ from graph.failures import DeadlineExceeded, Malformed, Overloaded, StepFailed, 
 from serve_app.refusals import (
     FetchFailed,
     Forbidden,
+    Gone,
     JobsUnavailable,
     NotFound,
     NotReady,
+    NotSupported,
     Quarantined,
     TooManyRequests,
     Unauthorized,
@@ -60,6 +62,7 @@ STATUS: dict[type[VisionError], int] = {
     Unauthorized: 401,
     Forbidden: 403,
     NotFound: 404,
+    Gone: 410,
     DeadlineExceeded: 408,
     SlowBody: 408,
     TooManyBytes: 413,
@@ -71,6 +74,7 @@ STATUS: dict[type[VisionError], int] = {
     InputError: 422,
     TooManyRequests: 429,
     RuleError: 500,
+    NotSupported: 501,
     FetchFailed: 502,
     StepFailed: 502,
     JobsUnavailable: 503,
@@ -106,25 +110,28 @@ class Problem(BaseModel):
     instance: str = Field(description="The request id, as in the header X-Request-Id")
 
 
-_MEANINGS = {
+_DESCRIPTIONS = {
     400: "Malformed request",
     401: "Missing or invalid credentials",
     403: "Not allowed",
     404: "There is no such job, or not for this key; or jobs are switched off",
     408: "The deadline passed, or the body arrived too slowly",
+    410: "The job was deleted",
     413: "Too many bytes",
     415: "Not a type that is served",
     422: "The image cannot be decoded, or has too many pixels",
     429: "The key has used up its budget; try again after Retry-After",
+    501: "The store of images cannot sign uploads",
     502: "A step that the request cannot do without failed, or the image could not be fetched",
     503: "Overloaded, or not ready; try again after Retry-After",
 }
+"""Of the responses in the OpenAPI document. What a client gets as ``detail`` is the message of the error."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for the OpenAPI document."""
     return {
-        status: {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": _MEANINGS[status]}
+        status: {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": _DESCRIPTIONS[status]}
         for status in statuses
     }
 
@@ -183,7 +190,7 @@ def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
         kind = http.HTTPStatus(error.status_code).phrase.title().replace(" ", "")
         path = request.scope["path"]  # not request.url, which has the client's Host
         details = {
-            404: f"there is no {path}; /docs lists what there is",
+            404: f"there is no {path}; /docs lists all routes",
             405: f"{request.method} is not a method of {path}",
         }
         detail = details.get(error.status_code, str(error.detail))

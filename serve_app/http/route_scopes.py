@@ -15,9 +15,7 @@ __all__ = ["access"]
 # For the OpenAPI document only: the guard reads the headers itself.
 _CREDENTIALS = [
     Security(
-        HTTPBearer(
-            scheme_name="bearer", description="An API key, or a token of the identity provider", auto_error=False
-        )
+        HTTPBearer(scheme_name="bearer", description="An API key or a token of the identity provider", auto_error=False)
     ),
     Security(APIKeyHeader(name="X-API-Key", scheme_name="key", description="An API key", auto_error=False)),
 ]
@@ -27,7 +25,6 @@ def access(guard: Guard, scope: str | None, images: int = 0) -> list[Any]:
     """The dependencies of a router. They are resolved before anything of a request's body is read.
 
     Args:
-        guard: authenticates requests and counts limits.
         scope: what the credential must allow; ``None``: everyone may.
         images: that each request takes from the daily quota; a route that runs several counts them itself.
     """

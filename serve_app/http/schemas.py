@@ -8,7 +8,7 @@ from pydantic import Field
 
 from classifiers.validation import Closed
 
-__all__ = ["AcceptedJobs", "Health", "JobView", "PipelineView", "Result"]
+__all__ = ["AcceptedJobs", "DeletedJob", "Health", "JobView", "PipelineView", "Result", "UploadView"]
 
 
 class ResultImage(Closed):
@@ -75,6 +75,23 @@ class JobView(Closed):
     status: Literal["queued", "running", "succeeded", "failed"]
     result: Result | None = Field(description="Of a job that succeeded")
     error: ErrorView | None = Field(description="Of a job that failed")
+
+
+class DeletedJob(Closed):
+    """A job that was deleted."""
+
+    id: str
+    status: Literal["deleted"]
+
+
+class UploadView(Closed):
+    """A request that the client may send to the store."""
+
+    uri: str = Field(description="The address of the image for POST /v1/jobs")
+    method: Literal["PUT"]
+    url: str
+    headers: dict[str, str] = Field(description="To send with it; they are signed")
+    expires: str = Field(description="ISO 8601 in UTC")
 
 
 class StepView(Closed):

@@ -58,15 +58,14 @@ class AddressRules:
             address = ipaddress.ip_address(text)
         except ValueError:
             return False
-        return all(self._is_allowed(part) for part in _meanings(address))
+        return all(
+            any(each in network for network in self._allowed)
+            or (each.is_global and not any(each in network for network in _INTERNAL))
+            for each in _destinations(address)
+        )
 
-    def _is_allowed(self, address: Address) -> bool:
-        if any(address in network for network in self._allowed):
-            return True
-        return address.is_global and not any(address in network for network in _INTERNAL)
 
-
-def _meanings(address: Address) -> Iterator[Address]:
+def _destinations(address: Address) -> Iterator[Address]:
     """The addresses that packets may reach: the address itself, or the IPv4 address that it embeds."""
     if isinstance(address, ipaddress.IPv4Address):
         yield address

@@ -21,18 +21,11 @@ class BucketImages:
     """The store behind one scheme. Connects with the first image.
 
     Args:
-        scheme: ``s3`` or ``gs``.
         allow: buckets and folders by key id or tenant; ``*`` applies to everyone.
-        connect: gives a bucket by its name.
-        max_bytes: the longest image.
     """
 
     def __init__(
-        self,
-        scheme: str,
-        allow: Mapping[str, Sequence[str]],
-        connect: Callable[[str], ObjectStore],
-        max_bytes: int,
+        self, scheme: str, allow: Mapping[str, Sequence[str]], connect: Callable[[str], ObjectStore], max_bytes: int
     ) -> None:
         self._scheme = scheme
         self._allow = allow
@@ -64,7 +57,6 @@ class BucketImages:
         """Read an object that has been checked.
 
         Args:
-            uri: its address.
             version: S3's version id, or GCS's generation; ``None``: the newest.
 
         Raises:
@@ -73,9 +65,7 @@ class BucketImages:
         """
         bucket, key = split_bucket_uri(uri)
         if key.startswith("/") or "//" in key:
-            raise FetchFailed(
-                "keys that begin with / or have // in them cannot be read; copy the object to another key"
-            )
+            raise FetchFailed("keys that begin with / or contain // cannot be read; copy the object to another key")
         try:
             answer = await obstore.get_async(
                 await self._bucket(bucket), key, options=None if version is None else {"version": version}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
+import socket
 import string
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urljoin
 
@@ -22,9 +22,10 @@ from serve_app.buckets import gcs_bucket, s3_bucket
 from serve_app.config import FetchConfig
 from serve_app.images.addresses import AddressRules
 from serve_app.images.bucket_images import BucketImages
+from serve_app.images.kept_places import KeptPlaces
 from serve_app.images.local_files import FileImages
 from serve_app.refusals import FetchFailed, Forbidden
-from serve_app.uris import scheme_of, web_address
+from serve_app.uris import is_listed, scheme_of, web_address
 
 __all__ = ["Fetcher", "resolve"]
 
@@ -41,10 +42,8 @@ class Fetcher:
     """Fetches images as the ``fetch:`` block allows. Use it from one event loop.
 
     Args:
-        config: the rules.
-        max_bytes: the longest image.
-        ssl_context: trusted authorities; default: the public ones.
         files: folders that ``file://`` addresses may lie in; ``None``: there are no such addresses.
+        kept: places whose objects and files are not fetched, whatever the rules allow.
         keep_alive: leave connections open for the next image of the same host. It is then fetched from the address that
             was checked when the connection was opened.
     """
@@ -53,18 +52,16 @@ class Fetcher:
         self,
         config: FetchConfig,
         max_bytes: int,
-        ssl_context: ssl.SSLContext | None = None,
         *,
         files: Sequence[str] | None = None,
+        kept: KeptPlaces | None = None,
         keep_alive: bool = False,
     ) -> None:
         self._config = config
+        self._kept = kept
         self._keep_alive = keep_alive
         self._max_bytes = max_bytes
         self._under_way = 0
-        self._backend = _CheckedNetwork(AddressRules(config.private_networks))
-        self._ssl_context = ssl_context
-        self._pool: httpcore.AsyncConnectionPool | None = None
         s3, gs = config.s3, config.gs
         self._stores: dict[str, BucketImages | FileImages] = {
             "s3": BucketImages("s3", s3.allow, lambda name: s3_bucket(name, s3.region, s3.endpoint_url), max_bytes),
@@ -82,6 +79,8 @@ class Fetcher:
         scheme = scheme_of(uri)
         if scheme in self._stores:
             self._stores[scheme].check(uri, key_id, tenant)
+            if self._kept is not None:
+                self._kept.check(uri)
         elif scheme in self._config.schemes:
             self._checked(uri)
         else:
@@ -102,17 +101,12 @@ class Fetcher:
         """
         self.check(uri, key_id, tenant)
         store = self._stores.get(scheme_of(uri))
-        async with self._in_time():
-            return await (self._get(uri) if store is None else store.read(uri, version))
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
         if self._under_way >= self._config.concurrent:
             raise Overloaded("too many images are being fetched; try again", retry_after_s=1)
         self._under_way += 1
         try:
             async with deadline(self._config.timeout_s):
-                yield
+                return await (self._get(uri) if store is None else store.read(uri, version))
         except DeadlineExceeded as error:
             detail = f"the image was not received within {self._config.timeout_s:g} s; send its bytes, or try again"
             raise FetchFailed(detail, retryable=True) from error
@@ -125,7 +119,7 @@ class Fetcher:
             try:
                 target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
                 headers = [("Host", url.netloc.decode("ascii")), *_HEADERS]
-                async with self._connections().stream("GET", target, headers=headers) as answer:
+                async with self._connections.stream("GET", target, headers=headers) as answer:
                     if answer.status not in _REDIRECTS:
                         return await self._image(answer)
                     uri = self._next(url, answer)
@@ -145,7 +139,8 @@ class Fetcher:
         port = url.port or (443 if url.scheme == "https" else 80)
         if port not in self._config.ports:
             raise Forbidden(f"port {port} is not allowed here")
-        if self._config.hosts and not any(_is_host(host, url.host, pattern) for pattern in self._config.hosts):
+        names = (host.rstrip("."), url.host.rstrip("."))  # a pattern may be written either way
+        if self._config.hosts and not any(is_listed(name, self._config.hosts) for name in names):
             raise Forbidden(f"{host} is not one of the hosts that images are fetched from")
         return url
 
@@ -181,16 +176,15 @@ class Fetcher:
             raise UnsupportedImage(f"the source sent '{kind[:80]}', and its bytes are not an image")
         return bytes(data)
 
+    @cached_property
     def _connections(self) -> httpcore.AsyncConnectionPool:
-        if self._pool is None:
-            self._pool = httpcore.AsyncConnectionPool(
-                ssl_context=self._ssl_context or httpx.create_ssl_context(),
-                max_connections=self._config.concurrent,
-                max_keepalive_connections=None if self._keep_alive else 0,  # 0: each fetch resolves and checks anew
-                keepalive_expiry=_KEEP_ALIVE_S,
-                network_backend=self._backend,
-            )
-        return self._pool
+        return httpcore.AsyncConnectionPool(
+            ssl_context=httpx.create_ssl_context(),
+            max_connections=self._config.concurrent,
+            max_keepalive_connections=None if self._keep_alive else 0,  # 0: each fetch resolves and checks anew
+            keepalive_expiry=_KEEP_ALIVE_S,
+            network_backend=_CheckedNetwork(AddressRules(self._config.private_networks)),
+        )
 
     def _too_many(self) -> TooManyBytes:
         return TooManyBytes(
@@ -206,20 +200,17 @@ _RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolve")
 
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a host, as the system resolves it: numbers in unusual notations too."""
-    import socket
-
     found = await asyncio.get_running_loop().run_in_executor(
         _RESOLVERS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     )
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class _CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to the address that was checked, so that a name cannot resolve to another one a moment later."""
+class _CheckedNetwork(httpcore.AnyIOBackend):
+    """Connects to the address that was checked, so that the name cannot resolve to another one in between."""
 
     def __init__(self, rules: AddressRules) -> None:
         self._rules = rules
-        self._network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -241,14 +232,10 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
         for address in addresses[:4]:
             try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure or httpcore.ConnectError(name)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await self._network.sleep(seconds)
 
 
 def _as_text(location: bytes) -> str:
@@ -257,12 +244,6 @@ def _as_text(location: bytes) -> str:
         return location.decode()
     except UnicodeDecodeError:
         return quote(location, safe=_PRINTABLE)
-
-
-def _is_host(ascii_host: str, host: str, pattern: str) -> bool:
-    pattern = pattern.lower()
-    names = [name.lower().rstrip(".") for name in (ascii_host, host)]  # a pattern may be written either way
-    return any(name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern for name in names)
 
 
 def _header(answer: httpcore.Response, name: bytes) -> str:

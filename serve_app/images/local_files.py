@@ -18,7 +18,6 @@ class FileImages:
 
     Args:
         folders: absolute paths of the folders that they may lie in.
-        max_bytes: the longest image.
     """
 
     def __init__(self, folders: Sequence[str], max_bytes: int) -> None:

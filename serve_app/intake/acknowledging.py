@@ -19,11 +19,8 @@ class Acknowledger:
     """Collects finished messages. Use it from one event loop.
 
     Args:
-        queue: whose messages they are.
-        store: takes their results.
-        retrier: waits for the store.
         at: the number of messages that are acknowledged without waiting for more.
-        done: called for each message, and with whether it could be acknowledged; else it is delivered again.
+        done: called with each message, and whether it was acknowledged; otherwise it is delivered again.
     """
 
     def __init__(

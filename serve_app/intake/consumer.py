@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 
+from serve_app.autoscaling.stats import Rate, worker_stats
 from serve_app.intake.acknowledging import Acknowledger
 from serve_app.intake.job_runner import JobRunner, TryAgain
 from serve_app.intake.retrying import QUEUE_ERRORS, STORE_ERRORS, Retrier, Stopped, backoff, call_broker
@@ -29,7 +29,6 @@ _BATCH = 10
 _LONGEST_DELAY_S = 60.0
 _MARK_AFTER_S = 1.0
 _STATS_EVERY_S = 2.0
-_RATE_OVER_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -58,10 +57,7 @@ class Consumer:
 
     Args:
         queue: not opened.
-        store: where jobs and results are kept.
-        runner: runs jobs.
         retrier: the runner's.
-        pace: the limits.
     """
 
     def __init__(
@@ -79,24 +75,18 @@ class Consumer:
         self._working: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._progress_at = time.monotonic()
-        self._rate = _Rate()
-        self.queue_stats: QueueStats | None = None
-        """The most recent numbers of the queue."""
+        self._rate = Rate()
+        self._queue_stats: QueueStats | None = None
 
     @property
     def in_hand(self) -> int:
         """Messages that are being processed."""
         return len(self._working)
 
-    @property
-    def room(self) -> int:
-        """Messages that may be processed at a time."""
-        return self._pace.in_flight
-
-    @property
-    def rate(self) -> float:
-        """Messages per second that left the queue for good, over the last 10 seconds."""
-        return self._rate.per_s()
+    def stats(self) -> dict[str, float]:
+        """The load of this worker, and the most recent statistics of the queue; see :func:`worker_stats`."""
+        room = self._pace.in_flight
+        return worker_stats(self._queue_stats, rate=self._rate.per_s(), in_hand=self.in_hand, room=room)
 
     def start(self) -> None:
         """Begin to consume; the broker may start later."""
@@ -221,15 +211,12 @@ class Consumer:
         self._release(message)
 
     async def _dead_letter(self, message: Message, jobs: tuple[str, ...], kind: str, reason: str) -> None:
-        attempts = await self._retrier.until_it_works(lambda: self._attempts(jobs))
+        recorded = await self._retrier.until_it_works(lambda: asyncio.gather(*map(self._store.failed_attempts, jobs)))
+        attempts = 1 + max(recorded, default=0)  # the last one is not recorded
         letter = DeadLetter.of(message, jobs, kind, reason, attempts).encode()
         if await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter"):
             self._rate.count()
         self._release(message)
-
-    async def _attempts(self, jobs: tuple[str, ...]) -> int:
-        """The most attempts at one of these failed jobs; the last attempt is not among those recorded."""
-        return 1 + max(await asyncio.gather(*map(self._store.failed_attempts, jobs)), default=0)
 
     def _release(self, message: Message, is_ended: bool = False) -> None:
         self._held.pop(id(message), None)
@@ -259,27 +246,10 @@ class Consumer:
         while True:
             try:
                 async with asyncio.timeout(_RECEIVE_HANGS_S):
-                    self.queue_stats = await self._queue.stats()
+                    self._queue_stats = await self._queue.stats()
             except (*QUEUE_ERRORS, TimeoutError):
-                self.queue_stats = None
+                self._queue_stats = None
             await asyncio.sleep(_STATS_EVERY_S)
 
     def _progress(self) -> None:
         self._progress_at = time.monotonic()
-
-
-class _Rate:
-    """Counts the messages of the last seconds."""
-
-    def __init__(self) -> None:
-        self._times: deque[float] = deque()
-
-    def count(self) -> None:
-        self._times.append(time.monotonic())
-        self.per_s()
-
-    def per_s(self) -> float:
-        since = time.monotonic() - _RATE_OVER_S
-        while self._times and self._times[0] < since:
-            self._times.popleft()
-        return len(self._times) / _RATE_OVER_S

@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from classifiers import VisionError
 from graph import Engine, Frame, Overloaded, Unreachable, annotate
-from serve_app.images import Sources, is_final
+from serve_app.images import KeptImages, Sources, is_final
 from serve_app.intake.retrying import Retrier, Stopped
 from serve_app.queues import Message
 from serve_app.queues.job_messages import JobRequest
@@ -22,8 +22,6 @@ __all__ = ["JobRunner", "TryAgain"]
 _MOST_DELIVERIES = 80
 """Deliveries without an outcome or a failure. More of them mean that the job crashes its workers; the limit is high
 because lost connections and stopped workers add to them too."""
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +49,13 @@ class JobRunner:
     """Runs jobs. Use it from one event loop.
 
     Args:
-        engine: gives the engine that serves now; another one after the pipeline's tunables have changed.
-        store: where jobs and results are kept.
-        sources: where images come from.
+        engine: gives the current engine, which changes with the pipeline's tunables.
         retrier: waits for the store, and for steps that are overloaded.
         timeout_s: longest time for one image in the pipeline.
         max_attempts: attempts at a job that fails for transient reasons. Only failures that a worker saw count, not
             messages that are delivered again because a connection was lost or a worker stopped.
-        reuse_results: whether an image that was seen before is answered with its result.
+        reuse_results: take the stored result of an image that was seen before.
+        kept_images: takes images for later labelling.
     """
 
     def __init__(
@@ -71,6 +68,7 @@ class JobRunner:
         timeout_s: float,
         max_attempts: int = 8,
         reuse_results: bool = False,
+        kept_images: KeptImages | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
@@ -80,6 +78,7 @@ class JobRunner:
         self._max_attempts = max_attempts
         self._reuse = Reuse(store) if reuse_results else None
         self._under_way: dict[str, _UnderWay] = {}
+        self._kept_images = kept_images
         self._drawing = asyncio.Lock()
 
     async def run(self, job: JobRequest, message: Message) -> Outcome | None:
@@ -123,9 +122,9 @@ class JobRunner:
         early = self._fetch_early(job, message)
         try:
             known, marker, failed = await self._retrier.until_it_works(lambda: self._look_up(job.id, message))
-            if known is not None and not _is_tried_again(known, message):
-                return known
             if known is not None:
+                if not _is_retried(known, message):
+                    return known
                 await self._retrier.until_it_works(lambda: self._store.forget_failure(job.id))
                 failed = 0
             if marker is None:
@@ -137,6 +136,7 @@ class JobRunner:
                 poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
                 return await self._retrier.until_it_works(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
+            frame = None
             try:
                 frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
                 result = await self._result(frame, marker)
@@ -147,8 +147,14 @@ class JobRunner:
                 if not is_final(error) and not is_last:
                     await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
-                outcome = Outcome(job.id, "failed", error=_in_words(job.id, error))
-            return await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+                outcome = Outcome(job.id, "failed", error=_error_of(job.id, error))
+            if frame is not None and self._kept_images is not None:
+                self._kept_images.offer(frame, marker.owner, outcome.result)
+            final = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            if final.status == "deleted" and outcome.result is not None:
+                result = outcome.result
+                await self._retrier.until_it_works(lambda: self._store.forget(final, result))
+            return final
         finally:
             if early is not None:
                 early.cancel()
@@ -162,13 +168,10 @@ class JobRunner:
         return task
 
     async def _look_up(self, job_id: str, message: Message) -> tuple[Outcome | None, JobMarker | None, int]:
-        async def nothing(value: T) -> T:
-            return value
-
         return await asyncio.gather(
             self._store.outcome(job_id),
-            self._store.job(job_id) if job_id.startswith(JOB_PREFIX) else nothing(None),
-            self._store.failed_attempts(job_id) if message.deliveries != 1 else nothing(0),
+            self._store.job(job_id) if job_id.startswith(JOB_PREFIX) else asyncio.sleep(0, None),
+            self._store.failed_attempts(job_id) if message.deliveries != 1 else asyncio.sleep(0, 0),
         )
 
     async def _result(self, frame: Frame, marker: JobMarker) -> dict[str, Any]:
@@ -176,11 +179,7 @@ class JobRunner:
 
         async def once() -> dict[str, Any]:
             return await run(
-                self._engine(),
-                frame,
-                metadata=marker.metadata,
-                request_id=marker.id,
-                timeout_s=self._timeout_s,
+                self._engine(), frame, metadata=marker.metadata, request_id=marker.id, timeout_s=self._timeout_s
             )
 
         result = await self._retrier.until_it_works(once, (Overloaded,), but_not=(Unreachable,), longest_s=2.0)
@@ -191,8 +190,8 @@ class JobRunner:
         return result
 
 
-def _is_tried_again(known: Outcome, message: Message) -> bool:
-    """Whether the message was published after the job had failed: it is to be tried once more.
+def _is_retried(known: Outcome, message: Message) -> bool:
+    """Whether the message was published after the job had failed, so that the job runs again.
 
     Otherwise it is the message of the failure itself, whose worker died before it wrote the dead letter.
     """
@@ -203,7 +202,7 @@ def _is_tried_again(known: Outcome, message: Message) -> bool:
     return message.published > known.finished_at
 
 
-def _in_words(job_id: str, error: Exception) -> dict[str, str]:
+def _error_of(job_id: str, error: Exception) -> dict[str, str]:
     detail = str(error)
     if not isinstance(error, VisionError):
         _log.error("job %s failed", job_id, exc_info=error)

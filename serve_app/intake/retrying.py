@@ -34,7 +34,7 @@ class Stopped(Exception):
 
 def backoff(tries: int, first_s: float, longest_s: float) -> float:
     """Seconds before the next try: twice as long each time, plus or minus a quarter."""
-    # after that many doublings it is the longest in any case, and numbers do not overflow
+    # beyond that it is the longest anyway, and the number would overflow
     wait_s: float = min(longest_s, first_s * 2.0 ** min(tries - 1, 60))
     return wait_s * random.uniform(0.75, 1.25)
 
@@ -74,7 +74,7 @@ class Retrier:
         but_not: tuple[type[Exception], ...] = (),
         longest_s: float = 5.0,
     ) -> T:
-        """Call, and call again after one of ``errors`` that is none of ``but_not``.
+        """Call, and repeat the call after one of ``errors``, except for ``but_not``.
 
         Raises:
             Stopped: the worker is stopping.

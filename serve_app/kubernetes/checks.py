@@ -61,15 +61,15 @@ def require_it_can_work(
         raise SetupError("\n".join(mistakes))
 
 
-def warnings(target: Target, plan: Plan, wanted: Iterable[Demand]) -> list[str]:
-    """What may be unintended, one line each."""
+def warnings(target: Target, plan: Plan, wanted: Iterable[Demand], *, in_redis: bool = True) -> list[str]:
+    """What may be unintended, one line each; ``in_redis``: the cluster is to survive its head pod."""
     found = []
-    if target.redis is None:
+    if in_redis and target.redis is None:
         found.append(
             "the cluster's state is lost with the head pod, and requests fail until a new cluster runs; "
             "--redis redis://HOST:6379 keeps it"
         )
-    if target.gpu_type is not None and not any(each.gpus for each in wanted):
+    if target.gpu_type is not None and in_redis and not any(each.gpus for each in wanted):
         found.append("--gpu-type has no effect: no step reserves a GPU (serve: num_gpus)")
     found += [
         f"step '{step.name}': the image must have the package of {step.class_path}; see Dockerfile"
@@ -115,7 +115,7 @@ def _too_large(target: Target, wanted: Iterable[Demand]) -> Iterator[str]:
             )
         if each.resources:
             yield (
-                f"'{each.name}' reserves the custom resource '{each.resources[0]}', which no pod has: "
+                f"'{each.name}' reserves the custom resource '{next(iter(each.resources))}', which no pod has: "
                 "use num_gpus with --gpu-type"
             )
 

@@ -32,10 +32,7 @@ def disruption_budgets(target: Target, groups: Sequence[WorkerGroup]) -> list[di
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
             "metadata": metadata(target, f"-{group.name}"),
-            "spec": {
-                "minAvailable": group.min_pods - 1,
-                "selector": {"matchLabels": labels(target, group.name)},
-            },
+            "spec": {"minAvailable": group.min_pods - 1, "selector": {"matchLabels": labels(target, group.name)}},
         }
         for group in groups
         if group.min_pods > 1
@@ -49,11 +46,7 @@ def pod_monitors(target: Target, groups: Sequence[WorkerGroup]) -> list[dict[str
         "worker": {
             "matchLabels": labels(target),
             "matchExpressions": [
-                {
-                    "key": "app.kubernetes.io/component",
-                    "operator": "In",
-                    "values": [group.name for group in groups],
-                }
+                {"key": "app.kubernetes.io/component", "operator": "In", "values": [group.name for group in groups]}
             ],
         },
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from classifiers import SetupError
 from graph import load_plan
 from serve_app.config import GatewayConfig, IntakeConfig
 from serve_app.deployments import demands
@@ -17,27 +18,30 @@ from serve_app.kubernetes.checks import kubernetes_name, require_it_can_work, wa
 from serve_app.kubernetes.companions import disruption_budgets, pipeline_file, pod_monitors, service_account
 from serve_app.kubernetes.network_policies import network_policies
 from serve_app.kubernetes.pods import HTTP_PORT
+from serve_app.kubernetes.ray_job import Batch, batch_group, ray_job
 from serve_app.kubernetes.ray_service import ray_service
 from serve_app.kubernetes.references import References, with_mounted_files
 from serve_app.kubernetes.target import Target
 from serve_app.rendering import BlockDumper, commented, render
+from serve_app.uris import scheme_of
 
-__all__ = ["render_kubernetes"]
+__all__ = ["render_batch", "render_kubernetes"]
 
 _COMMENTS = {
-    "automountServiceAccountToken": "Annotate the account where the cloud gives credentials to accounts.",
+    "automountServiceAccountToken": "Annotate the account if the cloud grants credentials to service accounts.",
     "upgradeStrategy": "How a changed cluster replaces the running one; a changed serveConfigV2 is applied in place.",
-    "rayClusterDeletionDelaySeconds": "The old cluster finishes its requests and images.",
-    "serveService": "What clients and ingresses call; KubeRay points it at the cluster that serves.",
-    "serveConfigV2": "What 'serve deploy' would get.",
+    "rayClusterDeletionDelaySeconds": "Time for the old cluster to finish its requests and images.",
+    "serveService": "What clients and ingresses call; KubeRay points it at the active cluster.",
+    "serveConfigV2": "The Serve config, as for 'serve deploy'.",
     "autoscalerOptions": "Adds a pod when a replica has no room, and removes pods that are idle.",
-    "authOptions": "Ray's own endpoints take calls with this token only.",
+    "authOptions": "Ray's own endpoints require this token.",
     "gcsFaultToleranceOptions": "The cluster survives its head pod.",
-    "env": "The same on all pods: the fast configuration, and where models are.",
-    "startupProbe": "A pod has five minutes to start; then one that stops answering is replaced within a minute.",
-    "lifecycle": "A pod that is evicted: Serve starts replicas elsewhere, and those here finish what they have.",
+    "env": "The same on all pods: the fast configuration, and the location of the models.",
+    "startupProbe": "A pod has five minutes to start; after that, a pod that hangs is replaced within a minute.",
+    "lifecycle": "On eviction Serve starts replicas elsewhere, and those on this pod finish their requests.",
     "minAvailable": "Pods of a group are evicted one at a time.",
-    "policyTypes": "In: the proxy's port, metrics, the operator. Out: DNS, and the ports of what the application uses.",
+    "entrypoint": "An interrupted run is continued by the same command.",
+    "policyTypes": "In: the proxy's port, metrics, the operator. Out: DNS, and the ports of the services in use.",
 }
 """Written above the first line with the key."""
 
@@ -59,14 +63,12 @@ def render_kubernetes(
     """The manifests of a pipeline file.
 
     Args:
-        pipeline: the file.
         target: where they are for; without a name the pipeline's is taken.
-        gateway: authentication and limits.
         intake: where images come from, and results go; without it there are no workers and no jobs.
         warn: called with what may be unintended.
 
     Raises:
-        PipelineError: the file has mistakes.
+        PipelineError: the file has errors.
         SetupError: something cannot work on Kubernetes; the message has a line for each.
     """
     plan = load_plan(pipeline)
@@ -95,16 +97,59 @@ def render_kubernetes(
         *network_policies(target, gateway, intake),
         *pod_monitors(target, groups),
     ]
+    return _written(_TITLE.format(name=plan.name, pipeline=pipeline), target, references, documents)
+
+
+def render_batch(
+    pipeline: str | Path, target: Target, batch: Batch, *, warn: Callable[[str], None] = lambda _: None
+) -> str:
+    """The manifests of a bulk run.
+
+    Args:
+        target: where they are for; without a name the pipeline's is taken.
+        batch: what is run, and where results go.
+        warn: called with what may be unintended.
+
+    Raises:
+        PipelineError: the file has errors.
+        SetupError: something cannot work on Kubernetes; the message says what.
+    """
+    plan = load_plan(pipeline)
+    target = replace(target, name=target.name or kubernetes_name(f"{plan.name}-batch"))
+    for address in (*batch.sources, batch.out):
+        if scheme_of(address) not in ("s3", "gs"):
+            raise SetupError(f"{address} is not on the pods; use s3:// or gs://")
+    gateway = GatewayConfig.model_validate({"auth": "none"})
+    group, references = batch_group(plan, target, batch), References.of(target, gateway, None)
+    for warning in warnings(target, plan, [], in_redis=False):
+        warn(warning)
+    documents: list[dict[str, Any]] = [
+        service_account(target),
+        pipeline_file(target, Path(pipeline).read_text()),
+        ray_job(target, references, group, batch),
+        *network_policies(target, gateway, None, [batch.out, *batch.sources]),
+        *pod_monitors(target, [group]),
+    ]
+    title = _TITLE.format(name=plan.name, pipeline=f"{pipeline} --batch")
+    return _written(title, target, references, documents)
+
+
+def _written(title: str, target: Target, references: References, documents: list[dict[str, Any]]) -> str:
     commands = [f"kubectl create namespace {target.namespace}", *references.commands(target.namespace)]
-    title = _TITLE.format(name=plan.name, pipeline=pipeline) + "".join(f"#   {command}\n" for command in commands)
-    return title + commented(
-        yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True, explicit_start=True),
-        _COMMENTS,
+    return (
+        title
+        + "".join(f"#   {command}\n" for command in commands)
+        + commented(
+            yaml.dump_all(
+                documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True, explicit_start=True
+            ),
+            _COMMENTS,
+        )
     )
 
 
 class _Dumper(BlockDumper):
-    """Writes texts of several lines as they are, and no anchors."""
+    """Writes strings of several lines as block scalars, and no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,14 +21,16 @@ _NODE_LOCAL_DNS = "169.254.20.10/32"
 _GOOGLE_METADATA = "169.254.169.254/32"
 
 
-def network_policies(target: Target, gateway: GatewayConfig, intake: IntakeConfig | None) -> list[dict[str, Any]]:
-    """One for all pods of a target, and one for its head."""
+def network_policies(
+    target: Target, gateway: GatewayConfig, intake: IntakeConfig | None, more: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """One for all pods of a target, and one for its head; ``more``: other addresses that they use."""
     ours = {"podSelector": {"matchLabels": labels(target)}}
-    outside = outside_ports(target, gateway, intake)
+    outside = sorted({*outside_ports(target, gateway, intake), *map(_port, more)})
     egress = [{"to": [ours]}, _dns()]
     if outside:
         egress.append({"to": _anywhere(), "ports": _tcp(outside)})
-    if any(url.startswith(("gs:", "pubsub:")) for url in _urls(target, gateway, intake)):
+    if any(url.startswith(("gs:", "pubsub:")) for url in (*_urls(target, gateway, intake), *more)):
         # tokens of the workload identity
         egress.append({"to": [{"ipBlock": {"cidr": _GOOGLE_METADATA}}], "ports": _tcp((80, 988))})
     scraped = sorted({port for ports in METRICS_PORTS.values() for port in ports.values()})

@@ -16,8 +16,11 @@ __all__ = [
     "ENVIRONMENT",
     "HTTP_PORT",
     "METRICS_PORTS",
+    "PIPELINE_FILE",
     "TMP_MOUNT",
     "USER_ID",
+    "batch_head_template",
+    "batch_worker_template",
     "head_template",
     "worker_template",
 ]
@@ -34,6 +37,9 @@ METRICS_PORTS = {
 
 _MODELS = "/models"
 _PIPELINE_FOLDER = "/etc/visiongraph/pipeline"
+PIPELINE_FILE = f"{_PIPELINE_FOLDER}/pipeline.yaml"
+"""Where pods that read it have the pipeline file."""
+
 _TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 TMP_MOUNT = {"name": "tmp", "mountPath": _TMP}
 """The one place that is writable."""
@@ -85,10 +91,9 @@ def worker_template(target: Target, references: References, group: WorkerGroup, 
     Args:
         drain_s: time that the replicas on a pod have to finish before it is stopped.
     """
-    environment = {**ENVIRONMENT, **(_DOWNLOADS if target.models == "download" else {})}
     gpus = {"nvidia.com/gpu": str(group.gpus)} if group.gpus else {}
     container = {
-        **_container(target, "ray-worker", environment, references),
+        **_container(target, "ray-worker", _environment(target), references),
         "ports": _ports({"serve": HTTP_PORT, **METRICS_PORTS["worker"]}),
         "resources": _resources(group.cpus, group.memory_gib, gpus),
         **_raylet_probes(),
@@ -106,11 +111,50 @@ def worker_template(target: Target, references: References, group: WorkerGroup, 
         "terminationGracePeriodSeconds": drain_s + 15,
         "topologySpreadConstraints": [spread],
         **(_on_gpu_nodes(target.gpu_type) if group.gpus else {}),
+        **_init(target),
     }
-    if target.models == "download":
-        placement["initContainers"] = [_downloads(target)]
     volumes = {**_common_volumes(references), **_model_volumes(target)}
     return _template(target, group.name, _with_volumes(container, volumes), placement)
+
+
+def batch_head_template(target: Target, references: References) -> dict[str, Any]:
+    """The head of a bulk run, which reads the pipeline file and the models for their digests."""
+    container = {
+        **_container(target, "ray-head", _environment(target), references),
+        "ports": _ports({"gcs-server": 6379, "dashboard": DASHBOARD_PORT, **METRICS_PORTS["head"]}),
+        "resources": _resources(target.head_cpus, GIB_PER_CPU * target.head_cpus),
+        **_raylet_probes(),
+        "readinessProbe": _probe("/api/gcs_healthz", DASHBOARD_PORT, failures=10),
+    }
+    volumes = {**_common_volumes(references), **_pipeline_volume(target), **_model_volumes(target)}
+    return _template(target, "head", _with_volumes(container, volumes), _init(target))
+
+
+def batch_worker_template(target: Target, references: References, group: WorkerGroup) -> dict[str, Any]:
+    """Workers of a bulk run. One that is evicted repeats the chunks that it had."""
+    gpus = {"nvidia.com/gpu": str(group.gpus)} if group.gpus else {}
+    container = {
+        **_container(target, "ray-worker", _environment(target), references),
+        "ports": _ports(METRICS_PORTS["worker"]),
+        "resources": _resources(group.cpus, group.memory_gib, gpus),
+        **_raylet_probes(),
+        "readinessProbe": _probe("/api/local_raylet_healthz", _AGENT_PORT, failures=1),
+    }
+    placement = {
+        "automountServiceAccountToken": False,
+        **(_on_gpu_nodes(target.gpu_type) if group.gpus else {}),
+        **_init(target),
+    }
+    volumes = {**_common_volumes(references), **_model_volumes(target)}
+    return _template(target, group.name, _with_volumes(container, volumes), placement)
+
+
+def _environment(target: Target) -> Mapping[str, str]:
+    return {**ENVIRONMENT, **(_DOWNLOADS if target.models == "download" else {})}
+
+
+def _init(target: Target) -> dict[str, Any]:
+    return {"initContainers": [_downloads(target)]} if target.models == "download" else {}
 
 
 # Volumes are written once, with the path that each is mounted at: {path: {"name": ..., KIND: {...}, "readOnly": ...}}.
@@ -176,7 +220,7 @@ def _downloads(target: Target) -> dict[str, Any]:
     """Fetches the models before Ray starts."""
     container = {
         **_container(target, "models", {**_DOWNLOADS, "HOME": _TMP}, References("", "", {}, "", ())),
-        "command": ["visiongraph", "models", f"{_PIPELINE_FOLDER}/pipeline.yaml", "--download"],
+        "command": ["visiongraph", "models", PIPELINE_FILE, "--download"],
         "resources": _resources(1, GIB_PER_CPU),
     }
     volumes = {_TMP: {"name": "tmp", "emptyDir": {}}, **_model_volumes(target)}
@@ -216,7 +260,7 @@ def _probe(path: str, port: int, failures: int) -> dict[str, Any]:
 
 
 def _drain(seconds: int) -> str:
-    """Tells Ray that the node goes away: Serve starts replicas elsewhere, and those here finish what they have."""
+    """Drain the node: Serve starts replicas elsewhere, and those on this node finish their requests."""
     return (
         "ray drain-node --reason=DRAIN_NODE_REASON_PREEMPTION --reason-message=evicted "
         f"--deadline-remaining-seconds={seconds} && sleep {seconds}"

@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from classifiers import SetupError
+from classifiers.backends import core_count
 from serve_app.local.haproxy import find_haproxy, haproxy_environment
 from serve_app.local.ports import require_port
 from serve_app.local.shutdown import MARK, StopRequests, stop
@@ -36,7 +36,7 @@ FAST_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",
         # A replica that hangs is killed at once: a graceful stop would take another 20 s.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-        # How long a stopping gateway replica stays reachable; an update waits for it. HAProxy is told within a second.
+        # How long a stopping gateway replica stays reachable; an update waits for it. HAProxy knows within a second.
         # Ray's default of 30 s is for slow load balancers, which talk to HAProxy here, not to the replica.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
@@ -109,7 +109,6 @@ def local_cluster(
     some seconds to finish; another signal ends that wait.
 
     Args:
-        http_port: port of the HTTP endpoint, on loopback.
         dashboard_port: port of the dashboard, on loopback; ``None``: no dashboard, and no ``serve deploy``.
         min_cpus: minimum of logical CPUs in Ray, so that more replicas can start than there are cores.
         num_gpus: GPUs in Ray; ``None``: those that it finds.
@@ -144,7 +143,7 @@ def local_cluster(
         stack.enter_context(signals.hurried())
         stack.callback(stop, folder, signals.hurry)
         with signals.held():  # a ray.init() that is interrupted may crash this process later
-            log_dir = _start_ray(dashboard_port, max(_cpu_count(), min_cpus), num_gpus)
+            log_dir = _start_ray(dashboard_port, max(core_count(), min_cpus), num_gpus)
         stack.enter_context(signals.raised())
         if serve:
             _start_serve(http_port, log_dir)
@@ -225,7 +224,3 @@ def _token_file(folder: Path) -> Path | None:
     path = folder / "ray-token"
     path.write_text(secrets.token_hex(32))  # only this user may enter the folder
     return path
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -19,7 +19,7 @@ _WRAPPER = Path(__file__).with_name("haproxy.sh")
 
 
 def find_haproxy() -> str | None:
-    """The binary that Ray would start; ``None`` where there is none that runs, or the environment does not want one."""
+    """The binary that Ray would start; ``None`` where none runs, or the environment switches it off."""
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") != "1":
         return None
     configured = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")

@@ -7,8 +7,8 @@ itself, when it is made, from where its own library gets models.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +32,6 @@ class ModelStatus:
 
     Attributes:
         ref: as the pipeline file names it.
-        steps: the steps that use it.
         source: where it comes from, for a person.
         licence: ``None``: not known here.
         size_bytes: on this machine; ``None``: not known.
@@ -57,17 +56,15 @@ def required_models(plan: Plan) -> list[ModelStatus]:
     """The models that the steps of a pipeline name, or that their classes use by default, in the order of the file."""
     users: dict[str, list[PlannedStep]] = {}
     for step in plan:
-        for ref in _refs(step):
-            users.setdefault(ref, []).append(step)
+        for name, parameter in constructor_of(step.cls).parameters.items():
+            value = step.params.get(name, parameter.default)
+            if isinstance(value, str) and _names_model(parameter.annotation):
+                users.setdefault(value, []).append(step)
     return [_status(ref, steps) for ref, steps in users.items()]
 
 
 def download(models: Iterable[ModelStatus], console: Console) -> None:
     """Get the models that are missing.
-
-    Args:
-        models: from :func:`required_models`.
-        console: where progress is shown.
 
     Raises:
         SetupError: a model is not available; those before it are there.
@@ -78,13 +75,6 @@ def download(models: Iterable[ModelStatus], console: Console) -> None:
                 model.user.cls(**model.user.params)
 
 
-def _refs(step: PlannedStep) -> Iterator[str]:
-    for name, parameter in constructor_of(step.cls).parameters.items():
-        value = step.params.get(name, parameter.default)
-        if isinstance(value, str) and _names_model(parameter.annotation):
-            yield value
-
-
 def _names_model(annotation: Any) -> bool:
     parts = (*getattr(annotation, "__metadata__", ()), *get_args(annotation))
     return any(isinstance(part, LocalPath) or _names_model(part) for part in parts)
@@ -92,30 +82,33 @@ def _names_model(annotation: Any) -> bool:
 
 def _status(ref: str, steps: list[PlannedStep]) -> ModelStatus:
     path, known = find_model(ref), CATALOGUE.get(ref)
-    found = ModelStatus(
+    source, licence, note, revision = "this machine", None, "", None
+    if known is not None:
+        source, licence, note = known.origin, known.licence, known.note
+    elif path is not None:
+        licence = _licence(path)
+    elif ref.endswith(".pt") and Path(ref).name == ref:
+        source, licence = "ultralytics' releases", "AGPL-3.0"
+    elif _HUB_ID.fullmatch(ref):
+        source, note = "Hugging Face hub", "for its size and licence see its page at the hub"
+        cached = try_to_load_from_cache(ref, "config.json", revision=steps[0].params.get("revision"))
+        if isinstance(cached, str):
+            path = Path(cached).parent
+            licence, revision = _licence(path), path.name
+            note = "" if licence else "for its licence see its page at the hub"
+    else:
+        note = "put it where the pipeline file says it is"
+    return ModelStatus(
         ref=ref,
         steps=tuple(step.name for step in steps),
-        source="this machine" if known is None else known.origin,
-        licence=known.licence if known is not None else _licence(path) if path is not None else None,
+        source=source,
+        licence=licence,
         size_bytes=None if path is None else _size(path),
         is_there=path is not None,
-        note="" if known is None else known.note,
+        note=note,
         user=steps[0],
+        revision=revision,
     )
-    if known is not None or path is not None:
-        return found
-    if ref.endswith(".pt") and Path(ref).name == ref:
-        return replace(found, source="ultralytics' releases", licence="AGPL-3.0")
-    if _HUB_ID.fullmatch(ref):
-        found = replace(found, source="Hugging Face hub")
-        cached = try_to_load_from_cache(ref, "config.json", revision=steps[0].params.get("revision"))
-        if not isinstance(cached, str):
-            return replace(found, note="for its size and licence see its page at the hub")
-        folder = Path(cached).parent
-        licence = _licence(folder)
-        note = "" if licence else "for its licence see its page at the hub"
-        return replace(found, is_there=True, licence=licence, size_bytes=_size(folder), note=note, revision=folder.name)
-    return replace(found, note="put it where the pipeline file says it is")
 
 
 def _size(path: Path) -> int:

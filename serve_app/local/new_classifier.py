@@ -1,4 +1,4 @@
-"""A folder to begin a classifier in: a class, its test, a pipeline file, a photo and a README, all of which run."""
+"""Creates the folder of a new classifier: a class, its test, a pipeline file, a photo and a README."""
 
 from __future__ import annotations
 
@@ -112,27 +112,24 @@ def write_classifier(name: str, parent: Path) -> Path:
 
     Args:
         name: of the module and the folder, for example ``wheel_count``.
-        parent: where the folder is made.
 
     Returns:
         The folder.
 
     Raises:
-        SetupError: the name cannot be a module's, or the folder is there already.
+        SetupError: the name cannot be a module's, or the folder already exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         fixed = re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_0123456789")
         hint = f"; use {fixed!r}" if fixed and not keyword.iskeyword(fixed) else ""
         raise SetupError(f"{name!r} cannot be the name of a Python module: lower-case letters, digits and _{hint}")
     if importlib.util.find_spec(name) is not None:
-        raise SetupError(
-            f"there is already a Python module {name!r}, which the new one would hide; choose another name"
-        )
+        raise SetupError(f"the new module would hide the Python module {name!r}; choose another name")
     folder = parent / name
     try:
         folder.mkdir()
     except FileExistsError:
-        raise SetupError(f"{folder} is there already; choose another name, or delete it") from None
+        raise SetupError(f"{folder} already exists; choose another name, or delete it") from None
     class_name = "".join(part.capitalize() for part in name.split("_"))
     files = {f"{name}.py": _CLASS, f"test_{name}.py": _TEST, "pipeline.yaml": _PIPELINE, "README.md": _README}
     for file, text in files.items():

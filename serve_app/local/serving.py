@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from classifiers import SetupError, VisionError
 from graph import Plan
 from serve_app.config import GatewayConfig, IntakeConfig
-from serve_app.deployments import OPEN_GATEWAY, deployment_options
+from serve_app.deployments import OPEN_GATEWAY, Demand, Room, demands, first_fit
 from serve_app.local.cluster import LOGGING, LocalCluster, local_cluster
 from serve_app.ray_internals import application_states
 
 __all__ = ["NotEnoughResources", "serving"]
 
 _POLL_S = 0.2
-
-Options = Mapping[str, Mapping[str, Any]]
 
 
 class NotEnoughResources(VisionError):
@@ -40,7 +37,6 @@ def serving(
     """Start Ray and Serve, deploy a pipeline, and stop everything when the block ends.
 
     Args:
-        plan: the pipeline.
         port: of the HTTP endpoint, on loopback.
         dashboard_port: of the Ray dashboard, on loopback; ``None``: none, which starts sooner.
         gateway: authentication and limits; without it every client on this machine is allowed.
@@ -52,54 +48,43 @@ def serving(
         NotEnoughResources: this machine lacks something that the steps reserve.
     """
     gateway = gateway.bound_to("127.0.0.1")
-    options = deployment_options(plan, gateway, intake)
+    wanted = demands(plan, gateway, intake)
+    # logical CPUs for every replica that there may be, twice: an update starts new ones beside the old
+    min_cpus = math.ceil(2 * (1 + sum(each.most * each.cpus for each in wanted)))
     # None: as many as Ray finds; none where no step wants one, so that a pipeline for the CPU starts anywhere
     gpus = None if any(step.serve.num_gpus for step in plan) else 0
     report("starting Ray and Serve on this machine")
-    with local_cluster(
-        http_port=port, dashboard_port=dashboard_port, min_cpus=_cpus(options), num_gpus=gpus
-    ) as cluster:
-        _require_resources(options)
+    with local_cluster(http_port=port, dashboard_port=dashboard_port, min_cpus=min_cpus, num_gpus=gpus) as cluster:
+        _require_resources(wanted)
         report("loading the models")
         _deploy(plan, gateway, intake)
         yield cluster
 
 
-def _cpus(options: Options) -> int:
-    """Logical CPUs for every replica that there may be, twice: an update starts new ones beside the old."""
-    wanted = 0.0
-    for each in options.values():
-        wanted += _replicas(each, "max_replicas") * each["ray_actor_options"]["num_cpus"]
-    return math.ceil(2 * (1 + wanted))
-
-
-def _replicas(options: Mapping[str, Any], bound: str) -> int:
-    """The number of replicas of a deployment, or a bound of it."""
-    return int(options.get("num_replicas") or options["autoscaling_config"].get(bound, 1))
-
-
-def _require_resources(options: Options) -> None:
+def _require_resources(wanted: Iterable[Demand]) -> None:
     """
     Raises:
         NotEnoughResources: not every deployment has room for its least number of replicas; Serve would wait forever.
     """
     import ray
 
-    wanted: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
-    for name, each in options.items():
-        reserved = each["ray_actor_options"]
-        # no CPUs: Ray hands out as many as are needed. And one replica even of a deployment that is scaled to zero.
-        named = {"GPU": reserved["num_gpus"], "memory": reserved.get("memory", 0), **reserved.get("resources", {})}
-        for resource, amount in named.items():
+    reserved: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
+    for each in wanted:
+        # no CPUs: Ray gets as many logical ones as are needed. One replica even of a deployment that is scaled to zero.
+        for resource, amount in {"GPU": each.gpus, "memory": each.memory_bytes, **each.resources}.items():
             if amount:
-                wanted[resource][name] = [amount] * max(1, _replicas(each, "min_replicas"))
+                reserved[resource][each.name] = [amount] * max(1, each.least)
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     lacking = []
-    for resource, by_name in wanted.items():
+    for resource, by_name in reserved.items():
         amounts, available = [amount for each in by_name.values() for amount in each], has.get(resource, 0)
         if not _fits(resource, amounts, available):
+            deployments = ", ".join(
+                f"{name} ({f'{len(each)} x ' if len(each) > 1 else ''}{_quantity(resource, each[0])})"
+                for name, each in by_name.items()
+            )
             lacking.append(
-                f"the pipeline needs {_quantity(resource, sum(amounts))} for {_by_deployment(resource, by_name)}; "
+                f"the pipeline needs {_quantity(resource, sum(amounts))} for {deployments}; "
                 f"this machine has {_quantity(resource, available)}"
             )
     if lacking:
@@ -112,20 +97,8 @@ def _fits(resource: str, amounts: Sequence[float], available: float) -> bool:
         return sum(amounts) <= available
     # a share of a GPU is a share of one GPU
     shares = [share for amount in amounts for share in ([1.0] * math.ceil(amount) if amount > 1 else [amount])]
-    free = [1.0] * int(available)
-    for share in sorted(shares, reverse=True):
-        index = next((i for i, left in enumerate(free) if left >= share - 1e-6), None)
-        if index is None:
-            return False
-        free[index] -= share
-    return True
-
-
-def _by_deployment(resource: str, amounts: Mapping[str, Sequence[float]]) -> str:
-    return ", ".join(
-        f"{name} ({f'{len(each)} x ' if len(each) > 1 else ''}{_quantity(resource, each[0])})"
-        for name, each in amounts.items()
-    )
+    gpus = [Room(0, 1.0, 0) for _ in range(int(available))]
+    return not first_fit([Demand("", 0, share, 0, {}, 1, 1) for share in shares], gpus)
 
 
 def _quantity(resource: str, amount: float) -> str:
@@ -142,9 +115,7 @@ def _deploy(plan: Plan, gateway: GatewayConfig, intake: IntakeConfig | None) -> 
     serve.run_many([target], wait_for_applications_running=False)
     while (state := application_states().get(plan.name)) != "RUNNING":
         if state == "DEPLOY_FAILED":
-            application = serve.status().applications[plan.name]
-            failed = [
-                f"{key}: {d.message}" for key, d in application.deployments.items() if d.status == "DEPLOY_FAILED"
-            ]
-            raise SetupError("\n".join(["the pipeline cannot be served:", *(failed or [application.message])]))
+            found = serve.status().applications[plan.name]
+            failed = [f"{key}: {d.message}" for key, d in found.deployments.items() if d.status == "DEPLOY_FAILED"]
+            raise SetupError("\n".join(["the pipeline cannot be served:", *(failed or [found.message])]))
         time.sleep(_POLL_S)

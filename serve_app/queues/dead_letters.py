@@ -14,7 +14,7 @@ from typing import Any
 
 from serve_app.queues.protocol import Message, Queue
 
-__all__ = ["DeadLetter", "Held", "hold", "purge", "retry"]
+__all__ = ["DeadLetter", "Held", "hold", "retry"]
 
 _NAMES = ("id", "jobs", "type", "reason", "attempts", "time")
 _QUIET_S = 1.0
@@ -112,9 +112,4 @@ async def hold(dead: Queue, limit: int = 10_000, quiet_s: float = _QUIET_S) -> A
 async def retry(queue: Queue, dead: Queue, held: Held) -> None:
     """Requeue the original message, then delete the letter."""
     await queue.publish([held.letter.body])
-    await dead.ack(held.messages)
-
-
-async def purge(dead: Queue, held: Held) -> None:
-    """Delete a letter."""
     await dead.ack(held.messages)

@@ -53,6 +53,4 @@ def _value(variable: re.Match[str]) -> str:
     try:
         return os.environ[variable[1]]
     except KeyError:
-        raise BadQueueUrl(
-            f"the queue URL names the environment variable {variable[1]}, which is not set in this process"
-        ) from None
+        raise BadQueueUrl(f"the queue URL names the environment variable {variable[1]}, which is not set") from None

@@ -12,15 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from classifiers import SetupError, VisionError
 from serve_app.queues.urls import QueueUrl
 
-__all__ = [
-    "Message",
-    "MissingExtra",
-    "Queue",
-    "QueueStats",
-    "QueueUnavailable",
-    "chunks",
-    "is_cancelled",
-]
+__all__ = ["Message", "MissingExtra", "Queue", "QueueStats", "QueueUnavailable", "chunks", "is_cancelled"]
 
 T = TypeVar("T")
 
@@ -75,10 +67,6 @@ class Queue(ABC):
 
     Settling a message whose lease has expired, or whose connection was lost, has no effect and is no error: the broker
     delivers it again.
-
-    Args:
-        url: says where the queue is, and its options.
-        name: what it is called at the broker.
     """
 
     kind: ClassVar[str]

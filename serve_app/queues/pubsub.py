@@ -83,7 +83,7 @@ class PubsubQueue(Queue):
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
         async with self._using() as clients:
             if not self._pulled:
-                # A pull that is given up may still be answered, and what it leased be lost for a while: it goes on.
+                # A cancelled pull may still be answered, and its messages would be leased to nobody: keep it running.
                 if self._pulling is None:
                     self._pulling = asyncio.create_task(self._pull(clients, limit))
                 pulling = self._pulling
@@ -121,7 +121,7 @@ class PubsubQueue(Queue):
     async def nack(self, message: Message, delay_s: float = 0.0) -> None:
         async with self._using() as clients:
             if self._pulling is not None and not self._waiting_for_pull:
-                # nobody receives any more: what a pull that goes on gets would be lost for as long as a lease
+                # nobody receives any more: messages of a running pull would be leased to nobody
                 self._pulling.cancel()
                 self._pulling = None
             await self._set_deadline(clients, [message.receipt], min(_MAX_LEASE_S, -int(-delay_s // 1)))
@@ -140,7 +140,7 @@ class PubsubQueue(Queue):
             undelivered, age = await asyncio.gather(
                 self._metric(clients, "num_undelivered_messages"), self._metric(clients, "oldest_unacked_message_age")
             )
-        # what is leased counts as undelivered; the two cannot be told apart
+        # leased messages count as undelivered; the two cannot be distinguished
         return QueueStats(None if undelivered is None else round(undelivered), None, age)
 
     def _path(self, subscription: str) -> str:
@@ -156,11 +156,7 @@ class PubsubQueue(Queue):
 
     async def _set_deadline(self, clients: _Clients, ids: Sequence[str], seconds: int) -> None:
         for chunk in chunks(ids, _MAX_ACK_IDS):
-            request = {
-                "subscription": self._path(self.name),
-                "ack_ids": list(chunk),
-                "ack_deadline_seconds": seconds,
-            }
+            request = {"subscription": self._path(self.name), "ack_ids": list(chunk), "ack_deadline_seconds": seconds}
             await clients.subscriber.modify_ack_deadline(request, **_CALL)
 
     async def _find_topic(self, clients: _Clients) -> str:

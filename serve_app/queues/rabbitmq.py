@@ -239,24 +239,17 @@ def _quorum(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dead_letters_to(queue: str) -> dict[str, Any]:
-    return {
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": queue,
-        "x-dead-letter-strategy": "at-least-once",
-    }
+    return {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue, "x-dead-letter-strategy": "at-least-once"}
 
 
 def _message(session: _Session, delivery: AbstractIncomingMessage) -> Message:
     headers = delivery.headers
     published = headers.get("x-published")  # in whole milliseconds: AMQP's float has too few digits
-    deliveries = _number(headers.get("x-deliveries")) + _number(headers.get("x-delivery-count")) + 1
+    counts = (headers.get(name) for name in ("x-deliveries", "x-delivery-count"))
+    deliveries = 1 + sum(count for count in counts if isinstance(count, int))
     receipt = _Receipt(session, delivery)
     return Message(delivery.body, deliveries, published / 1000 if isinstance(published, int) else None, receipt)
 
 
 def _now_ms() -> int:
     return round(time.time() * 1000)
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0

@@ -190,19 +190,16 @@ class RedisQueue(Queue):
             try:
                 async with self._connecting:
                     if not self._has_group:
-                        await self._make_group(client)
+                        try:
+                            await client.xgroup_create(self.name, _GROUP, id="0", mkstream=True)
+                        except ResponseError as error:
+                            if "BUSYGROUP" not in str(error):  # it exists
+                                raise
                         self._has_group = True
                 yield client
             except RedisError as error:
                 if "NOGROUP" in str(error):  # the server lost its data, or the stream was deleted
                     self._has_group = False
-                raise
-
-    async def _make_group(self, client: Any) -> None:
-        try:
-            await client.xgroup_create(self.name, _GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
                 raise
 
 

@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE INDEX IF NOT EXISTS messages_visible ON messages (queue, visible);
 """
 
+_INSERT = "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)"
+
 T = TypeVar("T")
 
 
@@ -100,11 +102,7 @@ class SqliteQueue(Queue):
     async def publish(self, bodies: Sequence[bytes]) -> None:
         now = time.time()
         rows = [(self.name, body, now, now) for body in bodies]
-        await self._run(
-            lambda db: db.executemany(
-                "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)", rows
-            )
-        )
+        await self._run(lambda db: db.executemany(_INSERT, rows))
 
     async def receive(self, limit: int, wait_s: float) -> list[Message]:
         until = time.monotonic() + wait_s
@@ -148,10 +146,7 @@ class SqliteQueue(Queue):
 
         def move(db: sqlite3.Connection) -> None:
             if db.execute("DELETE FROM messages WHERE seq = ? AND receipt = ?", message.receipt).rowcount:
-                db.execute(
-                    "INSERT INTO messages (queue, body, published, visible) VALUES (?, ?, ?, ?)",
-                    (dead, letter, now, now),
-                )
+                db.execute(_INSERT, (dead, letter, now, now))
 
         await self._run(move)
 

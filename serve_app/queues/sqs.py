@@ -123,7 +123,7 @@ class SqsQueue(Queue):
     async def _set_visibility(self, messages: Sequence[Message], seconds: float) -> None:
         url = await self._url_of(self.name)
         for chunk in chunks(messages, _BATCH):
-            # One that was deleted, or whose lease ran out, is refused by itself: nothing to do about it.
+            # SQS refuses those that were deleted or whose lease has expired, which is no error.
             entries = [
                 {"Id": str(i), "ReceiptHandle": message.receipt, "VisibilityTimeout": -int(-seconds // 1)}
                 for i, message in enumerate(chunk)

@@ -33,7 +33,6 @@ class QueueUrl:
     Attributes:
         base: the URL without query.
         path: percent-decoded, without the first ``/``.
-        options: the query.
     """
 
     scheme: str
@@ -49,19 +48,15 @@ class QueueUrl:
         Raises:
             BadQueueUrl: no scheme of a queue, or a query that cannot be read.
         """
+        known = f"known forms: {', '.join(FORMS.values())}"
         try:
             parts = urlsplit(url)
-            host = parts.netloc.rpartition("@")[2]
         except ValueError as error:
-            raise BadQueueUrl(
-                f"the queue URL cannot be read ({error}); known forms: {', '.join(FORMS.values())}"
-            ) from error
+            raise BadQueueUrl(f"the queue URL cannot be read ({error}); {known}") from error
         if parts.scheme not in FORMS:
-            known = ", ".join(FORMS.values())
-            raise BadQueueUrl(f"the queue URL's scheme is {parts.scheme!r}; known forms: {known}")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        base = url.partition("?")[0]
-        return cls(parts.scheme, base, host, unquote(parts.path[1:]), options)
+            raise BadQueueUrl(f"the queue URL's scheme is {parts.scheme!r}; {known}")
+        host, options = parts.netloc.rpartition("@")[2], dict(parse_qsl(parts.query, keep_blank_values=True))
+        return cls(parts.scheme, url.partition("?")[0], host, unquote(parts.path[1:]), options)
 
     def need(self, option: str) -> str:
         """The value of a required option."""
@@ -79,7 +74,8 @@ class QueueUrl:
                 )
             if not value:
                 raise BadQueueUrl(
-                    f"the queue URL lacks '{option}=' a value; is a variable unset? It looks like {FORMS[self.scheme]}"
+                    f"the queue URL has no value for '{option}='; is a variable unset? It looks like "
+                    f"{FORMS[self.scheme]}"
                 )
         endpoint = self.options.get("endpoint_url", "http://")
         if not endpoint.startswith(("http://", "https://")):

@@ -22,20 +22,20 @@ __all__ = ["BlockDumper", "commented", "render"]
 _PASSED_ON = ("PYTHONPATH", "VISIONGRAPH_CACHE", "VISIONGRAPH_MODELS")
 
 _COMMENTS = {
-    "http_options": "Loopback: put TLS in front before others reach it (0.0.0.0 where a load balancer must).",
-    "logging_config": "A line a request costs more than small models do; the metrics count requests anyway.",
-    "applications": "One application: one deployment per step, and the gateway in front.",
-    "runtime_env": "Where the replicas find your classes and models: the values of the process that rendered this.",
-    "args": "The structure. A change here rolls every deployment, each new replica before its old one.",
-    "user_config": "The tunables of all steps, in one block. A change is applied in place; nothing restarts.",
-    "max_surge_percent": "An update starts new replicas before it stops old ones: leave room for twice the replicas.",
-    "max_ongoing_requests": "So many that Serve lets none wait: the pipeline's own limit is enforced by its replicas.",
-    "max_queued_requests": "Calls that may wait at each caller; past it clients get 503.",
-    "backpressure_config": "What they are told then: to try again after so many seconds.",
-    "health_check_period_s": "A replica that fails three checks, as one whose model hangs does, is replaced.",
-    "intake": "Where images come from and results go. Write ${NAME} for a password, from the environment.",
-    "graceful_shutdown_timeout_s": "A worker that is stopped finishes its images or requeues them.",
-    "ray_actor_options": "What a replica reserves on its node; a share of a GPU lets several steps use one.",
+    "http_options": "Loopback only: terminate TLS in front before you bind 0.0.0.0, for example for a load balancer.",
+    "logging_config": "Off: one log line per request costs more than a small model, and the metrics count requests.",
+    "applications": "One application: one deployment per step, with the gateway in front.",
+    "runtime_env": "Where replicas find your classes and models: as set for the process that rendered this file.",
+    "args": "The structure. A change rolls every deployment; each new replica starts before its old one stops.",
+    "user_config": "The tunables of all steps, in one block. A change is applied in place, without a restart.",
+    "max_surge_percent": "An update starts new replicas before it stops old ones; leave room for twice as many.",
+    "max_ongoing_requests": "So many that nothing waits in Serve: replicas enforce the limit of the pipeline.",
+    "max_queued_requests": "Calls that may wait at each caller; beyond that clients get 503.",
+    "backpressure_config": "The response when the queue is full, with Retry-After in seconds.",
+    "health_check_period_s": "A replica that fails three checks, for example because its model hangs, is replaced.",
+    "intake": "The queue of images, and the store of results. Write ${NAME} for a password from the environment.",
+    "graceful_shutdown_timeout_s": "A worker that is stopped finishes its images or requeues them within this time.",
+    "ray_actor_options": "What a replica reserves on its node; several steps can share one GPU.",
 }
 """Written above the first line with the key."""
 
@@ -61,11 +61,9 @@ def render(
     in ``user_config``, and the options of each step in its deployment.
 
     Args:
-        pipeline: the file.
         gateway: authentication and limits; without it every client on this machine is allowed.
         intake: where images come from, and results go; without it there are no workers and no jobs.
         host: address that the HTTP endpoint binds.
-        port: of the HTTP endpoint.
         machine: choose replicas and placement for it, see :func:`serve_app.deployments.fitting.fit_to`.
         environment: of the replicas, in ``runtime_env``; ``None``: where this process finds classes and models.
 

@@ -5,7 +5,7 @@ which a replica need not wait for when it starts.
 """
 
 from serve_app.results.compactor import Compactor
-from serve_app.results.object_stores import BadResultsUri, Objects, StoreUnavailable, objects_from_uri
+from serve_app.results.object_stores import BadResultsUri, Objects, StoreUnavailable, objects_from_uri, uri_below
 from serve_app.results.reuse import Reuse
 from serve_app.results.store import JOB_PREFIX, JobMarker, JobStatus, Outcome, ResultStore, content_key
 
@@ -22,4 +22,5 @@ __all__ = [
     "StoreUnavailable",
     "content_key",
     "objects_from_uri",
+    "uri_below",
 ]

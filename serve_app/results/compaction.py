@@ -18,7 +18,7 @@ import json
 import logging
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,11 +31,12 @@ from classifiers import VisionError
 from serve_app.results.object_stores import Objects, StoreUnavailable
 from serve_app.results.table import partition_of, row_of, rows_to_table, to_parquet
 
-__all__ = ["Compacted", "compact"]
+__all__ = ["FILE", "Compacted", "compact", "covers", "read_table"]
 
 _MAX_SEGMENTS = 2000
 _PLANS = "compaction/"
-_FILE = re.compile(r"part-(\d+)(?:_(-?\d+)_(-?\d+))?\.parquet")
+FILE = re.compile(r"part-(\d+)(?:_(-?\d+)_(-?\d+))?\.parquet")
+"""The name of a file: the plan, and when its first and its last job finished."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ _Row: TypeAlias = dict[str, Any]
 
 
 class Compacted(NamedTuple):
-    """What one run did. ``rejected``: lines of the journal that are no results; they are kept under ``rejected/``."""
+    """What one run did. ``rejected``: invalid lines of the journal, which are stored under ``rejected/``."""
 
     rows: int = 0
     files: int = 0
@@ -54,7 +55,7 @@ class Compacted(NamedTuple):
 def compact(objects: Objects, max_segments: int = _MAX_SEGMENTS) -> Compacted:
     """Move what the journal holds to Parquet, up to ``max_segments`` journal objects a plan, until it is empty.
 
-    A line that is no result is logged and set aside under ``rejected/``; the others are moved.
+    An invalid line is logged and stored under ``rejected/``; the others are moved.
 
     Raises:
         StoreUnavailable: the store does not answer; run it again.
@@ -87,12 +88,22 @@ def _carry_out(objects: Objects, number: int) -> Compacted:
         rows = files = 0
         for partition, found in _by_partition(outcomes, rejected).items():
             new = _new_rows(objects, partition, number, found)
-            table = pa.concat_tables([rows_to_table([]), *_tables(new, rejected)])
+            table, misfits = rows_to_table(new)
+            rejected += [_rejection(json.dumps(row, default=str), error) for row, error in misfits]
             if table.num_rows:
-                objects.put(f"{partition}/{_file_name(number, new)}", to_parquet(table))
+                times = list(map(_time, new))
+                name = f"part-{number:010d}_{min(times)}_{max(times)}.parquet"
+                objects.put(f"{partition}/{name}", to_parquet(table))
                 rows, files = rows + table.num_rows, files + 1
         if rejected:
-            _set_aside(objects, number, rejected)
+            aside = f"rejected/{number:010d}.jsonl"
+            objects.put(aside, b"\n".join(json.dumps(rejection).encode() for rejection in rejected))
+            _log.error(
+                "%d results cannot be converted to Parquet and are stored in %s; the first: %.500r",
+                len(rejected),
+                aside,
+                rejected[0]["reason"],
+            )
         counts = Compacted(rows, files, len(segments), len(rejected))
         objects.put(key, _plan(segments, is_done=True))
     for segment in segments:
@@ -109,7 +120,7 @@ def _plan(segments: Sequence[str], *, is_done: bool = False) -> bytes:
 def _read(
     objects: Objects, segments: Iterable[str], rejected: list[dict[str, str]]
 ) -> dict[str, dict[str, Any]] | None:
-    """The outcomes of journal objects by their ids; ``None`` where an object is gone."""
+    """The outcomes of journal objects by their ids; ``None`` where an object was deleted."""
     outcomes: dict[str, dict[str, Any]] = {}
     for segment in segments:
         data = objects.get(segment)
@@ -138,31 +149,8 @@ def _by_partition(outcomes: dict[str, dict[str, Any]], rejected: list[dict[str, 
     return partitions
 
 
-def _tables(rows: list[_Row], rejected: list[dict[str, str]]) -> Iterator[pa.Table]:
-    """The rows as tables, without those that do not fit into the columns."""
-    try:
-        yield rows_to_table(rows)
-    except Exception as error:  # noqa: BLE001 - Arrow raises errors of many kinds
-        if len(rows) == 1:
-            rejected.append(_rejection(json.dumps(rows[0], default=str), error))
-            return
-        yield from _tables(rows[: len(rows) // 2], rejected)
-        yield from _tables(rows[len(rows) // 2 :], rejected)
-
-
 def _rejection(line: str, error: Exception) -> dict[str, str]:
     return {"reason": f"{type(error).__name__}: {error}", "line": line}
-
-
-def _set_aside(objects: Objects, number: int, rejected: list[dict[str, str]]) -> None:
-    key = f"rejected/{number:010d}.jsonl"
-    objects.put(key, b"\n".join(json.dumps(rejection).encode() for rejection in rejected))
-    _log.error(
-        "%d results cannot be put into Parquet and were set aside in %s; the first: %.500r",
-        len(rejected),
-        key,
-        rejected[0]["reason"],
-    )
 
 
 def _new_rows(objects: Objects, partition: str, number: int, rows: list[_Row]) -> list[_Row]:
@@ -172,24 +160,29 @@ def _new_rows(objects: Objects, partition: str, number: int, rows: list[_Row]) -
     known: set[str] = set()
     try:
         infos = filesystem.get_file_info(FileSelector(f"{root}/{partition}", allow_not_found=True))
-        for path, name in ((info.path, _FILE.fullmatch(info.base_name)) for info in infos):
-            if name is not None and int(name[1]) != number and _covers(name, times):
-                column = _ids(filesystem, path)
+        for path, name in ((info.path, FILE.fullmatch(info.base_name)) for info in infos):
+            if name is not None and int(name[1]) != number and covers(name, times):
+                column = read_table(filesystem, path, ["id"])["id"]
                 known.update(column.filter(pc.is_in(column, value_set=ids)).to_pylist())
     except OSError as error:
         raise StoreUnavailable(f"{partition} cannot be read: {error}") from error
     return [row for row in rows if row["id"] not in known]
 
 
-def _ids(filesystem: FileSystem, path: str) -> pa.ChunkedArray:
+def read_table(filesystem: FileSystem, path: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a file; default: all of its columns.
+
+    Raises:
+        VisionError: it is damaged.
+    """
     try:
-        return pq.read_table(path, columns=["id"], filesystem=filesystem, partitioning=None)["id"]
+        return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
     except pa.ArrowException as error:
         raise VisionError(f"{path} is damaged ({error}); move it away, or put a copy in its place") from error
 
 
-def _covers(name: re.Match[str], times: list[int]) -> bool:
-    """Whether one of the times, which are sorted, lies in the file's."""
+def covers(name: re.Match[str], times: list[int]) -> bool:
+    """Whether one of the times (sorted, in milliseconds since the epoch) lies in those of a file."""
     if name[2] is None:  # by an earlier version, whose names tell no times
         return True
     first = bisect_left(times, int(name[2]))
@@ -213,8 +206,3 @@ def _last_plan(objects: Objects) -> int:
 
 def _plan_key(number: int) -> str:
     return f"{_PLANS}{number:010d}.json"
-
-
-def _file_name(number: int, rows: list[_Row]) -> str:
-    times = list(map(_time, rows))
-    return f"part-{number:010d}_{min(times)}_{max(times)}.parquet"

@@ -1,4 +1,4 @@
-"""Compaction at intervals, in a worker."""
+"""Compaction, and what else a store needs, at intervals, in a worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 
 from classifiers import VisionError
-from serve_app.results.object_stores import Objects
 
 __all__ = ["Compactor"]
 
@@ -17,16 +16,15 @@ _log = logging.getLogger(__name__)
 
 
 class Compactor:
-    """Moves results to Parquet every ``every_s`` seconds. Use it from one event loop.
+    """Calls ``run`` every ``every_s`` seconds. Use it from one event loop.
 
     Args:
-        objects: the store.
-        every_s: seconds between two runs.
+        run: compacts the results; called in a thread.
         is_mine: whether this process compacts; while two do, no harm is done.
     """
 
-    def __init__(self, objects: Objects, every_s: float, is_mine: Callable[[], bool]) -> None:
-        self._objects = objects
+    def __init__(self, run: Callable[[], object], every_s: float, is_mine: Callable[[], bool]) -> None:
+        self._compact = run
         self._every_s = every_s
         self._is_mine = is_mine
         self._failures = 0
@@ -51,15 +49,12 @@ class Compactor:
         return None
 
     async def _run(self) -> None:
-        # here, since importing pyarrow takes a third of a second: the worker processes jobs before
-        from serve_app.results.compaction import compact
-
         while True:
             await asyncio.sleep(self._every_s)
             if not self._is_mine():
                 continue
             try:
-                await asyncio.to_thread(compact, self._objects)
+                await asyncio.to_thread(self._compact)
             except Exception as error:  # noqa: BLE001 - counted, and reported by the health check
                 self._failures += 1
                 self._last_error = error

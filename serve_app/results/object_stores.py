@@ -8,21 +8,32 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
-from obstore.store import ObjectStore
+from obstore.store import GCSStore, ObjectStore
 
 from classifiers import SetupError, VisionError
-from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, s3_bucket
+from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, presigned_s3_put, s3_bucket
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BadResultsUri", "BucketObjects", "LocalObjects", "Objects", "StoreUnavailable", "objects_from_uri"]
+__all__ = [
+    "BadResultsUri",
+    "BucketObjects",
+    "LocalObjects",
+    "ObjectInfo",
+    "Objects",
+    "StoreUnavailable",
+    "objects_from_uri",
+    "uri_below",
+]
 
 # the options of a URI, by scheme
 _OPTIONS = {"s3": ("region", "endpoint_url"), "gs": ("endpoint_url",)}
@@ -34,6 +45,15 @@ class BadResultsUri(SetupError):
 
 class StoreUnavailable(VisionError):
     """The store did not answer, or not in time. The same call may work later."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object in a listing: its size in bytes, and when it was last written."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 class Objects(ABC):
@@ -59,8 +79,27 @@ class Objects(ABC):
         """Delete the object, if there is one."""
 
     @abstractmethod
+    def info(self, key: str) -> ObjectInfo | None:
+        """What a listing says about one object; ``None`` where there is none."""
+
+    @abstractmethod
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects under a prefix that ends with ``/``, in the order of their keys."""
+
+    @abstractmethod
+    def folders(self, prefix: str) -> list[str]:
+        """What the keys under a prefix have up to the next ``/``, each with it."""
+
     def keys(self, prefix: str) -> Iterator[str]:
-        """The keys under a prefix that ends with ``/``, in order."""
+        """The keys of :meth:`entries`."""
+        return (item.key for item in self.entries(prefix))
+
+    @abstractmethod
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:
+        """The URL to which anybody may ``PUT`` the object for a while; ``None`` where the store cannot sign requests.
+
+        S3 takes only a body of the signed type and size; other stores do not check them.
+        """
 
     @abstractmethod
     def filesystem(self) -> tuple[FileSystem, str]:
@@ -91,10 +130,14 @@ def objects_from_uri(uri: str) -> Objects:
     if parts.scheme == "file":
         return LocalObjects(Path(unquote(parts.path)))
     if parts.scheme and "://" in uri:
-        raise BadResultsUri(
-            f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix, gs://bucket/prefix, or a path"
-        )
+        raise BadResultsUri(f"results cannot be kept at {parts.scheme}://; use s3://bucket/prefix, gs:// or a path")
     return LocalObjects(Path(uri))
+
+
+def uri_below(uri: str, folder: str) -> str:
+    """The URI of a folder in what a URI of :func:`objects_from_uri` names, with the same options."""
+    address, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{address.rstrip('/')}/{folder}{mark}{options}"
 
 
 class LocalObjects(Objects):
@@ -139,9 +182,25 @@ class LocalObjects(Objects):
         with self._errors():
             self._path(key).unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def info(self, key: str) -> ObjectInfo | None:
+        with self._errors(), suppress(FileNotFoundError):
+            status = self._path(key).stat()
+            return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+        return None
+
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         found = (path for path in (self._root / prefix).rglob("*") if path.is_file() and not path.name.startswith("."))
-        yield from sorted(path.relative_to(self._root).as_posix() for path in found)
+        for key in sorted(path.relative_to(self._root).as_posix() for path in found):
+            if (item := self.info(key)) is not None:
+                yield item
+
+    def folders(self, prefix: str) -> list[str]:
+        with self._errors(), suppress(FileNotFoundError):
+            return sorted(f"{prefix}{path.name}/" for path in (self._root / prefix).iterdir() if path.is_dir())
+        return []
+
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:  # noqa: ARG002
+        return None
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import LocalFileSystem
@@ -182,9 +241,7 @@ class LocalObjects(Objects):
         try:
             yield
         except OSError as error:
-            raise StoreUnavailable(
-                f"the results folder {self._root} cannot be used: {error.strerror or error}"
-            ) from error
+            raise StoreUnavailable(f"the folder {self._root} cannot be used: {error.strerror or error}") from error
 
 
 def _sync(folder: Path) -> None:
@@ -206,9 +263,7 @@ class BucketObjects(Objects):
     """Objects of a bucket under a prefix. The server must support conditional writes, as S3 and Google's do.
 
     Args:
-        scheme: ``s3`` or ``gs``.
         bucket: its name. The first call connects.
-        prefix: begins every key.
         region: of S3; default: as the machine is configured.
         endpoint_url: of another server, or of an emulator.
     """
@@ -254,7 +309,16 @@ class BucketObjects(Objects):
         with self._errors(), suppress(FileNotFoundError):
             obstore.delete(self._store, self._prefix + key)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def info(self, key: str) -> ObjectInfo | None:
+        with self._errors():
+            try:
+                return self._listed(obstore.head(self._store, self._prefix + key))
+            except FileNotFoundError as error:
+                if is_missing_bucket(error):
+                    raise
+                return None
+
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._errors():
             pages = iter(obstore.list(self._store, self._prefix + prefix.rstrip("/")))
         while True:
@@ -262,7 +326,24 @@ class BucketObjects(Objects):
                 page = next(pages, None)
             if page is None:
                 return
-            yield from sorted(item["path"][len(self._prefix) :] for item in page)
+            yield from sorted(map(self._listed, page), key=lambda item: item.key)
+
+    def _listed(self, item: Any) -> ObjectInfo:
+        return ObjectInfo(item["path"][len(self._prefix) :], item["size"], item["last_modified"])
+
+    def folders(self, prefix: str) -> list[str]:
+        with self._errors():
+            found = obstore.list_with_delimiter(self._store, (self._prefix + prefix).rstrip("/"))
+        return sorted(f"{path[len(self._prefix) :]}/" for path in found["common_prefixes"])
+
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:
+        with self._errors():
+            if self._scheme == "gs":
+                url: str = obstore.sign(cast("GCSStore", self._store), "PUT", self._prefix + key, valid_for)
+                return url
+            return presigned_s3_put(
+                self._bucket, self._prefix + key, content_type, size, valid_for, self._region, self._endpoint_url
+            )
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import GcsFileSystem, S3FileSystem

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from classifiers import SetupError, VisionError
 from serve_app.queues import MissingExtra
+from serve_app.results.deletion import pending_deletions
 from serve_app.results.object_stores import Objects
 from serve_app.results.table import SCHEMA
 
@@ -32,6 +34,8 @@ class Answer:
 
 def query(objects: Objects, sql: str) -> Answer:
     """Run a statement over the table ``results``: the columns of ``SCHEMA``, and ``pipeline`` and ``date``.
+
+    Rows of jobs that were deleted are left out.
 
     Raises:
         BadQuery: the statement is invalid or empty.
@@ -58,6 +62,9 @@ def query(objects: Objects, sql: str) -> Answer:
             if files
             else schema.empty_table()
         )
+        deleted = [deletion.id for deletion in pending_deletions(objects)]
+        if files and deleted:
+            results = results.filter(~pc.field("id").isin(deleted))
         with duckdb.connect(":memory:") as database:
             database.register("results", results)
             database.execute("SET enable_external_access = false")  # the statement reads this table and nothing else

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from graph import Engine, Frame, Plan
+from graph import Engine, Frame
 from serve_app.results.store import ResultStore, content_key
 
 __all__ = ["Reuse"]
@@ -23,7 +23,6 @@ class Reuse:
     """Runs an engine on images without a known result. Without a working store each image is run.
 
     Args:
-        store: where results are kept under their content.
         patience_s: how long an image waits for the store. After an error it is not asked for ten times as long.
     """
 
@@ -43,15 +42,18 @@ class Reuse:
     ) -> dict[str, Any]:
         """As :meth:`graph.Engine.run`. The durations in a reused result are those of its run."""
         fingerprint = await engine.fingerprint()
-        key = content_key(frame.sha256, fingerprint, metadata if _reads_metadata(engine.plan) else {})
+        rules = (rule for step in engine.plan for rule in (step.condition, step.crops) if rule is not None)
+        read = metadata if any(rule.reads_metadata for rule in rules) else {}
+        key = content_key(frame.sha256, fingerprint, read)
         known = await self._ask(self._store.cached, key)
         if known is not None:
             image = {**known["image"], "uri": frame.uri}
             pipeline = {**known["pipeline"], "name": engine.plan.name}
             return {**known, "id": request_id, "image": image, "pipeline": pipeline, "metadata": dict(metadata)}
         result = await engine.run(frame, metadata=metadata, request_id=request_id, timeout_s=timeout_s)
-        # A result of two configurations has a fingerprint of its own, and is not reused.
-        if result["pipeline"]["fingerprint"] == fingerprint == await engine.fingerprint() and _is_whole(result):
+        # A result of two configurations has a fingerprint of its own, and is not reused; nor is one with a failure.
+        is_whole = all(step["status"] in ("ok", "skipped") for step in result["steps"])
+        if is_whole and result["pipeline"]["fingerprint"] == fingerprint == await engine.fingerprint():
             await self._ask(self._store.keep, key, result)
         return result
 
@@ -71,13 +73,3 @@ class Reuse:
             words = f"no answer within {self._patience_s:g} s" if isinstance(error, TimeoutError) else repr(error)
             _log.warning("results are not reused for %g s: %s", pause_s, words)
             return None
-
-
-def _reads_metadata(plan: Plan) -> bool:
-    rules = [rule for step in plan for rule in (step.condition, step.crops) if rule is not None]
-    return any(rule.reads_metadata for rule in rules)
-
-
-def _is_whole(result: Mapping[str, Any]) -> bool:
-    """Nothing in it failed: it might succeed the next time."""
-    return all(step["status"] in ("ok", "skipped") for step in result["steps"])

@@ -10,6 +10,7 @@
     pictures/ab/ID.jpg       the annotated picture, if it was requested
     journal/DATE/...jsonl    outcomes that are not in Parquet yet, many in one object
     parquet/                 compacted outcomes
+    deletions/ab/ID.json     a job that was deleted, until its row has left Parquet
     rejected/...jsonl        lines that are not results, with the reason
 """
 
@@ -28,7 +29,18 @@ from urllib.parse import quote
 
 from serve_app.results.object_stores import Objects, objects_from_uri
 
-__all__ = ["JOB_PREFIX", "JobMarker", "JobStatus", "Outcome", "ResultStore", "content_key"]
+__all__ = [
+    "JOB_PREFIX",
+    "JobMarker",
+    "JobStatus",
+    "Outcome",
+    "ResultStore",
+    "content_key",
+    "content_keys",
+    "now_text",
+    "object_key",
+    "object_key_beside",
+]
 
 JOB_PREFIX = "job-"
 """Begins the ids that the gateway makes. Only these have a marker, and it takes precedence over the message."""
@@ -42,7 +54,8 @@ _CONTENT_FORM = 2
 T = TypeVar("T")
 
 
-def _now() -> str:
+def now_text() -> str:
+    """The time as markers and outcomes have it: ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -64,20 +77,27 @@ class JobMarker:
     annotate: bool = False
     owner: str | None = None
     policy: dict[str, Any] | None = None
-    submitted: str = field(default_factory=_now)
+    submitted: str = field(default_factory=now_text)
     withdrawn: bool = False
     request: str | None = None
+
+    def encode(self) -> bytes:
+        """One line of JSON."""
+        return json.dumps(asdict(self)).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a job: a ``result`` or an ``error`` (``type`` and ``detail``). ``finished``: ISO 8601 in UTC."""
+    """The outcome of a job: a ``result`` or an ``error`` (``type`` and ``detail``). ``finished``: ISO 8601 in UTC.
+
+    "deleted" takes the place of the outcome of a job whose owner has it deleted; the error says by whom.
+    """
 
     id: str
-    status: Literal["succeeded", "failed"]
+    status: Literal["succeeded", "failed", "deleted"]
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
-    finished: str = field(default_factory=_now)
+    finished: str = field(default_factory=now_text)
 
     @property
     def finished_at(self) -> float:
@@ -93,9 +113,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """The state of a job. ``marker`` is ``None`` for one that others than the gateway put on the queue."""
+    """The state of a job. ``marker`` is ``None`` for one that does not come from the gateway."""
 
-    status: Literal["queued", "running", "succeeded", "failed"]
+    status: Literal["queued", "running", "succeeded", "failed", "deleted"]
     outcome: Outcome | None
     marker: JobMarker | None
 
@@ -106,12 +126,15 @@ def content_key(sha256: str, fingerprint: str, metadata: Mapping[str, Any]) -> s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class ResultStore:
-    """Jobs and their results under a URI. Use it from one event loop; all methods raise ``StoreUnavailable``.
+def content_keys(result: Mapping[str, Any]) -> list[str]:
+    """The content keys under which a result may be kept."""
+    sha256, fingerprint = result["image"]["sha256"], result["pipeline"]["fingerprint"]
+    read: list[dict[str, Any]] = [{}, result["metadata"]]  # where no rule reads it, and where one does
+    return [content_key(sha256, fingerprint, metadata) for metadata in read]
 
-    Args:
-        objects: where they are stored.
-    """
+
+class ResultStore:
+    """Jobs and their results under a URI. Use it from one event loop; all methods raise ``StoreUnavailable``."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
@@ -128,18 +151,18 @@ class ResultStore:
 
     async def job(self, job_id: str) -> JobMarker | None:
         """The marker of a job that came through the gateway."""
-        value = await self._read(_key("jobs", job_id))
+        value = await self._read(object_key("jobs", job_id))
         return None if value is None else JobMarker(**value)
 
     async def create_job(self, marker: JobMarker) -> JobMarker:
         """Write a marker unless there is one, and return the one that is there."""
-        if await self._run(lambda: self.objects.create(_key("jobs", marker.id), _encoded(marker))):
+        if await self._run(lambda: self.objects.create(object_key("jobs", marker.id), marker.encode())):
             return marker
         return await self.job(marker.id) or marker
 
     async def put_job(self, marker: JobMarker) -> None:
         """Write a marker over one that is there."""
-        await self._run(lambda: self.objects.put(_key("jobs", marker.id), _encoded(marker)))
+        await self._run(lambda: self.objects.put(object_key("jobs", marker.id), marker.encode()))
 
     async def withdraw(self, marker: JobMarker) -> None:
         """Have workers drop the job: its client was told that it was not accepted."""
@@ -147,25 +170,25 @@ class ResultStore:
 
     async def mark_running(self, job_id: str) -> None:
         """Record that a worker is processing the job."""
-        await self._run(self.objects.put, _key("running", job_id), json.dumps({"since": _now()}).encode())
+        await self._run(self.objects.put, object_key("running", job_id), json.dumps({"since": now_text()}).encode())
 
     async def failed_attempts(self, job_id: str) -> int:
         """How many attempts at the job have failed so far."""
-        value = await self._read(_key("attempts", job_id))
+        value = await self._read(object_key("attempts", job_id))
         return 0 if value is None else int(value["failed"])
 
     async def put_failed_attempts(self, job_id: str, failed: int) -> None:
         """Record the number of failed attempts at the job."""
-        await self._run(self.objects.put, _key("attempts", job_id), json.dumps({"failed": failed}).encode())
+        await self._run(self.objects.put, object_key("attempts", job_id), json.dumps({"failed": failed}).encode())
 
     async def outcome(self, job_id: str) -> Outcome | None:
         """The outcome of the job; ``None``: it has none yet."""
-        value = await self._read(_key("outcomes", job_id))
+        value = await self._read(object_key("outcomes", job_id))
         return None if value is None else Outcome(**value)
 
     async def finish(self, outcome: Outcome) -> Outcome:
         """Record the outcome of a job unless it has one; returns the one that is recorded."""
-        if await self._run(self.objects.create, _key("outcomes", outcome.id), outcome.encode()):
+        if await self._run(self.objects.create, object_key("outcomes", outcome.id), outcome.encode()):
             return outcome
         return await self.outcome(outcome.id) or outcome
 
@@ -173,18 +196,24 @@ class ResultStore:
         """Delete the failure of a job, so that it can run once more; a result stays."""
         outcome = await self.outcome(job_id)
         if outcome is not None and outcome.status == "failed":
-            await self._run(self.objects.delete, _key("running", job_id))
-            await self._run(self.objects.delete, _key("attempts", job_id))
-            await self._run(self.objects.delete, _key("outcomes", job_id))
+            await self._run(self.objects.delete, object_key("running", job_id))
+            await self._run(self.objects.delete, object_key("attempts", job_id))
+            await self._run(self.objects.delete, object_key("outcomes", job_id))
 
     async def status(self, job_id: str) -> JobStatus | None:
         """The state of a job; ``None``: it is not known, or was withdrawn."""
         outcome, marker = await asyncio.gather(self.outcome(job_id), self.job(job_id))
         if outcome is not None:
             return JobStatus(outcome.status, outcome, marker)
-        if await self._read(_key("running", job_id)) is not None:
+        if await self._read(object_key("running", job_id)) is not None:
             return JobStatus("running", None, marker)
         return None if marker is None or marker.withdrawn else JobStatus("queued", None, marker)
+
+    async def delete(self, job_id: str, by: str, delete_upload: Callable[[JobMarker], None]) -> bool:
+        """See :func:`serve_app.results.deletion.delete_job`."""
+        from serve_app.results.deletion import delete_job  # which imports this module
+
+        return await self._run(delete_job, self.objects, job_id, by, delete_upload)
 
     async def journal(self, outcomes: Sequence[Outcome]) -> None:
         """Write results to the journal. One that is written twice is compacted once."""
@@ -196,19 +225,28 @@ class ResultStore:
 
     async def cached(self, key: str) -> dict[str, Any] | None:
         """The result under a :func:`content_key`."""
-        return await self._read(_key("content", key))
+        return await self._read(object_key("content", key))
 
     async def keep(self, key: str, result: Mapping[str, Any]) -> None:
         """Keep a result under a :func:`content_key`, unless there is one."""
-        await self._run(self.objects.create, _key("content", key), json.dumps(result, ensure_ascii=False).encode())
+        await self._run(
+            self.objects.create, object_key("content", key), json.dumps(result, ensure_ascii=False).encode()
+        )
+
+    async def forget(self, outcome: Outcome, result: Mapping[str, Any]) -> None:
+        """Delete what a run of a job has written that was deleted meanwhile: the picture, and the result as content."""
+        if outcome.status == "deleted":
+            await self._run(self.objects.delete, object_key("pictures", outcome.id, "jpg"))
+            for key in content_keys(result):
+                await self._run(self.objects.delete, object_key("content", key))
 
     async def put_picture(self, job_id: str, jpeg: bytes) -> None:
         """Keep the annotated picture."""
-        await self._run(self.objects.put, _key("pictures", job_id, "jpg"), jpeg)
+        await self._run(self.objects.put, object_key("pictures", job_id, "jpg"), jpeg)
 
     async def picture(self, job_id: str) -> bytes | None:
         """The annotated picture."""
-        return await self._run(self.objects.get, _key("pictures", job_id, "jpg"))
+        return await self._run(self.objects.get, object_key("pictures", job_id, "jpg"))
 
     async def _read(self, key: str) -> dict[str, Any] | None:
         def read() -> dict[str, Any] | None:
@@ -221,14 +259,16 @@ class ResultStore:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
 
-def _encoded(marker: JobMarker) -> bytes:
-    return json.dumps(asdict(marker)).encode()
-
-
-def _key(kind: str, name: str, suffix: str = "json") -> str:
+def object_key(kind: str, name: str, suffix: str = "json") -> str:
+    """The key of an object of one kind, for a job's id or a content key."""
     # two digits of a hash: object stores scale by prefix, and folders stay small
     digest = hashlib.sha256(name.encode()).hexdigest()
     quoted = quote(name, safe="")
     if len(quoted) > _MAX_NAME:
         quoted = digest
     return f"{kind}/{digest[:2]}/{quoted}.{suffix}"
+
+
+def object_key_beside(key: str, kind: str, suffix: str = "json") -> str:
+    """The key of another kind for the same job."""
+    return f"{kind}/{key.partition('/')[2].rpartition('.')[0]}.{suffix}"

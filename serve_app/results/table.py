@@ -66,13 +66,16 @@ SCHEMA = pa.schema(
 """
 
 
-def rows_to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The table of rows, in their order.
-
-    Raises:
-        Exception: a value does not fit into its column.
-    """
-    return pa.Table.from_pylist(rows, SCHEMA)
+def rows_to_table(rows: Sequence[Mapping[str, Any]]) -> tuple[pa.Table, list[tuple[Mapping[str, Any], Exception]]]:
+    """The table of rows, in their order; and the rows of which a value does not fit into its column, with the error."""
+    try:
+        return pa.Table.from_pylist(rows, SCHEMA), []
+    except Exception as error:  # noqa: BLE001 - Arrow raises errors of many kinds
+        if len(rows) == 1:
+            return SCHEMA.empty_table(), [(rows[0], error)]
+        half = len(rows) // 2
+        (first, misfits), (second, more) = rows_to_table(rows[:half]), rows_to_table(rows[half:])
+        return pa.concat_tables([first, second]), [*misfits, *more]
 
 
 def partition_of(pipeline: str, day: date) -> str:

@@ -13,7 +13,7 @@ from toys import draw, encoded
 
 from graph import Engine, LocalBackend, load_plan
 from serve_app.config.gateway_config import GatewayConfig
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 
 STREET = draw(("person", 10, 10, 50, 90), ("car", 100, 100, 180, 150))
 

@@ -20,11 +20,11 @@ from classifiers.imaging.decoding import ImageLimits
 from graph import Engine, Plan, StepBackend, load_plan
 from serve_app.config.gateway_config import FetchConfig
 from serve_app.config.intake_config import SourcesConfig
-from serve_app.images.job_sources import Sources
+from serve_app.images import KeptPlaces, Sources, Uploads
 from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import DeadLetter, Queue, queue_from_url
 from serve_app.queues.dead_letters import hold
-from serve_app.results import ResultStore
+from serve_app.results import ResultStore, objects_from_uri, uri_below
 
 PIPELINE: dict[str, Any] = {
     "name": "toy",
@@ -48,6 +48,16 @@ class Place:
     results: str
     images: Path
     store: ResultStore
+
+    @property
+    def uploads(self) -> Uploads:
+        """Where images are kept that come with jobs."""
+        return Uploads(objects_from_uri(uri_below(self.results, "images")), LIMITS.max_bytes)
+
+    @property
+    def kept(self) -> KeptPlaces:
+        """What no rule opens."""
+        return KeptPlaces(uri_below(self.results, "images"), self.results)
 
     def image(self, name: str = "street.png", data: bytes = STREET) -> str:
         """Put an image into the folder; its address."""
@@ -101,7 +111,7 @@ async def consuming(
     settings = Pace(**{"in_flight": 4, "retry_after_s": 0.1, "stop_s": 5, "wait_s": 0.2, **pace})
     retrier = Retrier()
     fetch = SourcesConfig.model_validate({"files": [str(at.images)], **(own or {})})
-    sources = Sources(fetch, FetchConfig.model_validate(clients or {}), LIMITS, settings.in_flight)
+    sources = Sources(fetch, FetchConfig.model_validate(clients or {}), LIMITS, settings.in_flight, at.uploads, at.kept)
     engine = Engine(plan or load_plan(PIPELINE), backend)
     runner = JobRunner(
         lambda: engine,
@@ -130,6 +140,7 @@ class Site:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # headers and body in one packet: with two, Nagle's algorithm delays each answer by 40 ms
 
             def do_GET(self) -> None:
                 site.asked[self.path] += 1

@@ -87,9 +87,10 @@ def _problems(document: Json, crds: Path) -> Iterator[str]:
 
 
 def _kuberay(document: Json) -> Iterator[str]:
-    """What KubeRay's controller refuses, beyond the schema (``ValidateRayServiceSpec`` in its sources)."""
+    """What KubeRay's controller refuses, beyond the schema: ``ValidateRayServiceSpec`` in its sources, and what of it
+    applies to a RayJob."""
     name, spec = document["metadata"]["name"], document["spec"]
-    cluster = spec["rayClusterConfig"]
+    cluster = spec.get("rayClusterConfig") or spec["rayClusterSpec"]
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", name):
         yield f"metadata.name: {name!r} is no name of a RayService"
     upgrade = spec.get("upgradeStrategy", {})

@@ -86,7 +86,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeCluster]:
 def _run_cluster(http_port: int, dashboard_port: int) -> Iterator[ServeCluster]:
     import ray
     from ray import serve
+    from ray.serve._private import client
 
+    client.CLIENT_POLLING_INTERVAL_S = 0.2  # else each deployment and each deletion waits for whole seconds
     context = ray.init(
         address="local",  # never one that somebody else runs on this machine
         num_cpus=8,

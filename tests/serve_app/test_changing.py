@@ -109,7 +109,7 @@ def clients(url: str, number: int) -> Iterator[Answers]:
 @pytest.mark.timeout(400)
 def test_a_request_that_meets_a_removed_step_is_to_be_tried_again(changing: Changing, poll: Callable[..., Any]) -> None:
     changing.deploy(DETECT, SIZE)
-    with clients(changing.url, 4) as answers:
+    with clients(changing.url, 2) as answers:
         poll(lambda: answers.statuses[200] > 0)
         changing.deploy(DETECT)
     assert set(answers.statuses) == {200, 503}

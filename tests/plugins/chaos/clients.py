@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import httpx
 
@@ -57,6 +58,7 @@ class Clients:
                 part = images[start : start + _AT_A_TIME]
                 await asyncio.gather(
                     self._over_http(http, start // _AT_A_TIME, [image for image in part if image.way == "http"]),
+                    self._as_form(http, start // _AT_A_TIME, [image for image in part if image.way == "form"]),
                     self._at_the_broker(queue, [image for image in part if image.way == "raw"]),
                 )
 
@@ -64,16 +66,26 @@ class Clients:
         if not images:
             return
         jobs = [{"uri": self._place.uri(image), "metadata": _metadata(image)} for image in images]
-        ids = await self._post(http, f"{self._name}-{number}", jobs)
+        await self._accepted(http, f"{self._name}-{number}", number, images, json=jobs)
+
+    async def _as_form(self, http: httpx.AsyncClient, number: int, images: Sequence[Image]) -> None:
+        if images:
+            files = [("image", (f"{image.name}.png", self._place.bytes_of(image), "image/png")) for image in images]
+            await self._accepted(http, f"{self._name}-{number}-form", number, images, files=files)
+
+    async def _accepted(
+        self, http: httpx.AsyncClient, key: str, number: int, images: Sequence[Image], **body: Any
+    ) -> None:
+        ids = await self._post(http, key, **body)
         self._ledger.jobs.update(zip(ids, images, strict=True))
-        if number % _EVERY == 0 and (again := await self._post(http, f"{self._name}-{number}", jobs)) != ids:
+        if number % _EVERY == 0 and (again := await self._post(http, key, **body)) != ids:
             raise NotAccepted(f"the same Idempotency-Key gave other jobs: first {ids}, then {again}")
 
-    async def _post(self, http: httpx.AsyncClient, key: str, jobs: Sequence[dict[str, object]]) -> list[str]:
+    async def _post(self, http: httpx.AsyncClient, key: str, **body: Any) -> list[str]:
         until = time.monotonic() + _PATIENCE_S
         while time.monotonic() < until:
             try:
-                answer = await http.post(self._url, json=jobs, headers={"Idempotency-Key": key})
+                answer = await http.post(self._url, **body, headers={"Idempotency-Key": key})
             except httpx.TransportError as error:
                 self.tried_again[type(error).__name__] += 1
             else:

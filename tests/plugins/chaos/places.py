@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from rabbit_server import RabbitServer
 from redis_server import RedisServer
 from tcp_proxy import TcpProxy
+from toys import draw, encoded
 
 from chaos.plan import Image
 from chaos.storage import FailingAws
@@ -42,6 +43,8 @@ class Place:
         deliveries: tells how often the broker has delivered each job.
         server: the broker, where it can be killed.
         aws: the store, where it can fail.
+        images_kept: the images that came with jobs, by a way on which nothing fails.
+        good: an image.
         proxies: what the application's connections to the "broker" and the "store" go through.
     """
 
@@ -53,10 +56,12 @@ class Place:
     images: str
     elsewhere: str
     put: Callable[[str, bytes], object]
+    images_kept: Objects
     deliveries: Callable[[], Counter[str]]
     server: RedisServer | RabbitServer | None = None
     aws: FailingAws | None = None
     proxies: dict[str, TcpProxy] = field(default_factory=dict)
+    good: bytes = encoded(draw(("person", 10, 10, 50, 40), size=(48, 64)))
 
     def uri(self, image: Image) -> str:
         """Where an image is, or is said to be."""
@@ -65,6 +70,10 @@ class Place:
         # one file for all of a kind; each of the missing ones has its own
         name = image.name if image.kind == "missing" else image.kind
         return f"{self.images}/{name}"
+
+    def bytes_of(self, image: Image) -> bytes:
+        """A good image that no other one is like."""
+        return self.good + image.name.encode()
 
 
 @contextmanager
@@ -84,6 +93,7 @@ def place(broker: str, folder: Path) -> Iterator[Place]:
                 f"file://{images}",
                 "file:///etc/hostname",
                 lambda name, data: (images / name).write_bytes(data),
+                objects_from_uri(str(results / "images")),
                 lambda: delivered_from(file),
             )
             return
@@ -104,6 +114,7 @@ def place(broker: str, folder: Path) -> Iterator[Place]:
             "s3://photos",
             "s3://others/1.jpg",
             lambda name, data: aws.s3.objects.__setitem__(f"photos/{name}", data),
+            objects_from_uri("s3://results/images?region=eu-west-1&endpoint_url=" + aws.honest_url),
             lambda: deliveries.counts,
             server,
             aws,

@@ -44,6 +44,7 @@ _BAD_MESSAGES: tuple[Kind, ...] = ("forbidden", "no json", "no uri")  # the gate
 _POISON = 0.05
 _TWICE = 0.02
 _SLOW = 0.04
+_FORM = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,14 @@ class Image:
     """An image that is handed in.
 
     Attributes:
-        way: over HTTP, or by a message that is put on the queue.
+        way: its address over HTTP, its bytes over HTTP, or by a message that is put on the queue.
         kind: what it is; all but ``good`` is poison. ``missing`` ones appear in the end.
         messages: how many say the same.
         is_slow: whether its second step takes seconds.
     """
 
     name: str
-    way: Literal["http", "raw"]
+    way: Literal["http", "form", "raw"]
     kind: Kind
     messages: int = 1
     is_slow: bool = False
@@ -131,7 +132,9 @@ class Plan:
 
 
 def _image(chance: random.Random, name: str, kind: Kind) -> Image:
-    way: Literal["http", "raw"] = "raw" if kind in _BAD_MESSAGES or chance.random() < 0.5 else "http"
+    way: Literal["http", "form", "raw"] = "raw" if kind in _BAD_MESSAGES or chance.random() < 0.5 else "http"
     is_doubled = way == "raw" and kind == "good" and chance.random() < 2 * _TWICE
     is_slow = kind == "good" and chance.random() < _SLOW
+    if kind == "good" and way == "http" and not is_slow and chance.random() < _FORM:
+        way = "form"
     return Image(name, way, kind, 2 if is_doubled else 1, is_slow)

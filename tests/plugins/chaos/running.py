@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
-from toys import draw, encoded
 
 from chaos.clients import Clients, NotAccepted
 from chaos.ledger import Ledger, Remains, check, letters_of, parquet_ids
@@ -24,13 +25,14 @@ from chaos.plan import Fault, Plan
 from classifiers import VisionError
 from serve_app.queues import QueueUnavailable, queue_from_url
 from serve_app.results.compaction import compact
+from serve_app.results.retention import Ages, sweep
 
 __all__ = ["Report", "run"]
 
 _STEP, _SLOW_STEP = "size", "slow"
 _DEPLOYMENTS = {"kill worker": "worker", "kill step": _STEP, "kill gateway": "gateway"}
 _MAX_BYTES = 100_000
-_GOOD = encoded(draw(("person", 10, 10, 50, 40), size=(48, 64)))
+_GOOD = Place.good
 _FILES = {"good": _GOOD, "text": b"no image", "cut": _GOOD[:60], "huge": bytes(_MAX_BYTES + 1)}
 
 _LOOK_S = 0.3
@@ -174,6 +176,20 @@ class _Run:
         self.report.letters = len(found.letters)
         self.report.deliveries = max(found.deliveries.values(), default=0)
         self.report.findings += check(self._ledger, found)
+        self.report.findings += await asyncio.to_thread(self._check_images)
+
+    def _check_images(self) -> Iterator[str]:
+        """Each image that was accepted is stored once, no other one is, and retention leaves none."""
+        images, sent = self._at.images_kept, (image for image in self._plan.images if image.way == "form")
+        wanted = {hashlib.sha256(self._at.bytes_of(image)).hexdigest() for image in sent}
+        stored = [key.rsplit("/", 1)[-1] for key in images.keys("")]
+        for name in wanted.symmetric_difference(stored):
+            yield f"an image was accepted and not stored, or the reverse: {name}"
+        if len(stored) > len(wanted):
+            yield f"{len(stored) - len(wanted)} images are stored twice"
+        sweep(self._at.objects, images, Ages(images=timedelta(0)))
+        if left := list(images.keys("")):
+            yield f"retention has left {left}"
 
     async def _room(self) -> None:
         """So that there are clients during the whole run: they stay a little ahead of the workers."""
@@ -291,7 +307,11 @@ def _stop_workers(application: str) -> int:
 
     prefix = f"SERVE_REPLICA::{application}#worker#"
     names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-    workers = [ray.get_actor(name, namespace="serve") for name in names if name.startswith(prefix)]
+    workers = []
+    for name in names:
+        if name.startswith(prefix):
+            with suppress(ValueError):  # it was killed, and is not listed any more
+                workers.append(ray.get_actor(name, namespace="serve"))
     stopping = [worker.perform_graceful_shutdown.remote() for worker in workers]
     stopped = 0
     for worker, end in zip(workers, stopping, strict=True):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
-import statistics
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -38,16 +38,19 @@ class _Explained:
     Attributes:
         statuses: of these responses; each 503 must say when to try again.
         disconnects: connections may break.
-        back_s: the first good answer must be there so soon.
+        back_s: the first good answer must come within this time.
+        refused_s: 95% of the responses with 503 must come within this time.
     """
 
     statuses: frozenset[int] = frozenset()
     disconnects: bool = False
     back_s: float = 30.0
+    refused_s: float = math.inf
 
 
 _NOTHING = _Explained()
-_UNAVAILABLE = _Explained(frozenset({503}))
+# Those that wait for the step when it is removed take longest: up to 2 s on two cores, which start its successors.
+_UNAVAILABLE = _Explained(frozenset({503}), refused_s=1.0)
 # A connection or a request in the process that is killed ends with it.
 _CUT_OFF = _Explained(frozenset({503}), disconnects=True)
 
@@ -202,17 +205,20 @@ class _Soak:
         return asyncio.run(once())
 
     def slow_clients(self) -> None:
-        def p95(since: float) -> float:
-            times = [answer.ended - answer.began for answer in self.clients.answers if answer.began > since]
-            return statistics.quantiles(times, n=20)[-1]
+        def p95(seconds: float) -> float:
+            began = time.monotonic()
+            time.sleep(seconds)
+            return _p95(answer for answer in self.clients.answers if answer.began > began)
 
-        time.sleep(5)
-        before = p95(time.monotonic() - 5)
-        with slow_bodies(self.clients.url, 200, 10):
-            time.sleep(10)
-            during = p95(time.monotonic() - 10)
-        if during > 2 * before + 0.05:
-            raise AssertionError(f"p95 of the others went from {before:.3f} to {during:.3f} s")
+        tried = []
+        for _ in range(3):  # a neighbor on the machine can double it for some seconds, too
+            before = p95(5)
+            with slow_bodies(self.clients.url, 200, 10):
+                during = p95(10)
+            tried.append(f"from {before:.3f} to {during:.3f} s")
+            if during <= 2 * before:
+                return
+        raise AssertionError(f"p95 of the others went {', '.join(tried)}")
 
 
 ACTIONS: dict[str, tuple[Callable[[_Soak], None], _Explained]] = {
@@ -288,12 +294,21 @@ def _carry_out(soak: _Soak, action: str, report: Report) -> str:
     gap = _longest_gap(answers)
     if back_s is None or gap > explained.back_s:
         report.findings.append(f"{action}: {gap:.1f} s without a good answer; {explained.back_s:.0f} s are allowed")
+    refused_s = _p95(answer for answer in answers if answer.status == 503)
+    if refused_s > explained.refused_s:
+        report.findings.append(f"{action}: p95 of the 503s is {refused_s:.1f} s, over {explained.refused_s:.0f} s")
     counts = Counter(answer.status for answer in answers)
     return (
         f"{action}: {acted - began:.1f} s, {gap:.1f} s without a good answer, "
         + ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(counts.items()))
+        + (f", p95 of 503 {refused_s:.2f} s" if refused_s else "")
         + (f", WRONG: {len(wrong)}" if wrong or after_s is None else "")
     )
+
+
+def _p95(answers: Iterable[Answer]) -> float:
+    times = sorted(answer.ended - answer.began for answer in answers)
+    return times[len(times) * 95 // 100] if times else 0.0
 
 
 def _is_good(answer: Answer) -> bool:

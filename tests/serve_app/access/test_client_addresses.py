@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.access.client_addresses import Clients, budget_key
+from serve_app.access.client_addresses import ClientAddresses, budget_key
 
 
 def address(trusted: list[str], peer: str | None, *forwarded: str) -> str:
     headers = [(b"x-forwarded-for", value.encode()) for value in forwarded]
-    return Clients(trusted).address({"type": "http", "headers": headers, "client": peer and (peer, 1)})
+    return ClientAddresses(trusted).address({"type": "http", "headers": headers, "client": peer and (peer, 1)})
 
 
 @pytest.mark.parametrize(

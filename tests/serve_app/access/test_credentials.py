@@ -161,9 +161,9 @@ class TestKeys:
             for _ in range(3):
                 assert (await post(client, headers=bearer(key))).status_code == 200
             assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
-            monkeypatch.setattr(api_keys, "_BLIND_S", 0.0)
+            monkeypatch.setattr(api_keys, "_STALE_AFTER_S", 0.0)
             problem(await post(client, headers=bearer(key)), 503, "not-ready")
-            monkeypatch.setattr(api_keys, "_BLIND_S", 60.0)
+            monkeypatch.setattr(api_keys, "_STALE_AFTER_S", 60.0)
             keys_file.write_bytes(kept)
             assert (await post(client, headers=bearer(key))).status_code == 200
             assert "can be read again" in caplog.text

@@ -174,7 +174,7 @@ class TestBacklogPolicy:
         self, policies: Callable[..., BacklogPolicy], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         policy = policies("redis://127.0.0.1:1/0?stream=jobs")
-        until(lambda: "autoscaling cannot see the queue" in caplog.text)
+        until(lambda: "autoscaling cannot read the queue" in caplog.text)
         assert decided(policy, lambda: context(3), monkeypatch, 5) == 3
 
     def test_what_workers_saw_counts_while_the_broker_is_away(
@@ -216,7 +216,7 @@ class TestWatcher:
         in_the_way.mkdir()
         watcher = QueueWatcher(f"sqlite:////{in_the_way}", every_s=0.02)
         watcher.start()
-        until(lambda: "autoscaling cannot see the queue" in caplog.text)
+        until(lambda: "autoscaling cannot read the queue" in caplog.text)
         in_the_way.rmdir()
         until(lambda: watcher.stats is not None)
         watcher.stop()

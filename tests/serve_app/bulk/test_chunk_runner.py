@@ -143,7 +143,9 @@ os._exit(0)  # as Ray ends its workers: at a regular end the threads of the mode
 """
 
 
-@pytest.mark.parametrize("bad", ["exits", "segmentation fault", "hangs", "holds the interpreter"])
+@pytest.mark.parametrize(
+    "bad", ["exits", pytest.param("segmentation fault", marks=pytest.mark.slow), "hangs", "holds the interpreter"]
+)
 def test_an_image_that_ends_the_process_becomes_a_failure(bad: str, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

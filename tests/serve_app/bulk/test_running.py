@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, out: Path, pipeline: dict[str, Any] = PIPELINE, **settings: Any) -> BulkRun:
     job = make_job(pipeline, [str(folder)], out)
-    return BulkRun(job, [str(folder)], Settings(**{"in_flight": 2, "chunk_size": 10, **settings}))
+    return BulkRun(job, [str(folder)], Settings(**{"in_flight": 1, "chunk_size": 10, **settings}))
 
 
 def test_a_run_that_is_broken_off_continues(folder: Path, tmp_path: Path) -> None:
@@ -70,9 +70,10 @@ def test_too_many_failures_stop_it_and_a_changed_pipeline_does_not_continue_it(f
         next(run(folder, out, changed).chunks())
 
 
+@pytest.mark.slow
 def test_actors_that_are_killed_cost_no_image(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    states = run(folder, out).chunks()
+    states = run(folder, out, in_flight=2).chunks()
     next(states)
     next(states)
     killed = actors(psutil.Process())

@@ -74,8 +74,8 @@ def test_ctrl_c_and_the_same_command_again(folder: Path, poll: Callable[..., obj
     [
         (["toy.yaml", "photoz", "--out", "out"], "there are no images at"),
         (["toy.yaml", "photos", "--out", "ftp://host/x"], "results cannot be kept at ftp://"),
-        (["toy.yaml", "photos", "--out", "out", "--max-failures", "many"], "no number of images and no share"),
-        (["toy.yaml", "photos", "--out", "out", "--max-failures", "150%"], "no number of images and no share"),
+        (["toy.yaml", "photos", "--out", "out", "--max-failures", "many"], "not a number or percentage"),
+        (["toy.yaml", "photos", "--out", "out", "--max-failures", "150%"], "not a number or percentage"),
         (["toy.yaml", "photos", "--out", "out", "--metadata", "[1]"], "must be a JSON object"),
         (["nowhere.yaml", "photos", "--out", "out"], "nowhere.yaml"),
     ],

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -23,26 +26,29 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_new_classifier_runs_at_once(tmp_path: Path) -> None:
-    done = shell(
-        "visiongraph new classifier wheel_count >&2 && cd wheel_count && pytest -p no:cacheprovider >&2 && "
-        "visiongraph validate pipeline.yaml >&2 && visiongraph run pipeline.yaml photo.jpg",
-        tmp_path,
-    )
+def test_a_new_classifier_runs_at_once(visiongraph: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code, _, err = visiongraph("new", "classifier", "wheel_count")
+    assert code == 0, err
+
+    folder = tmp_path / "wheel_count"
+    done = shell("pytest -p no:cacheprovider >&2 & visiongraph run pipeline.yaml photo.jpg && wait $!", folder)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stderr
     [line] = done.stdout.splitlines()
     assert json.loads(line)["context"] == {"wheel_count": {"label": "bright", "confidence": 1.0}}
-    names = {file.name for file in (tmp_path / "wheel_count").iterdir() if file.is_file()}
+    names = {file.name for file in folder.iterdir() if file.is_file()}
     assert names == {"wheel_count.py", "test_wheel_count.py", "pipeline.yaml", "photo.jpg", "README.md"}
-    assert yaml.safe_load((tmp_path / "wheel_count" / "pipeline.yaml").read_text())["pipeline"][0]["class"] == (
-        "wheel_count.WheelCount"
-    )
+    pipeline = folder / "pipeline.yaml"
+    assert yaml.safe_load(pipeline.read_text())["pipeline"][0]["class"] == "wheel_count.WheelCount"
+    assert visiongraph("validate", pipeline)[0] == 0
     # replicas find the class too
-    rendered = yaml.safe_load(shell("visiongraph render wheel_count/pipeline.yaml", tmp_path).stdout)
+    rendered = yaml.safe_load(visiongraph("render", pipeline)[1])
     paths = rendered["applications"][0]["runtime_env"]["env_vars"]["PYTHONPATH"].split(os.pathsep)
-    assert paths == [str(ROOT), str(tmp_path / "wheel_count")]
+    assert paths == [str(ROOT), str(folder)]
 
 
 @pytest.mark.parametrize(
@@ -52,8 +58,8 @@ def test_a_new_classifier_runs_at_once(tmp_path: Path) -> None:
         ("WheelCount", "use 'wheel_count'"),
         ("class", "cannot be the name of a Python module"),
         ("../x", "cannot be the name"),
-        ("json", "there is already a Python module 'json', which the new one would hide"),
-        ("there", "there is there already; choose another name, or delete it"),
+        ("json", "would hide the Python module 'json'"),
+        ("there", "there already exists; choose another name, or delete it"),
     ],
 )
 def test_a_name_that_cannot_be_used(tmp_path: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 from brokers import BROKERS, Broker
-from intakes import LIMITS
+from intakes import LIMITS, STREET
 
 from classifiers import BadImage
 from serve_app.config.gateway_config import FetchConfig
@@ -333,3 +334,17 @@ class TestStats:
 )
 def test_help_has_an_example(visiongraph: Run, command: list[str]) -> None:
     assert f"visiongraph {' '.join(command)} " in " ".join(visiongraph(*command, "--help")[1].split())
+
+
+def test_local_files_are_uploaded(visiongraph: Run, url: str, tmp_path: Path) -> None:
+    photos, images = tmp_path / "photos", tmp_path / "results" / "images"
+    photos.mkdir()
+    for name in ("a.png", "same.png"):
+        (photos / name).write_bytes(STREET)
+    (photos / "text.png").write_bytes(b"no image")
+    code, out, err = visiongraph("submit", url, photos, "s3://b/one.jpg", "--upload", images)
+    assert (code, "text.png: " in err, "1 were not submitted" in err) == (1, True, True)
+    address = f"upload://{hashlib.sha256(STREET).hexdigest()}"
+    assert sorted(line["uri"] for line in lines(out)) == ["s3://b/one.jpg", address, address]
+    [stored] = [file for file in images.rglob("*") if file.is_file()]
+    assert stored.read_bytes() == STREET

@@ -14,7 +14,7 @@ from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
 from ray.serve._private.http_util import parse_disconnect_disabled_header, parse_request_timeout_header
 
 from graph import Engine, LocalBackend, load_plan
-from serve_app.http import make_app
+from serve_app.http.application import make_app
 
 SLOW = [
     ("content-type", "multipart/form-data; boundary=b"),

@@ -17,7 +17,7 @@ from classifiers import TooManyPixels
 from graph import Frame, Overloaded
 from serve_app.http import drawing
 from serve_app.http.drawing import Drawings
-from serve_app.http.middleware import Room
+from serve_app.http.middleware import MemoryBudget
 
 RESULT: dict[str, Any] = {"context": {}}
 
@@ -40,7 +40,7 @@ class Threads:
 
 
 async def test_one_at_a_time_also_where_nobody_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, drawings = Threads(monkeypatch), Drawings(Room(10**9))
+    threads, drawings = Threads(monkeypatch), Drawings(MemoryBudget(10**9))
     requests = [asyncio.create_task(drawings.draw(Frame.from_bytes(PNG), RESULT)) for _ in range(4)]
     assert await asyncio.to_thread(threads.started.wait, 5)
     requests[0].cancel()  # its thread goes on
@@ -53,19 +53,19 @@ async def test_one_at_a_time_also_where_nobody_waits_any_more(monkeypatch: pytes
 
 
 async def test_beside_bodies_that_take_all_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame, room = Frame.from_bytes(PNG), Room(450_000)
-    drawings = Drawings(room)
-    room.take(100_000)
+    frame, memory = Frame.from_bytes(PNG), MemoryBudget(450_000)
+    drawings = Drawings(memory)
+    memory.take(100_000)
     with pytest.raises(Overloaded):
         await drawings.draw(frame, RESULT)
-    room.give_back(100_000)
-    for _ in range(3):  # and the room is given back
+    memory.give_back(100_000)
+    for _ in range(3):  # and the memory is given back
         assert (await drawings.draw(frame, RESULT)).startswith(b"\xff\xd8")
 
 
 def test_a_picture_that_has_no_room_beside_its_own_body() -> None:
     """It is told so at once: "try again" would be said each time."""
-    frame, drawings = Frame.from_bytes(PNG), Drawings(Room(450_000))
+    frame, drawings = Frame.from_bytes(PNG), Drawings(MemoryBudget(450_000))
     drawings.check(frame, 30_000)
     with pytest.raises(TooManyPixels, match="beside a body of 60,000 bytes") as refused:
         drawings.check(frame, 60_000)

@@ -397,17 +397,19 @@ def jobs() -> Iterator[tuple[str, bytes, str, int]]:
         ]
     ):
         yield f"job-uri-{number}", json.dumps([{"uri": uri}]).encode(), kind, 403
-    for number, other in enumerate(
-        ["", "text/plain", "image/png", "multipart/form-data; boundary=b", "application/xml"]
-    ):
-        yield f"job-kind-{number}", good.encode(), other, 415
+    for other, status in {
+        **dict.fromkeys(["", "text/plain", "application/xml"], 415),
+        "image/png": 422,
+        "multipart/form-data; boundary=b": 400,
+    }.items():
+        yield f"job-kind-{other}", good.encode(), other, status
 
 
 async def test_jobs(backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = config()
     allowed = SourcesConfig(schemes=("https",), hosts=("images.example",))
     async with place(tmp_path) as at:
-        desk = JobDesk(queue_from_url(at.url), at.store, Sources(allowed, rules.fetch, LIMITS, 4))
+        desk = JobDesk(queue_from_url(at.url), at.store, Sources(allowed, rules.fetch, LIMITS, 4), at.uploads)
         async with client_of(app_over(backend, rules, desk=desk)) as client:
             for name, data, kind, right in jobs():
                 headers = [(b"content-type", kind.encode())]

@@ -30,9 +30,9 @@ async def gateway(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway that takes jobs for ``at``; files of its folder may be named."""
     settings = config(**rules)
-    sources = Sources(SourcesConfig(files=(str(at.images),)), settings.fetch, LIMITS, 4)
-    desk = JobDesk(queue or queue_from_url(at.url), store or at.store, sources)
-    async with client_of(app_over(backend, settings, desk=desk)) as client:
+    sources = Sources(SourcesConfig(files=(str(at.images),)), settings.fetch, LIMITS, 4, at.uploads, at.kept)
+    desk = JobDesk(queue or queue_from_url(at.url), store or at.store, sources, at.uploads)
+    async with client_of(app_over(backend, settings, desk=desk, kept=at.kept)) as client:
         yield client
 
 
@@ -124,7 +124,7 @@ async def test_a_list_is_accepted_whole_or_not_at_all(at: Place, backend: LocalB
             sent = await client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
             problem(sent, 400, "malformed")
         problem(await client.post("/v1/jobs", json=[good] * 1001), 400, "malformed")
-        problem(await client.post("/v1/jobs", content=b"x", headers={"Content-Type": "image/png"}), 415)
+        problem(await client.post("/v1/jobs", content=b"x", headers={"Content-Type": "text/csv"}), 415)
     assert not list(at.store.objects.keys("jobs/"))
     assert await waiting(at) == 0
 

@@ -15,7 +15,7 @@ from gateways import PNG
 from graph import load_plan
 from serve_app.config.gateway_config import GatewayConfig
 from serve_app.config.intake_config import IntakeConfig
-from serve_app.deployments import OPEN_GATEWAY, deployment_options
+from serve_app.deployments import OPEN_GATEWAY, demands
 from serve_app.local.serving import NotEnoughResources, _deploy, _require_resources
 
 PIPELINE = {
@@ -33,7 +33,7 @@ def require(
     steps = [{"name": f"step_{n}", "class": "toys.Size", "serve": block} for n, block in enumerate(serve)]
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "memory": 4096.0 * MIB, **has})
     workers = IntakeConfig.model_validate({"queue": "sqlite:////q.db", "results": "file:///r"}) if intake else None
-    _require_resources(deployment_options(load_plan({"pipeline": steps}), OPEN_GATEWAY, workers))
+    _require_resources(demands(load_plan({"pipeline": steps}), OPEN_GATEWAY, workers))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from brokers import BROKERS, Broker
 
 from serve_app.queues import DeadLetter, Message, Queue, QueueUnavailable, queue_from_url
-from serve_app.queues.dead_letters import hold, purge, retry
+from serve_app.queues.dead_letters import hold, retry
 
 NewUrl = Callable[..., str]
 
@@ -169,7 +169,7 @@ async def dead_letters_are_kept_whole_and_come_back(new_url: NewUrl) -> None:
 
         async with hold(dead, quiet_s=QUIET_S) as held:
             for one in held:
-                await (retry(queue, dead, one) if one.letter.body == body else purge(dead, one))
+                await (retry(queue, dead, one) if one.letter.body == body else dead.ack(one.messages))
         async with hold(dead, quiet_s=QUIET_S) as held:
             assert held == []
         (message,) = await take(queue, 1)
@@ -203,7 +203,7 @@ async def a_letter_that_a_crash_doubled_is_one(new_url: NewUrl) -> None:
         await dead.publish([letter, letter])
         async with hold(dead, quiet_s=QUIET_S) as held:
             assert [one.letter.body for one in held] == [b"body"]
-            await purge(dead, held[0])
+            await dead.ack(held[0].messages)
         async with hold(dead, quiet_s=QUIET_S) as held:
             assert held == []
         assert (await queue.stats()).waiting == 0

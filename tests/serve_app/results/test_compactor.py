@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from serve_app.results import Compactor, Objects, Outcome, ResultStore, StoreUnavailable, objects_from_uri
+from serve_app.results.compaction import compact
 
 EVERY_S = 0.01
 
@@ -34,7 +35,7 @@ async def store(tmp_path: Path) -> AsyncIterator[ResultStore]:
 
 @pytest.fixture
 async def compactor(store: ResultStore) -> AsyncIterator[Compactor]:
-    compactor = Compactor(store.objects, EVERY_S, lambda: True)
+    compactor = Compactor(lambda: compact(store.objects), EVERY_S, lambda: True)
     compactor.start()
     yield compactor
     compactor.stop()
@@ -77,7 +78,7 @@ async def test_its_end_is_seen(store: ResultStore) -> None:
     def fail() -> bool:
         raise RuntimeError("no rank")
 
-    compactor = Compactor(store.objects, EVERY_S, fail)
+    compactor = Compactor(lambda: compact(store.objects), EVERY_S, fail)
     compactor.start()
     await poll(lambda: compactor.failure() is not None)
     assert "has ended: RuntimeError('no rank')" in str(compactor.failure())

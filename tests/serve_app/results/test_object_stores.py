@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "results").write_bytes(b"a file")
     objects = objects_from_uri(str(tmp_path / "results"))
     for call in (objects.put, objects.create):
-        with pytest.raises(StoreUnavailable, match=r"results folder .* cannot be used"):
+        with pytest.raises(StoreUnavailable, match=r"folder .* cannot be used"):
             call("ab/x.json", b"1")
 
 
