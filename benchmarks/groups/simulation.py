@@ -69,7 +69,7 @@ class Setting:
     batch: int = 8
     callers: int = 1
     replicas: int = 1
-    group_batches: int = 1
+    group_batches: int = 4
     groups: int | None = None
 
 
@@ -156,7 +156,7 @@ async def simulate(setting: Setting, *loads: Load, seconds: float = 20.0) -> Fig
         await asyncio.sleep(_LINK_S)
         return [None] * len(calls), others
 
-    limits = Limits(setting.group_batches * setting.batch, 10**9, 2 * setting.batch)
+    limits = Limits(setting.batch, setting.group_batches * setting.batch, 10**9, 2 * setting.batch)
 
     def window() -> Window[_Call, None]:
         made: Window[_Call, None] = Window(send, limits, lambda: setting.replicas)

@@ -32,6 +32,10 @@ __all__ = ["ServeBackend"]
 _ATTEMPTS = 5
 _RETRY_AFTER_S = 1
 
+# A group is answered when its last call is. With more crops than these batches in it, calls wait too long for each
+# other; with fewer, calls of many crops never travel together (benchmarks/groups).
+_GROUP_BATCHES = 4
+
 _LOOK_EVERY_S = 0.25
 _ANSWER_S = 5.0
 _ASSUMED_S = 2.0
@@ -96,7 +100,8 @@ class ServeBackend:
         for name, handle in self._hosts.items():
             options = plan[name].serve
             limits = Limits(
-                group_crops=options.max_batch_size,
+                group_calls=options.max_batch_size,
+                group_crops=_GROUP_BATCHES * options.max_batch_size,
                 group_bytes=(self.crop_budget_bytes or 0) + CALL_BYTES,
                 under_way=options.ongoing_requests,
                 waiting=options.max_queued_requests,

@@ -51,8 +51,8 @@ def call_bytes(request: StepRequest) -> int:
 async def answer_group(host: StepHost, calls: Sequence[StepCall]) -> list[StepOutcome]:
     """The outcome of each call. One that fails does so alone, and one whose caller has stopped waiting is dropped.
 
-    They are answered together, when the last one is: a group is no larger than one of the model's batches, so none
-    waits long for the others, and a reply for each would cost as much as a message for each.
+    They are answered together, when the last one is: a group has crops for a few of the model's batches at most, so
+    none waits long for the others, and a reply for each would cost as much as a message for each.
     """
     outcomes = await asyncio.gather(*(_answer(host, call) for call in calls))
     return _within_one_message(outcomes, calls)

@@ -31,12 +31,14 @@ class Limits:
     """What may be under way, and what may wait.
 
     Attributes:
+        group_calls: most calls in a group.
         group_crops: most images and crops in a group; a call with more travels alone.
         group_bytes: most bytes in a group; a larger call travels alone.
         under_way: most calls that may be under way at each replica.
         waiting: most calls that may wait at this caller; ``None``: any number.
     """
 
+    group_calls: int
     group_crops: int
     group_bytes: int
     under_way: int
@@ -192,7 +194,8 @@ class Window(Generic[Call, Answer]):
         group: _Group[Call, Answer] = _Group()
         crops = nbytes = 0
         limits = self.limits
-        while self._line and len(group.members) < room:
+        most = min(room, limits.group_calls)
+        while self._line and len(group.members) < most:
             member = self._line.first()
             if member.outcome.done():  # its caller was cancelled in this turn of the event loop
                 self._line.take()

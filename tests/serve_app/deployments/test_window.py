@@ -13,7 +13,7 @@ from graph.engine import Priority
 from serve_app.deployments.waiting_line import AGEING_S
 from serve_app.deployments.window import Limits, Window
 
-LIMITS = Limits(group_crops=4, group_bytes=1000, under_way=100)
+LIMITS = Limits(group_calls=4, group_crops=99, group_bytes=1000, under_way=100)
 REQUEST: ContextVar[str] = ContextVar("request", default="none")
 
 
@@ -105,7 +105,7 @@ class TestGroups:
         assert replica.sent() == ["ab", "c"]
 
     async def test_and_no_more_crops(self) -> None:
-        replica = Replica(Limits(group_crops=5, group_bytes=1000, under_way=100))
+        replica = Replica(Limits(group_calls=4, group_crops=5, group_bytes=1000, under_way=100))
         await asyncio.gather(replica.start("ab", crops=2), replica.start("c", crops=2), replica.start("d", crops=9))
         assert replica.sent() == ["ab", "c"]
         await replica.answer(0)
@@ -117,14 +117,14 @@ class TestGroups:
         assert replica.sent() == ["a"]
 
     async def test_one_that_must_be_alone_travels_alone(self) -> None:
-        replica = Replica(Limits(group_crops=9, group_bytes=1000, under_way=100))
+        replica = Replica(Limits(group_calls=9, group_crops=99, group_bytes=1000, under_way=100))
         await asyncio.gather(replica.start("a"), replica.start("x", is_alone=True), replica.start("b"))
         assert replica.sent() == ["a", "x"]
         await replica.answer(0)
         assert replica.sent() == ["a", "x", "b"]
 
     async def test_no_more_calls_are_under_way_than_the_replicas_take(self) -> None:
-        replica = Replica(Limits(group_crops=4, group_bytes=1000, under_way=3), replicas=2)
+        replica = Replica(Limits(group_calls=4, group_crops=99, group_bytes=1000, under_way=3), replicas=2)
         await replica.start("abcdefgh")
         assert replica.sent() == ["abcd", "ef"]
         await replica.answer(1)
@@ -132,7 +132,7 @@ class TestGroups:
 
     async def test_limits_can_be_replaced(self) -> None:
         replica = Replica()
-        replica.window.limits = Limits(group_crops=2, group_bytes=1000, under_way=100)
+        replica.window.limits = Limits(group_calls=2, group_crops=99, group_bytes=1000, under_way=100)
         await replica.start("abcd")
         assert replica.sent() == ["ab", "cd"]
 
@@ -169,7 +169,7 @@ class TestSize:
         assert replica.sent() == ["abcd", "efgh", "ijkl", "mnop"]
 
     async def test_does_not_grow_where_something_else_holds_the_calls_back(self) -> None:
-        replica = Replica(Limits(group_crops=4, group_bytes=1000, under_way=4))
+        replica = Replica(Limits(group_calls=4, group_crops=99, group_bytes=1000, under_way=4))
         await replica.start("abcdefgh")
         await replica.answer(0, waiting=0)
         assert replica.window.most_groups == 2
@@ -218,7 +218,7 @@ class TestCancelled:
         assert replica.sent() == ["ab", "c", "d"]
 
     async def test_in_the_moment_in_which_its_group_leaves_it_makes_room_too(self) -> None:
-        replica = Replica(Limits(group_crops=1, group_bytes=1000, under_way=1))
+        replica = Replica(Limits(group_calls=1, group_crops=99, group_bytes=1000, under_way=1))
         gone = asyncio.create_task(replica.call("a"))
         await asyncio.sleep(0)
         replica.window._send_groups()  # the group is made, and its task has not run yet
@@ -275,7 +275,7 @@ class TestFailures:
 
 class TestPriorities:
     async def test_the_higher_goes_first(self) -> None:
-        replica = Replica(Limits(group_crops=2, group_bytes=1000, under_way=100))
+        replica = Replica(Limits(group_calls=2, group_crops=99, group_bytes=1000, under_way=100))
         await replica.start("abcd")
         await replica.start("x", priority=Priority.BACKGROUND)
         await replica.start("q", priority=Priority.QUEUE)
@@ -285,7 +285,7 @@ class TestPriorities:
         assert replica.sent() == ["ab", "cd", "hq", "x"]
 
     async def test_one_that_has_waited_long_goes_before_a_new_one_of_the_next_priority(self) -> None:
-        replica, now = Replica(Limits(group_crops=1, group_bytes=1000, under_way=100)), 1000.0
+        replica, now = Replica(Limits(group_calls=1, group_crops=99, group_bytes=1000, under_way=100)), 1000.0
         await replica.start("ab")
         await replica.start("q", priority=Priority.QUEUE, since=now)
         await replica.start("h", since=now + AGEING_S + 0.1)
@@ -296,7 +296,7 @@ class TestPriorities:
 
 
 class TestOverload:
-    LIMITS = Limits(group_crops=1, group_bytes=1000, under_way=1, waiting=2)
+    LIMITS = Limits(group_calls=1, group_crops=99, group_bytes=1000, under_way=1, waiting=2)
 
     async def test_too_many_that_wait_are_refused(self) -> None:
         replica = Replica(self.LIMITS)
@@ -314,7 +314,7 @@ class TestOverload:
         assert replica.window.waiting == 3
 
     async def test_those_of_the_same_moment_that_find_room_do_not_count(self) -> None:
-        replica = Replica(Limits(group_crops=1, group_bytes=1000, under_way=100, waiting=1))
+        replica = Replica(Limits(group_calls=1, group_crops=99, group_bytes=1000, under_way=100, waiting=1))
         calls = await replica.start("abc")
         assert replica.sent() == ["a", "b"]
         assert not any(call.done() for call in calls)
