@@ -24,6 +24,7 @@ __all__ = [
     "free_resources",
     "http_options",
     "is_gone",
+    "metrics_discovery_file",
     "replica_count",
     "session_dir",
 ]
@@ -106,6 +107,13 @@ def session_dir() -> Path:
     from ray._private.worker import global_worker
 
     return Path(cast("Any", global_worker).node.get_session_dir_path())
+
+
+def metrics_discovery_file() -> Path:
+    """The file by which Ray's dashboard announces Ray's own metrics to Prometheus; Ray must be initialized."""
+    from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
+
+    return session_dir() / PROMETHEUS_SERVICE_DISCOVERY_FILE
 
 
 class ClusterStore(MutableMapping[str, bytes]):

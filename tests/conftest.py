@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real photos and models are not there: {folder} is no folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _metrics_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Processes of tests announce themselves to no Prometheus of this machine."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VISIONGRAPH_METRICS_DIR", str(tmp_path_factory.mktemp("metrics")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import statistics
 import sys
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from unittest import mock
 
 import uvloop
@@ -32,6 +33,7 @@ from gateways import PNG, config
 from graph import Engine, LocalBackend, load_plan
 from serve_app.access.key_file import create_key
 from serve_app.http.application import make_app
+from serve_app.telemetry.log_fields import FIELDS
 
 
 def scope_of(key: str) -> dict[str, Any]:
@@ -106,9 +108,16 @@ def only_the_slice(name: str) -> Iterator[None]:
         yield
 
 
+class _JsonLines(logging.StreamHandler[TextIO]):
+    """Writes the fields of a request, as a replica does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(vars(record)[FIELDS])
+
+
 async def compare(arguments: argparse.Namespace, folder: Path) -> None:
     log = logging.getLogger("visiongraph.access")
-    log.addHandler(logging.StreamHandler((folder / "log").open("w")))
+    log.addHandler(_JsonLines((folder / "log").open("w")))
     log.setLevel(logging.INFO)
     log.propagate = False
     key = create_key(folder / "keys.json", "acme", ["infer"])

@@ -13,8 +13,10 @@ from graph.engine.messages import (
     StepInfo,
     StepRequest,
     Target,
+    Timings,
 )
 from graph.engine.metadata import MAX_METADATA_BYTES, MAX_METADATA_TEXT_BYTES, checked_metadata, parse_metadata
+from graph.engine.observing import Decisions, StepObserver, StepOutcome
 from graph.engine.selection import picks
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Carried",
     "CropSpec",
     "Decision",
+    "Decisions",
     "Engine",
     "Frame",
     "Priority",
@@ -31,8 +34,11 @@ __all__ = [
     "StepError",
     "StepExplanation",
     "StepInfo",
+    "StepObserver",
+    "StepOutcome",
     "StepRequest",
     "Target",
+    "Timings",
     "checked_metadata",
     "deadline",
     "expires_at",

@@ -8,8 +8,8 @@ import hashlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 from classifiers import InputError
 from graph.conditions import Budget, RuleError
@@ -25,6 +25,7 @@ from graph.engine.messages import (
     Target,
     loaded_digest,
 )
+from graph.engine.observing import Decisions, Status, StepObserver, StepOutcome
 from graph.engine.selection import detections_for, picks
 from graph.failures import Overloaded, StepFailed, StepUnavailable
 from graph.plan import Plan, PlannedStep
@@ -59,23 +60,7 @@ _OPERATIONS_AT_ONCE = 5_000
 
 _NEVER_LOADED = "?"  # no hash of weights
 
-_Status = Literal["ok", "skipped", "failed", "timed_out"]
-_WORDS: dict[_Status, str] = {"skipped": "was skipped", "failed": "failed", "timed_out": "timed out"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    status: _Status
-    duration_ms: float = 0.0
-    reason: str | None = None
-    error: Mapping[str, str] | None = None
-    answer: StepAnswer | None = None
-
-    def as_dict(self, name: str) -> dict[str, Any]:
-        duration_ms = None if self.status == "skipped" else self.duration_ms
-        error = None if self.error is None else dict(self.error)
-        entry = {"name": name, "status": self.status, "duration_ms": duration_ms, "reason": self.reason, "error": error}
-        return {key: value for key, value in entry.items() if value is not None}
+_WORDS: dict[Status, str] = {"skipped": "was skipped", "failed": "failed", "timed_out": "timed out"}
 
 
 class Engine:
@@ -84,12 +69,21 @@ class Engine:
     Args:
         plan: the pipeline.
         backend: where its steps run.
+        observer: told how each step ends on each image.
         priority: of its images, where they wait with others.
     """
 
-    def __init__(self, plan: Plan, backend: StepBackend, priority: Priority = Priority.INTERACTIVE) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        backend: StepBackend,
+        *,
+        observer: StepObserver | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> None:
         self.plan = plan
         self._backend = backend
+        self._observer = observer
         self._priority = priority
 
     async def fingerprint(self) -> str:
@@ -131,7 +125,9 @@ class Engine:
             Overloaded: a step has no room or cannot be reached, or failed while the pipeline is being changed.
         """
         identity = request_id or uuid.uuid4().hex
-        walk = _Walk(self.plan, self._backend, frame, dict(metadata or {}), identity, self._priority)
+        walk = _Walk(
+            self.plan, self._backend, self._observer, frame, dict(metadata or {}), identity, self._priority
+        )
         async with deadline(timeout_s):
             return await walk.run()
 
@@ -143,6 +139,7 @@ class _Walk:
         self,
         plan: Plan,
         backend: StepBackend,
+        observer: StepObserver | None,
         frame: Frame,
         metadata: dict[str, Any],
         request_id: str,
@@ -150,12 +147,13 @@ class _Walk:
     ) -> None:
         self._plan = plan
         self._backend = backend
+        self._observer = observer
         self._frame = frame
         self._metadata = metadata
         self._request_id = request_id
         self._priority = priority
         self._image = {"width": frame.width, "height": frame.height, "metadata": metadata}
-        self._tasks: dict[str, asyncio.Task[_Outcome]] = {}
+        self._tasks: dict[str, asyncio.Task[StepOutcome]] = {}
         self._infos: Mapping[str, StepInfo] = {}
         self._is_mixed = False  # a step answered with another configuration than the plan's
 
@@ -187,16 +185,19 @@ class _Walk:
             "metadata": self._metadata,
         }
 
-    async def _step(self, step: PlannedStep) -> _Outcome:
+    async def _step(self, step: PlannedStep) -> StepOutcome:
         context: dict[str, Any] = {}
         inputs: dict[str, StepAnswer] = {}
         for name in step.depends_on:
             outcome = await self._tasks[name]
             if outcome.status != "ok" or outcome.answer is None:
-                return _Outcome("skipped", reason=f"depends on {name}, which {_WORDS[outcome.status]}")
+                skipped = StepOutcome("skipped", reason=f"depends on {name}, which {_WORDS[outcome.status]}")
+                self._report(step, skipped, Decisions())
+                return skipped
             inputs[name] = outcome.answer
             context[name] = outcome.answer.result
-        outcome = await self._decide_and_call(step, context, inputs)
+        decisions = Decisions()
+        outcome = await self._decide_and_call(step, context, inputs, decisions)
         if outcome.answer is not None and outcome.answer.info.config != self._plan.step_digest(step.name):
             self._is_mixed = True
         if outcome.status == "failed" and self._is_mixed:
@@ -204,24 +205,32 @@ class _Walk:
             raise StepUnavailable(
                 f"step '{step.name}' failed while the pipeline is being changed; try again", step=step.name
             )
+        self._report(step, outcome, decisions)
         if step.on_error == "fail" and outcome.error is not None:
             raise StepFailed(f"step '{step.name}' {_WORDS[outcome.status]}: {outcome.error['detail']}", step=step.name)
         return outcome
 
+    def _report(self, step: PlannedStep, outcome: StepOutcome, decisions: Decisions) -> None:
+        if self._observer is not None:
+            self._observer(step, outcome, decisions)
+
     async def _decide_and_call(
-        self, step: PlannedStep, context: dict[str, Any], inputs: Mapping[str, StepAnswer]
-    ) -> _Outcome:
+        self, step: PlannedStep, context: dict[str, Any], inputs: Mapping[str, StepAnswer], decisions: Decisions
+    ) -> StepOutcome:
         targets: tuple[Target, ...] | None = None
         started = time.perf_counter()
         try:
             budget = Budget(step.rule_operations)
-            if step.condition is not None and not step.condition(context=context, image=self._image, budget=budget):
-                return _Outcome("skipped", reason=f"condition is false: {step.condition.source}")
+            if step.condition is not None:
+                decisions.condition = step.condition(context=context, image=self._image, budget=budget)
+                if not decisions.condition:
+                    return StepOutcome("skipped", reason=f"condition is false: {step.condition.source}")
             if step.crops is not None:
-                targets = await self._picked(step, context, budget)
+                targets = await self._picked(step, context, budget, decisions)
                 if not targets:
-                    return _Outcome("skipped", reason=f"no detection matches: {step.crops.source}")
+                    return StepOutcome("skipped", reason=f"no detection matches: {step.crops.source}")
         except RuleError as error:
+            decisions.failed = "condition" if step.condition and decisions.condition is None else "crops"
             return _failed(started, error)
         if targets is not None and (carried := _carried(step, inputs, targets)) is not None:
             return _ended(carried.answer, carried.duration_ms)
@@ -235,18 +244,24 @@ class _Walk:
             if not limit.expired():
                 return _failed(started, error)
             detail = f"no answer within {round((step.timeout_s or 0) * 1000)} ms"
-            return _Outcome("timed_out", _since(started), error={"type": "StepTimeout", "detail": detail})
+            return StepOutcome("timed_out", _since(started), error={"type": "StepTimeout", "detail": detail})
         except (InputError, Overloaded):
             raise
         except Exception as error:  # noqa: BLE001 - the step's failure, whatever it is
             return _failed(started, error)
         return _ended(answer, _since(started))
 
-    async def _picked(self, step: PlannedStep, context: dict[str, Any], budget: Budget) -> tuple[Target, ...]:
+    async def _picked(
+        self, step: PlannedStep, context: dict[str, Any], budget: Budget, decisions: Decisions
+    ) -> tuple[Target, ...]:
         found: list[Target] = []
+        decisions.picked = 0
         next_pause = budget.spent + _OPERATIONS_AT_ONCE
         for target in picks(step, context, self._image, detections_for(step, context), budget):
-            if target is not None:
+            if target is None:
+                decisions.rejected += 1
+            else:
+                decisions.picked += 1
                 found.append(target)
             if budget.spent > next_pause:
                 await asyncio.sleep(0)
@@ -292,25 +307,25 @@ def _carried(step: PlannedStep, inputs: Mapping[str, StepAnswer], targets: Seque
     return found
 
 
-def _ended(answer: StepAnswer, duration_ms: float) -> _Outcome:
+def _ended(answer: StepAnswer, duration_ms: float) -> StepOutcome:
     """
     Raises:
         InputError: the image is at fault.
     """
     if answer.error is None:
-        return _Outcome("ok", duration_ms, answer=answer)
+        return StepOutcome("ok", duration_ms, answer=answer)
     if answer.error.input_error is not None:
         raise answer.error.input_error
     error_fields = {"type": answer.error.type, "detail": answer.error.detail}
-    return _Outcome("failed", duration_ms, error=error_fields, answer=answer)
+    return StepOutcome("failed", duration_ms, error=error_fields, answer=answer)
 
 
 def _since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 1)
 
 
-def _failed(started: float, error: Exception) -> _Outcome:
-    return _Outcome("failed", _since(started), error={"type": type(error).__name__, "detail": str(error)})
+def _failed(started: float, error: Exception) -> StepOutcome:
+    return StepOutcome("failed", _since(started), error={"type": type(error).__name__, "detail": str(error)})
 
 
 def _planned_digest(plan: Plan, step: str, infos: Mapping[str, StepInfo]) -> str:

@@ -20,11 +20,12 @@ __all__ = [
     "StepInfo",
     "StepRequest",
     "Target",
+    "Timings",
     "loaded_digest",
 ]
 
 
-# The two named tuples are a part of every answer: a dataclass takes longer to pickle.
+# The named tuples are a part of every answer: a dataclass takes longer to pickle.
 class CropSpec(NamedTuple):
     """How a step wants its crops: ``size`` (H, W) or ``None`` for their own size; ``padding`` is a share of the box,
     0..1."""
@@ -46,11 +47,13 @@ class StepInfo(NamedTuple):
         config: ``Plan.step_digest`` of the plan that it was configured with.
         weights: hash of its weights.
         crop: how it wants its crops.
+        replica: which process has loaded it; ``None``: this one, without a cluster.
     """
 
     config: str
     weights: str
     crop: CropSpec
+    replica: str | None = None
 
     @property
     def digest(self) -> str:
@@ -67,6 +70,18 @@ class Priority(IntEnum):
     """A message from a queue."""
     BACKGROUND = 2
     """Nobody waits: a candidate that is compared with the deployed version."""
+
+
+class Timings(NamedTuple):
+    """What an answer took where the step is loaded.
+
+    Attributes:
+        decode_ms: decoding the image, cutting crops, checking the result.
+        model_ms: the batches of the model that the call was in.
+    """
+
+    decode_ms: float
+    model_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +109,7 @@ class StepRequest:
         sha256: of the image's bytes, in hex.
         priority: where it waits with others.
         expires_at: when its caller stops waiting, by the clock of the caller's event loop; ``None``: never.
+        traceparent: of the caller's span (W3C Trace Context), where it is sampled.
     """
 
     image: Mapping[str, Any]
@@ -108,6 +124,7 @@ class StepRequest:
     sha256: str = ""
     priority: Priority = Priority.INTERACTIVE
     expires_at: float | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +148,7 @@ class StepAnswer:
             travel.
         wants_frame: the crops that were sent were cut in another way than the step wants them now; ask again with
             the frame.
+        timings: ``None`` where the model did not run.
     """
 
     info: StepInfo
@@ -139,6 +157,7 @@ class StepAnswer:
     crops: Mapping[str, Mapping[int, Image]] = field(default_factory=dict)
     carried: Mapping[str, Carried] = field(default_factory=dict)
     wants_frame: bool = False
+    timings: Timings | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

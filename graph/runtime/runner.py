@@ -8,16 +8,17 @@ at a time.
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from classifiers import BaseClassifier, Image, InputError, SetupError
 from classifiers.imaging import crop
 from graph.conditions import Budget, RuleError
-from graph.engine import CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target, picks
+from graph.engine import CropSpec, StepAnswer, StepError, StepInfo, StepRequest, Target, Timings, picks
 from graph.pipeline_file import constructor_of
 from graph.plan import Plan, PlannedStep
 from graph.runtime.result import BadResult, normalise
@@ -45,6 +46,9 @@ class Prepared:
         configuration: the one that ``images`` were made for; after :meth:`StepRunner.infer` the one that the model
             ran with.
         divisor: the whole image comes at this fraction of its size.
+        decode_s: spent on its pixels so far.
+        model_s: spent in the model's batches that it was in.
+        ready_ns: when it was prepared, since the epoch.
     """
 
     request: StepRequest
@@ -52,6 +56,9 @@ class Prepared:
     images: tuple[Image, ...]
     contexts: tuple[Mapping[str, Any], ...]
     divisor: int
+    decode_s: float = 0.0
+    model_s: float = 0.0
+    ready_ns: int = field(default_factory=time.time_ns)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,13 +90,24 @@ class StepRunner:
         name: which step this is.
         classifier: the loaded model, see :func:`load_classifier`.
         progress: called before each of the model's batches: those of one call may be many.
+        batch_done: called after each of them with its number of images and its duration in seconds.
+        replica: names this process in answers.
     """
 
     def __init__(
-        self, plan: Plan, name: str, classifier: BaseClassifier, progress: Callable[[], None] = lambda: None
+        self,
+        plan: Plan,
+        name: str,
+        classifier: BaseClassifier,
+        progress: Callable[[], None] = lambda: None,
+        *,
+        batch_done: Callable[[int, float], None] = lambda images, duration_s: None,  # noqa: ARG005
+        replica: str | None = None,
     ) -> None:
         self.classifier = classifier
         self._progress = progress
+        self._batch_done = batch_done
+        self._replica = replica
         self.reconfigure(plan, name)
 
     @property
@@ -112,7 +130,7 @@ class StepRunner:
             step,
             {dependent: plan[dependent] for dependent in step.cuts},
             self.classifier.frame_size,
-            StepInfo(plan.step_digest(name), self.classifier.weights_digest, spec),
+            StepInfo(plan.step_digest(name), self.classifier.weights_digest, spec, self._replica),
         )
 
     def warm_up(self) -> None:
@@ -121,7 +139,7 @@ class StepRunner:
 
     def prepare(self, request: StepRequest) -> Prepared | StepAnswer:
         """Get the pixels of a call: decoded, cut, or as they came. Where that fails, the answer that says why."""
-        configuration = self._configuration
+        configuration, started = self._configuration, time.perf_counter()
         if _cut_otherwise(request, configuration):
             return StepAnswer(configuration.info, wants_frame=True)
         contexts: tuple[Mapping[str, Any], ...] = (request.context,)
@@ -131,7 +149,7 @@ class StepRunner:
             images, divisor = _pixels(request, configuration)
         except Exception as error:  # noqa: BLE001 - this call's failure, and not that of the others
             return StepAnswer(configuration.info, error=self._error(error, request))
-        return Prepared(request, configuration, images, contexts, divisor)
+        return Prepared(request, configuration, images, contexts, divisor, time.perf_counter() - started)
 
     def infer(self, batch: Sequence[Prepared]) -> list[list[Any] | StepError]:
         """Classify the images of many calls at once; for each call its results, or why it has none.
@@ -140,6 +158,7 @@ class StepRunner:
         calls are tried one at a time, so that one bad image fails alone. Calls that were prepared before tunables
         changed are prepared again.
         """
+        started = time.perf_counter()
         try:
             for call in batch:
                 if call.configuration is not self._configuration:
@@ -149,9 +168,11 @@ class StepRunner:
                 [i for call in batch for i in call.images], [c for call in batch for c in call.contexts]
             )
         except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is its step's failure
+            _add_model_time(batch, started)
             if len(batch) == 1:
                 return [self._error(error, batch[0].request)]
             return [outcome for call in batch for outcome in self.infer([call])]
+        _add_model_time(batch, started)
         left = iter(results)
         return [list(islice(left, len(call))) for call in batch]
 
@@ -162,7 +183,9 @@ class StepRunner:
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
             self._progress()
+            began = time.perf_counter()
             answers: object = self.classifier.process_batch(chunk, contexts[start : start + size])
+            self._batch_done(len(chunk), time.perf_counter() - began)
             returned = list(answers) if isinstance(answers, Iterable) else []
             if len(returned) != len(chunk):
                 what = f"{len(returned)} results" if isinstance(answers, Iterable) else type(answers).__name__
@@ -175,11 +198,11 @@ class StepRunner:
 
     def finish(self, call: Prepared, outcome: list[Any] | StepError) -> StepAnswer:
         """Shape the answer of one call, and cut the crops of the steps that hang on it."""
-        info = call.configuration.info
+        info, started = call.configuration.info, time.perf_counter()
         if _cut_otherwise(call.request, call.configuration):
             return StepAnswer(info, wants_frame=True)
         if isinstance(outcome, StepError):
-            return StepAnswer(info, error=outcome)
+            return StepAnswer(info, error=outcome, timings=_timings(call, started))
         source = call.configuration.step.class_path
         try:
             if call.request.targets is None:
@@ -191,8 +214,9 @@ class StepRunner:
                 ]
                 result = {"objects": found}
         except BadResult as error:
-            return StepAnswer(info, error=self._error(error, call.request))
-        return StepAnswer(info, result=result, crops=self._cut_for_dependents(call, result))
+            return StepAnswer(info, error=self._error(error, call.request), timings=_timings(call, started))
+        crops = self._cut_for_dependents(call, result)
+        return StepAnswer(info, result=result, crops=crops, timings=_timings(call, started))
 
     def calls_along(self, call: Prepared, answer: StepAnswer) -> dict[str, StepRequest]:
         """The calls of the steps that are answered along with this one (``PlannedStep.carries``), by name; of those
@@ -211,6 +235,7 @@ class StepRunner:
                     request_id=call.request.request_id,
                     sha256=call.request.sha256,
                     priority=call.request.priority,
+                    traceparent=call.request.traceparent,
                 )
         return calls
 
@@ -221,7 +246,10 @@ class StepRunner:
         # Escaped, for results and logs are UTF-8: an error may quote a file name or data of any bytes.
         detail = _as_utf8(str(error))
         said = detail if isinstance(error, BadResult) else _as_utf8("".join(traceback.format_exception(error)))
-        _log.error("step '%s' failed on request %s: %s", self._configuration.step.name, request.request_id, said)
+        name, ids = self._configuration.step.name, {"request_id": request.request_id}
+        if request.traceparent:
+            ids["trace_id"] = request.traceparent.split("-")[1]
+        _log.error("step '%s' failed on request %s: %s", name, request.request_id, said, extra={"fields": ids})
         return StepError(type(error).__name__, detail)
 
     def _cut_for_dependents(self, call: Prepared, result: dict[str, Any]) -> dict[str, dict[int, Image]]:
@@ -254,6 +282,16 @@ class StepRunner:
                     break  # the dependent gets the encoded image and cuts for itself
             answer[name] = crops
         return answer
+
+
+def _add_model_time(batch: Sequence[Prepared], since: float) -> None:
+    for call in batch:
+        call.model_s += time.perf_counter() - since
+
+
+def _timings(call: Prepared, finishing_since: float) -> Timings:
+    decode_s = call.decode_s + time.perf_counter() - finishing_since
+    return Timings(1000 * decode_s, 1000 * call.model_s)
 
 
 def _cut_otherwise(request: StepRequest, configuration: _Configuration) -> bool:

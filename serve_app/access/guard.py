@@ -25,8 +25,9 @@ __all__ = ["Guard"]
 # A request whose replica died counts as concurrent until its deadline has passed by this.
 _LEASE_EXTRA_S = 5.0
 
-_LIMITS = {"rate": "requests_per_second", "day": "images_per_day", "concurrent": "concurrent"}
-_REFUSED = {
+# by Verdict.refused: the limit's name, and the detail of the 429
+_LIMIT_NAMES = {"rate": "requests_per_second", "day": "images_per_day", "concurrent": "concurrent"}
+_DETAILS = {
     "rate": "the key has exceeded its request rate; send more slowly",
     "day": "the key has used its images of the day; the quota resets at midnight UTC",
     "concurrent": "the key has reached its limit of concurrent requests; wait for a response",
@@ -77,8 +78,8 @@ class Guard:
         verdict = await self._budgets.take(key, limits, images, lease, self._lease_s)
         request.state.headers.update(_headers(limits, verdict))
         if verdict.refused is not None:
-            limit = getattr(limits, _LIMITS[verdict.refused])
-            raise TooManyRequests(_REFUSED[verdict.refused], limit=limit, retry_after_s=round(verdict.retry_after_s, 3))
+            limit = getattr(limits, _LIMIT_NAMES[verdict.refused])
+            raise TooManyRequests(_DETAILS[verdict.refused], limit=limit, retry_after_s=round(verdict.retry_after_s, 3))
         try:
             yield
         finally:

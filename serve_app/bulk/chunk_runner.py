@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import functools
 import itertools
 import json
 import logging
@@ -31,8 +32,11 @@ from serve_app.bulk.ledger import Begun, Ledger, PipelineChanged, Run
 from serve_app.bulk.sources import read_bytes
 from serve_app.config import FetchConfig, SourcesConfig
 from serve_app.images import Sources, is_final, read_frame
+from serve_app.refusals import Forbidden
 from serve_app.results import StoreUnavailable, objects_from_uri
 from serve_app.results.table import row_of, rows_to_table
+from serve_app.telemetry.exporting import Exporter, export
+from serve_app.telemetry.recording import ImageOutcome, ImageRecorder, StepRecorder, outcome_of
 
 __all__ = ["ChunkRunner", "Job"]
 
@@ -102,11 +106,14 @@ class ChunkRunner:
         self._ahead = _FETCHED_AHEAD * window
         self._sources = Sources(job.fetch, FetchConfig(), job.plan.config.limits, self._ahead)
         self._ledger = Ledger(objects_from_uri(job.out), run) if run is not None else None
+        if run is not None:
+            _export_metrics(job.plan.name)
+        self._count_image = ImageRecorder(job.plan.name, "bulk")
         self._alone: tuple[int, Begun] | None = None
         self._error: str | None = None
         try:
             self._backend = LocalBackend(job.plan, job.decoders)
-            self._engine = Engine(job.plan, self._backend)
+            self._engine = Engine(job.plan, self._backend, observer=StepRecorder(job.plan))
             if run is not None and self._wait(self._engine.fingerprint()) != run.fingerprint:
                 raise PipelineChanged("this node has other models or other code than the one where the run began")
         except SetupError as error:
@@ -192,6 +199,8 @@ class ChunkRunner:
     async def _one(self, uri: str, metadata: dict[str, Any], content: bytes | None, given_up: str | None) -> _Ended:
         if given_up is not None:
             return _Ended(failure=_failure(uri, VisionError(given_up)))
+        started = time.monotonic()
+        outcome: ImageOutcome = "failed"
         try:
             known = checked_metadata({**self._job.metadata, **metadata})
             if content is None:
@@ -200,11 +209,16 @@ class ChunkRunner:
                 frame = await read_frame(content, self._job.plan.config.limits, uri)
             async with self._turns:
                 result = await self._engine.run(frame, metadata=known, timeout_s=self._job.timeout_s)
-            return _Ended(row_of({"id": result["id"], "finished": datetime.now(UTC).isoformat(), "result": result}))
+            row = row_of({"id": result["id"], "finished": datetime.now(UTC).isoformat(), "result": result})
+            outcome = "ok"
+            return _Ended(row)
         except Exception as error:  # noqa: BLE001 - this image's, and ends no other
             if not isinstance(error, VisionError):
                 _log.error("%s failed", without_secrets(uri), exc_info=error)
+            outcome = outcome_of(error, Forbidden)
             return _Ended(failure=_failure(uri, error))
+        finally:
+            self._count_image(outcome, time.monotonic() - started)
 
     async def _fetch(self, uri: str) -> Frame:
         for attempt in itertools.count(1):
@@ -240,6 +254,11 @@ class ChunkRunner:
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+@functools.cache
+def _export_metrics(pipeline: str) -> Exporter | None:
+    return export({"application": pipeline, "deployment": "bulk", "replica": str(os.getpid())})
 
 
 def _failure(uri: str, error: Exception) -> dict[str, str]:

@@ -22,6 +22,7 @@ __all__ = [
     "GatewayOption",
     "IntakeOption",
     "MetadataOption",
+    "OptionalPipelineArgument",
     "PipelineArgument",
     "PortOption",
     "QueueOption",
@@ -59,6 +60,15 @@ _PIPELINE = "The pipeline file, for example configs/demo.yaml. Its classes may b
 
 PipelineArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="PIPELINE", help=_PIPELINE, callback=_with_classes_beside)
+]
+OptionalPipelineArgument: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PIPELINE]",
+        help="The pipeline file. Its classes may be in modules beside it.",
+        show_default=False,
+        callback=lambda pipeline: None if pipeline is None else _with_classes_beside(pipeline),
+    ),
 ]
 PortOption = Annotated[int, typer.Option(help="Port of the HTTP endpoint.", min=1, max=65535)]
 GatewayOption = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML with the gateway: block.")]

@@ -18,7 +18,8 @@ from serve_app.cli.arguments import stderr, stdout
 from serve_app.cli.phases import phases
 from serve_app.deployments import OPEN_GATEWAY
 from serve_app.deployments.fitting import Machine, fit_to
-from serve_app.local import demo_photos, fetch_car_photos, serving
+from serve_app.local import serving
+from serve_app.photos import demo_photos, fetch_car_photos
 
 __all__ = ["Found", "run_demo", "show"]
 

@@ -1,4 +1,4 @@
-"""Commands that look at a pipeline: ``validate``, ``schema``, ``graph``, ``explain``, ``models``."""
+"""Commands that look at a pipeline: ``validate``, ``schema``, ``graph``, ``models``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from graph import Decision, Plan, VisionPipeline, json_schema, load_plan, mermaid, svg
-from graph import explain as explain_result
+from graph import Plan, json_schema, load_plan, mermaid, svg
 from graph.pipeline_file import INGRESS
 from serve_app.cli.arguments import PipelineArgument, stderr, stdout
-from serve_app.cli.input_files import read
 
-__all__ = ["explain", "graph", "models", "schema", "validate"]
-
-_MAX_VALUE = 200
+__all__ = ["graph", "models", "schema", "validate"]
 
 
 def validate(pipeline: PipelineArgument) -> None:
@@ -67,34 +63,6 @@ def graph(
     """Print a picture of the pipeline: its steps, what depends on what, and under which condition."""
     draw = svg if form == "svg" else mermaid
     sys.stdout.write(draw(load_plan(pipeline)).rstrip("\n") + "\n")
-
-
-def explain(
-    pipeline: PipelineArgument,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file, a URL or s3://bucket/key.")],
-) -> None:
-    """Run one image and show for each step and each detection whether its rule held, and with which values."""
-    with VisionPipeline(pipeline) as vision:
-        result = vision.run(lambda limits: read(image, limits))
-    for step in explain_result(vision.plan, result):
-        why = f": {step.why}" if step.why else ""
-        stdout.print(f"[bold]{escape(step.name)}[/] {step.status}{escape(why)}", highlight=False)
-        if step.condition is not None:
-            _print_decision("condition", step.condition)
-        for decision in step.crops:
-            _print_decision("crops", decision)
-
-
-def _print_decision(kind: str, decision: Decision) -> None:
-    words = {True: "[green]holds[/]", False: "[yellow]does not hold[/]", None: "[red]cannot be evaluated[/]"}
-    word = words[decision.held]
-    stdout.print(f"  {kind} for {escape(decision.subject)} {word}: {escape(decision.rule)}", highlight=False)
-    for source, value in decision.values:
-        text = json.dumps(value, ensure_ascii=False, default=str)
-        text = text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + " …"
-        stdout.print(f"      {escape(source)} = {escape(text)}", highlight=False)
-    if decision.error is not None:
-        stdout.print(f"      {escape(decision.error)}", highlight=False)
 
 
 def models(

@@ -10,8 +10,10 @@ import typer
 from classifiers import SetupError, VisionError
 from serve_app.cli.batch_command import batch
 from serve_app.cli.doctor_command import doctor
-from serve_app.cli.inspect_commands import explain, graph, models, schema, validate
+from serve_app.cli.explain_command import explain
+from serve_app.cli.inspect_commands import graph, models, schema, validate
 from serve_app.cli.key_commands import keys
+from serve_app.cli.metrics_command import metrics
 from serve_app.cli.new_commands import new
 from serve_app.cli.queue_commands import dlq, queue, submit
 from serve_app.cli.result_commands import compact, query
@@ -33,7 +35,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for each in (run, batch, validate, explain, graph, schema, models, render, serve, demo, doctor, submit, query, compact):
+_COMMANDS = (
+    run,
+    batch,
+    validate,
+    explain,
+    graph,
+    schema,
+    models,
+    render,
+    serve,
+    demo,
+    doctor,
+    metrics,
+    submit,
+    query,
+    compact,
+)
+for each in _COMMANDS:
     app.command()(each)
 for group in (new, queue, dlq, results, retention, keys):
     app.add_typer(group)

@@ -19,7 +19,6 @@ from serve_app.cli.arguments import progress, stderr, stdout
 from serve_app.config import read_intake_config
 from serve_app.images import Uploads, upload_address
 from serve_app.results import JobMarker, Objects, objects_from_uri, uri_below
-from serve_app.results.compaction import compact, read_table
 from serve_app.results.deletion import delete_job, purge
 from serve_app.results.retention import PARTS, Ages, lifecycle_rules, sweep
 
@@ -70,6 +69,8 @@ def delete(
     objects = objects_from_uri(results_uri)
     uploads = Uploads(objects_from_uri(images or uri_below(results_uri, "images")), DEFAULT_LIMITS.max_bytes)
     if not dry_run:
+        from serve_app.results.compaction import compact
+
         compact(objects)
     wanted = _Wanted(frozenset(sha256 or ()), tenant, key, value)
     ids = dict.fromkeys(job or ())
@@ -175,6 +176,8 @@ def _of_markers(objects: Objects, wanted: _Wanted) -> Iterator[str]:
 
 def _of_rows(objects: Objects, wanted: _Wanted) -> Iterator[str]:
     """By the hash and the metadata; rows do not say whose they are."""
+    from serve_app.results.compaction import read_table
+
     if wanted.tenant is not None:
         return
     filesystem, root = objects.filesystem()

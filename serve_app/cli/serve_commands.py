@@ -129,6 +129,7 @@ def serve(
     from serve_app.deployments import OPEN_GATEWAY
     from serve_app.deployments.fitting import Machine, fit_to
     from serve_app.local.serving import serving
+    from serve_app.telemetry.exporting import ExportSettings, targets
 
     config = OPEN_GATEWAY if gateway is None else read_gateway_config(gateway)
     files = Path() if queue is None or queue.startswith("sqlite:") else None
@@ -159,6 +160,12 @@ def serve(
         ]
         if server.token_file is not None:
             lines.append(f"        its token is in    {server.token_file}")
+        if processes := targets(ExportSettings.from_environment().folder, plan.name):
+            more = f", and {len(processes) - 1} more processes" if processes[1:] else ""
+            lines += [
+                f"        metrics            http://{processes[0]}/metrics{more}",
+                "        Prometheus         visiongraph metrics DIR writes a configuration that finds all of them",
+            ]
         lines += [
             *placement,
             f"        try   curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg {url}/v1/images",

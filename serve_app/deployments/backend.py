@@ -20,9 +20,10 @@ from graph.plan import Plan
 from serve_app.autoscaling import LoadInProgress, call_load
 from serve_app.deployments.crashes import Crashes
 from serve_app.deployments.hosting import StepHost
-from serve_app.deployments.step_groups import StepCall, StepOutcome, call_bytes
+from serve_app.deployments.step_groups import CallOutcome, StepCall, call_bytes
 from serve_app.deployments.window import Limits, Window
 from serve_app.ray_internals import CALL_BYTES, is_gone, replica_count
+from serve_app.telemetry.tracing import step_span
 
 __all__ = ["ServeBackend"]
 
@@ -181,6 +182,10 @@ class ServeBackend:
         Raises:
             Quarantined: the image has crashed a step's process twice.
         """
+        with step_span(step, request) as traced:
+            return await self._call(step, traced)
+
+    async def _call(self, step: str, request: StepRequest) -> StepAnswer:
         if step in self._here:
             return await self._here.call(step, request)
         deployment = self._deployments[step]
@@ -221,7 +226,7 @@ class ServeBackend:
         self._infos.update((name, carried.answer.info) for name, carried in answer.carried.items())
         return answer
 
-    async def _send(self, deployment: str, calls: Sequence[_Call]) -> tuple[Sequence[StepOutcome], int]:
+    async def _send(self, deployment: str, calls: Sequence[_Call]) -> tuple[Sequence[CallOutcome], int]:
         """Send a group to one of the deployment's replicas, which Serve chooses.
 
         Raises:
@@ -237,7 +242,7 @@ class ServeBackend:
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._end_hopeless_groups())
         try:
-            reply: tuple[Sequence[StepOutcome], int] = await response
+            reply: tuple[Sequence[CallOutcome], int] = await response
             return reply
         except asyncio.CancelledError:
             response.cancel()  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
+from serve_app.deployments.replica_telemetry import replica_labels, start_telemetry, stop_telemetry
 from serve_app.deployments.rollout import Rollout, awaited_hosts
 from serve_app.http.application import make_app
 from serve_app.http.job_desk import JobDesk
@@ -24,6 +25,7 @@ from serve_app.images import KeptImages, KeptPlaces, Sources, Uploads
 from serve_app.queues import queue_from_url
 from serve_app.ray_internals import crop_budget_bytes
 from serve_app.results import ResultStore, Reuse
+from serve_app.telemetry.recording import StepRecorder
 
 __all__ = ["Gateway"]
 
@@ -48,7 +50,8 @@ class Gateway:
         intake: IntakeConfig | None = None,
         workers: DeploymentHandle[Any] | None = None,  # noqa: ARG002
     ) -> None:
-        set_up_logs()
+        set_up_logs(**replica_labels())
+        start_telemetry()
         self._structure = structure
         self._config = config
         self._intake = intake
@@ -57,7 +60,7 @@ class Gateway:
         self._rollout = Rollout(structure, plan, INGRESS, awaited_hosts(plan, config.autoscaling))
         self._host = StepHost(plan, INGRESS, config.timeout_ms / 1000, crashes)
         self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
-        self._engine = Engine(plan, self._backend)
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
         self._is_ready = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -92,7 +95,7 @@ class Gateway:
             await self._backend.agree(plan)
             self._is_ready = True
         self._backend.reconfigure(plan)
-        self._engine = Engine(plan, self._backend)
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
 
     def check_health(self) -> None:
         """Called by Serve; an exception makes it replace the replica."""
@@ -100,6 +103,7 @@ class Gateway:
 
     def __del__(self) -> None:
         # Serve calls it before it ends the replica.
+        stop_telemetry()
         stop_buffering_logs()
 
     def _plan_with(self, tunables: Mapping[str, Any]) -> Plan:

@@ -22,7 +22,10 @@ from graph.runtime import Prepared, StepRunner, load_classifier
 from serve_app.deployments.admission import Admission
 from serve_app.deployments.batch_gate import BatchGate
 from serve_app.deployments.crashes import Crashes, InProgress, Turns
+from serve_app.deployments.replica_telemetry import replica_name
 from serve_app.refusals import Quarantined
+from serve_app.telemetry.recording import BatchRecorder
+from serve_app.telemetry.tracing import record_batch, step_span
 
 __all__ = ["StepHost"]
 
@@ -144,7 +147,8 @@ class StepHost:
 
     async def _carry(self, step: str, request: StepRequest, since: float) -> Carried:
         started = time.perf_counter()
-        answer, _ = await self._steps[step].call(request, since)  # of crops: nothing is answered along with it
+        with step_span(step, request, parent=request.traceparent) as traced:
+            answer, _ = await self._steps[step].call(traced, since)  # of crops: nothing is answered along with it
         targets = tuple(target.index for target in request.targets or ())
         return Carried(targets, answer, round(1000 * (time.perf_counter() - started), 1))
 
@@ -214,9 +218,17 @@ class _HostedStep:
         self._work = work
         self._model_thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
         self._pixel_threads = thread or ThreadPoolExecutor(2, thread_name_prefix=f"pixels-{name}")
+        self._batches = BatchRecorder(plan[name])
         # In the model's own thread: some runtimes bind to the thread that loads them.
         self._runner = self._model_thread.submit(
-            lambda: StepRunner(plan, name, load_classifier(plan[name]), work.progress)
+            lambda: StepRunner(
+                plan,
+                name,
+                load_classifier(plan[name]),
+                work.progress,
+                batch_done=self._batches,
+                replica=replica_name(),
+            )
         ).result()
         self._model_thread.submit(self._runner.warm_up).result()
         options = plan[name].serve
@@ -237,7 +249,7 @@ class _HostedStep:
         options = plan[self._name].serve
         if options.max_batch_size > self._gate.max_size:
             await loop.run_in_executor(self._model_thread, self._runner.warm_up)
-        self._gate.max_size = options.max_batch_size
+        self._gate.max_size = self._batches.max_size = options.max_batch_size
         self._gate.wait_s = options.batch_wait_ms / 1000
         self._batched.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
 
@@ -258,8 +270,10 @@ class _HostedStep:
         return answer, self._runner.calls_along(prepared, answer)
 
     async def _infer(self, batch: list[Prepared]) -> list[_Outcome]:
-        calls = [call.request for call in batch]
-        return await self._in_thread(self._model_thread, calls, self._runner.infer, batch)
+        calls, started_ns = [call.request for call in batch], time.time_ns()
+        outcomes = await self._in_thread(self._model_thread, calls, self._runner.infer, batch)
+        record_batch(self._name, batch, started_ns)
+        return outcomes
 
     async def _in_thread(
         self, threads: ThreadPoolExecutor, calls: Sequence[StepRequest], work: Callable[..., _T], *args: Any

@@ -6,37 +6,57 @@ process that is killed loses what was logged last (ray-project/ray#57850).
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from logging.handlers import MemoryHandler
 
 from serve_app.http.access_log import log_to
+from serve_app.telemetry.log_fields import FIELDS, fields_of
 
 __all__ = ["flush_logs", "set_up_logs", "stop_buffering_logs"]
 
 _serve = logging.getLogger("ray.serve")
+
+_EXTRA = "ray_serve_extra_fields"
+"""What Serve's JSON encoding writes beside the message."""
+
+_OWN = "skip_context_filter"
+"""Serve adds nothing of its own: Ray's id of a job would take the place of ours."""
 
 _FLUSH_EVERY_S = 1.0
 _flushing = threading.Lock()
 
 
 class _ToServe(logging.Handler):
-    """Hands records to Serve's logger, whose handlers change when its configuration does."""
+    """Hands records to Serve's logger, whose handlers change when its configuration does.
+
+    Args:
+        labels: fields of every line of this process.
+    """
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        super().__init__()
+        self._labels = labels
 
     def emit(self, record: logging.LogRecord) -> None:
-        _serve.handle(record)
+        line = copy.copy(record)  # other handlers may get it too
+        vars(line).pop(FIELDS, None)
+        vars(line).update({_EXTRA: {**self._labels, **fields_of(record)}, _OWN: True})
+        _serve.handle(line)
 
 
 @functools.cache
-def set_up_logs() -> None:
+def set_up_logs(**labels: str) -> None:
     """Send this project's log lines to the replica's file, and write the file every second. Once for each process.
 
     Serve also copies what is written to stderr there, but with the level INFO, and inspects the whole stack for each
     line: a tenth of the CPU time of a gateway.
     """
-    handler = _ToServe()
+    handler = _ToServe(labels)
     for package in ("serve_app", "graph", "classifiers"):
         logging.getLogger(package).addHandler(handler)
     log_to([handler])

@@ -13,8 +13,9 @@ from serve_app.autoscaling import CallerLoad, ReplicaLoad, call_load
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
+from serve_app.deployments.replica_telemetry import replica_labels, start_telemetry, stop_telemetry
 from serve_app.deployments.rollout import Rollout
-from serve_app.deployments.step_groups import StepCall, StepOutcome, answer_group
+from serve_app.deployments.step_groups import StepCall, CallOutcome, answer_group
 
 __all__ = ["StepDeployment"]
 
@@ -32,7 +33,8 @@ class StepDeployment:
     """
 
     def __init__(self, structure: Mapping[str, Any], step: str, awaited: Sequence[str], deadline_s: float) -> None:
-        set_up_logs()
+        set_up_logs(**replica_labels())
+        start_telemetry()
         self._structure = structure
         self._load = ReplicaLoad()
         self._groups: Counter[Priority] = Counter()
@@ -51,7 +53,7 @@ class StepDeployment:
         """The configuration of each step, by name."""
         return self._host.describe()
 
-    async def __call__(self, calls: Sequence[StepCall], load: CallerLoad) -> tuple[list[StepOutcome], int]:
+    async def __call__(self, calls: Sequence[StepCall], load: CallerLoad) -> tuple[list[CallOutcome], int]:
         """Answer a group of calls; ``load``: of its caller.
 
         Returns:
@@ -77,4 +79,5 @@ class StepDeployment:
 
     def __del__(self) -> None:
         # Serve calls it before it ends the replica.
+        stop_telemetry()
         stop_buffering_logs()

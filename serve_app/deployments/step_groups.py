@@ -16,11 +16,11 @@ from serve_app.ray_internals import CALL_BYTES
 if TYPE_CHECKING:
     from serve_app.deployments.hosting import StepHost
 
-__all__ = ["StepCall", "StepOutcome", "answer_group", "call_bytes"]
+__all__ = ["StepCall", "CallOutcome", "answer_group", "call_bytes"]
 
 _log = logging.getLogger(__name__)
 
-StepOutcome = StepAnswer | VisionError
+CallOutcome = StepAnswer | VisionError
 """What becomes of a call: an error is raised to its caller."""
 
 
@@ -48,7 +48,7 @@ def call_bytes(request: StepRequest) -> int:
     return CALL_BYTES + crops + (0 if request.frame is None else request.frame.nbytes)
 
 
-async def answer_group(host: StepHost, calls: Sequence[StepCall]) -> list[StepOutcome]:
+async def answer_group(host: StepHost, calls: Sequence[StepCall]) -> list[CallOutcome]:
     """The outcome of each call. One that fails does so alone, and one whose caller has stopped waiting is dropped.
 
     They are answered together, when the last one is: a group has crops for a few of the model's batches at most, so
@@ -58,7 +58,7 @@ async def answer_group(host: StepHost, calls: Sequence[StepCall]) -> list[StepOu
     return _within_one_message(outcomes, calls)
 
 
-async def _answer(host: StepHost, call: StepCall) -> StepOutcome:
+async def _answer(host: StepHost, call: StepCall) -> CallOutcome:
     if call.step not in host:  # the caller has another version of the pipeline
         return StepUnavailable(f"step '{call.step}' is not in this deployment; try again", step=call.step)
     since = asyncio.get_running_loop().time() - call.waited_s
@@ -72,7 +72,7 @@ async def _answer(host: StepHost, call: StepCall) -> StepOutcome:
         return StepAnswer(host.describe()[call.step], error=StepError(type(error).__name__, str(error)))
 
 
-def _within_one_message(outcomes: Sequence[StepOutcome], calls: Sequence[StepCall]) -> list[StepOutcome]:
+def _within_one_message(outcomes: Sequence[CallOutcome], calls: Sequence[StepCall]) -> list[CallOutcome]:
     """Without the crops of the largest answers, where all together are more than one message may carry: the steps that
     would look at these get the encoded image instead."""
     fitting = list(outcomes)
@@ -93,7 +93,7 @@ def _within_one_message(outcomes: Sequence[StepOutcome], calls: Sequence[StepCal
     return fitting
 
 
-def _crop_bytes(outcome: StepOutcome) -> int:
+def _crop_bytes(outcome: CallOutcome) -> int:
     if not isinstance(outcome, StepAnswer):
         return 0
     return sum(image.nbytes for crops in outcome.crops.values() for image in crops.values())

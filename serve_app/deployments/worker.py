@@ -17,12 +17,15 @@ from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.crashes import crashes_of_this_replica
 from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
+from serve_app.deployments.replica_telemetry import replica_labels, start_telemetry, stop_telemetry
 from serve_app.images import KeptImages, KeptPlaces, Sources, Uploads
 from serve_app.intake import Consumer, Housekeeping, JobRunner, Pace, Retrier
 from serve_app.queues import queue_from_url
 from serve_app.queues.urls import with_prefetch
 from serve_app.ray_internals import crop_budget_bytes
 from serve_app.results import Compactor, ResultStore
+from serve_app.telemetry.metrics import WORKERS_MAX
+from serve_app.telemetry.recording import StepRecorder
 
 __all__ = ["Worker", "in_flight"]
 
@@ -46,7 +49,8 @@ class Worker:
         handles: dict[str, DeploymentHandle[Any]],
         deadline_s: float,
     ) -> None:
-        set_up_logs()
+        set_up_logs(**replica_labels())
+        start_telemetry()
         self._structure = structure
         self._config = config
         self._clients = clients
@@ -54,7 +58,7 @@ class Worker:
         crashes = crashes_of_this_replica(INGRESS)
         self._host = StepHost(plan, INGRESS, deadline_s, crashes)
         self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
-        self._engine = Engine(plan, self._backend, Priority.QUEUE)
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan), priority=Priority.QUEUE)
         self._store = ResultStore.from_uri(config.results)
         self._consumer: Consumer | None = None
         self._uploads = Uploads.of(config, plan.config.limits.max_bytes)
@@ -71,7 +75,7 @@ class Worker:
         if self._consumer is None:
             await self._backend.agree(plan)
         self._backend.reconfigure(plan)
-        self._engine = Engine(plan, self._backend, Priority.QUEUE)
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan), priority=Priority.QUEUE)
         if self._consumer is None:
             self._consumer = self._make_consumer(plan)
             self._consumer.start()
@@ -104,7 +108,9 @@ class Worker:
             stop_s=config.stop_s,
             stuck_after_s=300 + config.timeout_s,
         )
-        return Consumer(queue_from_url(with_prefetch(config.queue, 2 * room)), self._store, runner, retrier, pace)
+        queue = queue_from_url(with_prefetch(config.queue, 2 * room))
+        WORKERS_MAX.labels(queue.name).set(config.most_replicas)
+        return Consumer(queue, self._store, runner, retrier, pace)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve; see :func:`serve_app.autoscaling.worker_stats`."""
@@ -122,6 +128,7 @@ class Worker:
 
     async def __del__(self) -> None:
         # Serve awaits it before it ends the replica.
+        stop_telemetry()
         stop_buffering_logs()
         self._compactor.stop()
         if self._consumer is not None:

@@ -1,8 +1,8 @@
-"""One JSON line per request, without headers, query and address of the image: all of them may hold secrets."""
+"""One line per request, without headers, query and address of the image: all of them may hold secrets. What it says is
+in the fields of its record."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from typing import Any
 
 from starlette.types import Scope
 
+from serve_app.telemetry.log_fields import FIELDS
+
 __all__ = ["facts_of", "log_request", "log_to"]
 
 _log = logging.getLogger("visiongraph.access")
-
-_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 # no route is longer
 _MAX_PATH = 200
@@ -27,7 +27,7 @@ def log_request(scope: Scope, status: int | None) -> None:
         return
     state = scope["state"]
     principal = state.get("principal")
-    line = {
+    fields = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": state["request_id"],
         "client": state["client"],
@@ -40,7 +40,7 @@ def log_request(scope: Scope, status: int | None) -> None:
         "duration_ms": round((time.monotonic() - state["arrived"]) * 1000, 1),
         **state["facts"],
     }
-    _log.info(_encode(line))
+    _log.info("%s %s %s", fields["method"], fields["path"], status, extra={FIELDS: fields})
 
 
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from graph import Engine
 from serve_app.access import ClientAddresses, Guard
 from serve_app.config import GatewayConfig
-from serve_app.http import image_routes, job_routes, pipeline_routes
+from serve_app.http import explain_routes, image_routes, job_routes, page_routes, pipeline_routes
 from serve_app.http.arrivals import Arrivals, Slots
 from serve_app.http.bodies import BODY_OVERHEAD_BYTES
 from serve_app.http.drawing import Drawings
@@ -20,14 +20,17 @@ from serve_app.http.problems import add_problem_handlers
 from serve_app.http.route_scopes import access
 from serve_app.images import Fetcher, KeptImages, KeptPlaces
 from serve_app.results import Reuse
+from serve_app.telemetry.recording import ImageRecorder
 
 __all__ = ["ROUTERS", "make_app"]
 
 ROUTERS = (
     (image_routes.router, "infer", 1),
+    (explain_routes.router, "infer", 0),
     (job_routes.router, "jobs", 0),
     (pipeline_routes.router, "infer", 0),
     (pipeline_routes.public, None, 0),
+    (page_routes.router, None, 0),
 )
 """Each with the scope that its routes require, ``None`` for everyone, and the images that a request takes from the
 daily quota."""
@@ -74,6 +77,7 @@ def make_app(
     state.kept_images = kept_images
     state.decoding = asyncio.Lock()  # pixels take 20 times the bytes of a JPEG
     state.drawings = Drawings(memory)
+    state.count_image = ImageRecorder(engine().plan.name, "http")
     app.add_middleware(LenientRouting)
     app.add_middleware(
         BodyLimit,

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Iterator
 from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
+from classifiers import VisionError
 from graph import Engine, Frame, StepFailed
 from graph.engine import deadline
+from graph.failures import DeadlineExceeded
 from serve_app.http.access_log import facts_of
 from serve_app.http.bodies import OPENAPI_BODY, Upload, read_upload
-from serve_app.http.problems import JsonAnswer, problems
+from serve_app.http.problems import JsonAnswer, problems, status_of
 from serve_app.http.schemas import Result
 from serve_app.images import read_frame
+from serve_app.telemetry.recording import ImageOutcome
+from serve_app.telemetry.tracing import span
 
 __all__ = ["router"]
 
@@ -47,9 +52,30 @@ async def post_image(
     limit_ms = request.app.state.config.timeout_ms
     if x_request_timeout_ms is not None:
         limit_ms = min(limit_ms, x_request_timeout_ms)
-    async with deadline(limit_ms / 1000, since=request.state.arrived):
-        upload = await read_upload(request)
-        return await unless_gone(request, _answer(request, upload, as_picture=annotate))
+    with _counted(request):
+        async with deadline(limit_ms / 1000, since=request.state.arrived):
+            upload = await read_upload(request)
+            return await unless_gone(request, _answer(request, upload, as_picture=annotate))
+
+
+@contextlib.contextmanager
+def _counted(request: Request) -> Iterator[None]:
+    """Count the image by how the block ends."""
+    outcome: ImageOutcome = "failed"
+    try:
+        yield
+        outcome = "ok"
+    except (asyncio.CancelledError, ClientDisconnect):
+        outcome = "cancelled"
+        raise
+    except DeadlineExceeded:
+        outcome = "timed_out"
+        raise
+    except VisionError as error:
+        outcome = "refused" if status_of(error) < 500 else "failed"
+        raise
+    finally:
+        request.app.state.count_image(outcome, time.monotonic() - request.state.arrived)
 
 
 async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Response:
@@ -57,7 +83,8 @@ async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Resp
     data = upload.data
     if upload.uri is not None:
         client = request.state.principal
-        data = await here.fetcher.fetch(upload.uri, client.key_id, client.tenant)
+        with span("fetch"):
+            data = await here.fetcher.fetch(upload.uri, client.key_id, client.tenant)
     frame = await read_frame(data, here.engine().plan.config.limits, upload.uri)
     if as_picture:
         here.drawings.check(frame, facts["bytes"])

@@ -19,6 +19,7 @@ from serve_app.images import PresignedUpload, Sources, Uploads
 from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
 from serve_app.refusals import Forbidden, JobsUnavailable
 from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
+from serve_app.telemetry.tracing import current_traceparent
 
 __all__ = ["JobDesk", "JobItem", "UploadRequest"]
 
@@ -110,7 +111,8 @@ class JobDesk:
                     new = await asyncio.gather(*(self._write(marker, idempotency_key is None) for marker in markers))
                     fresh = [marker for marker, is_new in zip(markers, new, strict=True) if is_new]
                     if fresh:
-                        await self._queue.publish(await asyncio.to_thread(_bodies, fresh))
+                        bodies = await asyncio.to_thread(_bodies, fresh, current_traceparent())
+                        await self._queue.publish(bodies)
             except BaseException:
                 # With a key the client sends the same jobs again, and another request with it may have had them
                 # accepted meanwhile: those stay.
@@ -202,8 +204,11 @@ def _job_ids(owner: str | None, key: str | None, count: int) -> list[str]:
     return [f"{JOB_PREFIX}{digest.hexdigest()[:32]}" for digest in digests]
 
 
-def _bodies(markers: Sequence[JobMarker]) -> list[bytes]:
-    return [json.dumps({"id": each.id, "uri": each.uri, "metadata": each.metadata}).encode() for each in markers]
+def _bodies(markers: Sequence[JobMarker], traceparent: str) -> list[bytes]:
+    trace = {"traceparent": traceparent} if traceparent else {}
+    return [
+        json.dumps({"id": each.id, "uri": each.uri, "metadata": each.metadata, **trace}).encode() for each in markers
+    ]
 
 
 def _digest_of_items(items: Sequence[JobItem]) -> str:

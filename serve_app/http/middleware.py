@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from fastapi import Request
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +20,8 @@ from serve_app.http.access_log import log_request
 from serve_app.http.arrivals import Arrival, Arrivals, Slots
 from serve_app.http.problems import problem_response
 from serve_app.refusals import UnsupportedBody
+from serve_app.telemetry.log_fields import log_fields
+from serve_app.telemetry.tracing import current_traceparent, span, traceparent_or_none
 from serve_app.uris import is_listed
 
 __all__ = ["BodyLimit", "KnownHosts", "LenientRouting", "MemoryBudget", "RequestIdentity"]
@@ -69,11 +73,31 @@ class RequestIdentity:
                     response.append(name, value)  # unlike setting it, it does not search for others
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_headers)
-        finally:
-            if self._log:
-                log_request(scope, status)
+        with log_fields(request_id=request_id), _traced(scope, request_id) as current:
+            headers |= {"traceparent": traceparent} if (traceparent := current_traceparent()) else {}
+            try:
+                await self._app(scope, receive, send_with_headers)
+            finally:
+                if status is not None:
+                    current.set_attribute("http.response.status_code", status)
+                if self._log:
+                    log_request(scope, status)
+
+
+@contextmanager
+def _traced(scope: Scope, request_id: str) -> Iterator[Span]:
+    """A span around a request that is about images; others are not worth one."""
+    route = scope["path"].removeprefix(scope.get("root_path", ""))
+    if scope["method"] != "POST" or route not in _TRACED:
+        yield INVALID_SPAN
+        return
+    parent = traceparent_or_none(Headers(scope=scope).get("traceparent")) or ""
+    facts = {"http.request.method": "POST", "http.route": route, "visiongraph.request_id": request_id}
+    with span(f"POST {route}", facts, parent=parent, root=True, kind=SpanKind.SERVER) as current:
+        yield current
+
+
+_TRACED = ("/v1/images", "/v1/jobs")
 
 
 class KnownHosts:

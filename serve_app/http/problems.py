@@ -32,6 +32,7 @@ from serve_app.refusals import (
     Unauthorized,
     UnsupportedBody,
 )
+from serve_app.telemetry.metrics import GATEWAY_REFUSALS
 
 __all__ = [
     "PROBLEM_JSON",
@@ -43,6 +44,7 @@ __all__ = [
     "add_problem_handlers",
     "problem_response",
     "problems",
+    "status_of",
 ]
 
 PROBLEM_JSON = "application/problem+json"
@@ -141,6 +143,10 @@ def status_of(error: VisionError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
+def _in_words(kind: str) -> str:
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind).strip()
+
+
 def problem_response(
     request: Request,
     status: int,
@@ -150,11 +156,13 @@ def problem_response(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """The response for an error. ``kind``: in CamelCase, as the exception's class."""
-    words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind).strip()
-    request.state.facts["problem"] = words.replace(" ", "-")
+    words = _in_words(kind)
+    name = words.replace(" ", "-")
+    request.state.facts["problem"] = name
+    GATEWAY_REFUSALS.labels(name).inc()
     body = {
         **(fields or {}),
-        "type": f"urn:visiongraph:problem:{words.replace(' ', '-')}",
+        "type": f"urn:visiongraph:problem:{name}",
         "title": words.capitalize(),
         "status": status,
         "detail": detail,
@@ -168,6 +176,8 @@ def add_problem_handlers(app: FastAPI, *, set_request_id: bool = True) -> None:
 
     ``set_request_id``: whether a 500, which Starlette answers outside every middleware, must set ``X-Request-Id``.
     """
+    for kind in STATUS:
+        GATEWAY_REFUSALS.labels(_in_words(kind.__name__).replace(" ", "-"))  # Prometheus sees each begin at 0
 
     async def vision_error(request: Request, error: Any) -> JSONResponse:
         if (status := status_of(error)) == 500:

@@ -8,7 +8,17 @@ from pydantic import Field
 
 from classifiers.validation import Closed
 
-__all__ = ["AcceptedJobs", "DeletedJob", "Health", "JobView", "PipelineView", "Result", "UploadView"]
+__all__ = [
+    "AcceptedJobs",
+    "DeletedJob",
+    "Explanation",
+    "Health",
+    "JobView",
+    "PipelineView",
+    "Result",
+    "UploadView",
+    "WhatIf",
+]
 
 
 class ResultImage(Closed):
@@ -34,6 +44,14 @@ class ErrorView(Closed):
     detail: str
 
 
+class StepTimings(Closed):
+    """The duration of a step in parts."""
+
+    queue_ms: float = Field(description="The rest: waiting for a replica and its model, and the way there and back")
+    decode_ms: float = Field(description="Decoding the image, cutting crops, checking the result")
+    model_ms: float = Field(description="The model's batches that the image was in")
+
+
 class ResultStep(Closed):
     """How a step ended."""
 
@@ -42,6 +60,8 @@ class ResultStep(Closed):
     duration_ms: float | None = None
     reason: str | None = Field(None, description="Why it was skipped")
     error: ErrorView | None = None
+    timings: StepTimings | None = Field(None, description="Where the model ran")
+    replica: str | None = Field(None, description="The process that answered, on Ray Serve")
 
 
 class Result(Closed):
@@ -92,6 +112,56 @@ class UploadView(Closed):
     url: str
     headers: dict[str, str] = Field(description="To send with it; they are signed")
     expires: str = Field(description="ISO 8601 in UTC")
+
+
+class DecisionView(Closed):
+    """One evaluation of a rule."""
+
+    rule: str
+    subject: str = Field(description="What it was evaluated for: image, or a detection such as '#3 person 0.87'")
+    held: bool | None = Field(description="Null: it could not be evaluated")
+    values: list[tuple[str, Any]] = Field(description="Parts of the rule that decided it, with their values")
+    error: str | None
+
+
+class ExplainedStep(Closed):
+    """Why one step ran or not."""
+
+    name: str
+    status: Literal["ok", "skipped", "failed", "timed_out"]
+    why: str | None
+    condition: DecisionView | None
+    crops: list[DecisionView]
+
+
+class Explanation(Closed):
+    """A result, and why each of its steps ran or not."""
+
+    result: Result
+    steps: list[ExplainedStep]
+
+
+class StepCount(Closed):
+    """In how many results a step runs."""
+
+    runs: int
+    crops: int
+    unknown: int = Field(description="Results without what the step depends on")
+
+
+class ChangedStep(Closed):
+    """A step under the present rules and under the other ones."""
+
+    name: str
+    before: StepCount
+    after: StepCount
+
+
+class WhatIf(Closed):
+    """What other rules would change."""
+
+    results: int
+    steps: list[ChangedStep]
 
 
 class StepView(Closed):

@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+from opentelemetry.trace import SpanKind
+
 from serve_app.autoscaling.stats import Rate, worker_stats
 from serve_app.intake.acknowledging import Acknowledger
 from serve_app.intake.job_runner import JobRunner, TryAgain
@@ -20,6 +22,9 @@ from serve_app.intake.retrying import QUEUE_ERRORS, STORE_ERRORS, Retrier, Stopp
 from serve_app.queues import DeadLetter, Message, Queue, QueueStats
 from serve_app.queues.job_messages import BadMessage, JobRequest, parse_jobs
 from serve_app.results import Outcome, ResultStore
+from serve_app.telemetry.log_fields import log_fields
+from serve_app.telemetry.queue_recording import DeliveryOutcome, QueueRecorder
+from serve_app.telemetry.tracing import current_traceparent, record, span, traceparent_or_none
 
 __all__ = ["Consumer", "Pace"]
 
@@ -68,14 +73,18 @@ class Consumer:
         self._runner = runner
         self._retrier = retrier
         self._pace = pace or Pace()
-        self._acknowledger = Acknowledger(queue, store, retrier, at=self._pace.in_flight, done=self._release)
+        self._acknowledger = Acknowledger(queue, store, retrier, at=self._pace.in_flight, done=self._acknowledged)
         self._images = asyncio.Semaphore(self._pace.in_flight)
         self._freed = asyncio.Event()
         self._held: dict[int, Message] = {}  # leased: being processed, or about to be acknowledged
+        self._traces: dict[
+            int, list[tuple[str, int]]
+        ] = {}  # of each message's jobs: their spans, and since when they end
         self._working: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._progress_at = time.monotonic()
         self._rate = Rate()
+        self._recorder = QueueRecorder(queue.name)
         self._queue_stats: QueueStats | None = None
 
     @property
@@ -169,7 +178,7 @@ class Consumer:
             await self._process(message)
         except (Stopped, asyncio.CancelledError):
             await call_broker(lambda: self._queue.nack(message), "requeue a message")
-            self._release(message)
+            self._release(message, "requeued")
         except Exception as error:  # noqa: BLE001 - a bug must not lose the message
             _log.exception("a message could not be processed")
             await self._retry_later(message, error)
@@ -201,26 +210,41 @@ class Consumer:
         async with self._images:
             if self._retrier.stopping.is_set():
                 raise Stopped
-            return await self._runner.run(job, message)
+            facts = {
+                "messaging.destination.name": self._queue.name,
+                "messaging.message.delivery_count": message.deliveries or 1,
+                "visiongraph.job_id": job.id,
+            }
+            parent = traceparent_or_none(job.traceparent) or ""
+            traced = span("process", facts, parent=parent, root=True, identity=job.id, kind=SpanKind.CONSUMER)
+            with log_fields(job_id=job.id, request_id=job.id), traced:
+                outcome = await self._runner.run(job, message)
+                self._traces.setdefault(id(message), []).append((current_traceparent(), time.time_ns()))
+            return outcome
 
     async def _retry_later(self, message: Message, error: BaseException) -> None:
         failed = error.failed if isinstance(error, TryAgain) else message.deliveries or 1
         delay_s = backoff(failed, self._pace.retry_after_s, _LONGEST_DELAY_S)
         _log.warning("try %d failed, the next one is in %.1f s: %s", failed, delay_s, error)
         await call_broker(lambda: self._queue.nack(message, delay_s), "requeue a message")
-        self._release(message)
+        self._release(message, "retried")
 
     async def _dead_letter(self, message: Message, jobs: tuple[str, ...], kind: str, reason: str) -> None:
         recorded = await self._retrier.until_it_works(lambda: asyncio.gather(*map(self._store.failed_attempts, jobs)))
         attempts = 1 + max(recorded, default=0)  # the last one is not recorded
         letter = DeadLetter.of(message, jobs, kind, reason, attempts).encode()
-        if await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter"):
-            self._rate.count()
-        self._release(message)
+        written = await call_broker(lambda: self._queue.dead_letter(message, letter), "write a dead letter")
+        self._release(message, "dead_letter" if written else "requeued")
 
-    def _release(self, message: Message, is_ended: bool = False) -> None:
+    def _acknowledged(self, message: Message, is_ended: bool) -> None:
+        self._release(message, "acknowledged" if is_ended else "requeued")
+
+    def _release(self, message: Message, outcome: DeliveryOutcome) -> None:
         self._held.pop(id(message), None)
-        if is_ended:
+        for traceparent, since_ns in self._traces.pop(id(message), ()):
+            record(outcome, traceparent, since_ns)
+        self._recorder.delivery(outcome)
+        if outcome in ("acknowledged", "dead_letter"):
             self._rate.count()
 
     async def _extend(self) -> None:
@@ -249,6 +273,8 @@ class Consumer:
                     self._queue_stats = await self._queue.stats()
             except (*QUEUE_ERRORS, TimeoutError):
                 self._queue_stats = None
+            stats = self._queue_stats or QueueStats(None, None, None)
+            self._recorder.stats(stats.waiting, stats.in_flight, stats.oldest_age_s)
             await asyncio.sleep(_STATS_EVERY_S)
 
     def _progress(self) -> None:

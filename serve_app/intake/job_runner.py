@@ -15,7 +15,10 @@ from serve_app.images import KeptImages, Sources, is_final
 from serve_app.intake.retrying import Retrier, Stopped
 from serve_app.queues import Message
 from serve_app.queues.job_messages import JobRequest
+from serve_app.refusals import Forbidden
 from serve_app.results import JOB_PREFIX, JobMarker, Outcome, ResultStore, Reuse
+from serve_app.telemetry.recording import ImageOutcome, ImageRecorder, outcome_of
+from serve_app.telemetry.tracing import span
 
 __all__ = ["JobRunner", "TryAgain"]
 
@@ -80,6 +83,7 @@ class JobRunner:
         self._under_way: dict[str, _UnderWay] = {}
         self._kept_images = kept_images
         self._drawing = asyncio.Lock()
+        self._count_image = ImageRecorder(engine().plan.name, "queue")
 
     async def run(self, job: JobRequest, message: Message) -> Outcome | None:
         """Run a job of a message, or wait for its run that is in progress here because the message was delivered twice.
@@ -119,7 +123,8 @@ class JobRunner:
             await self._store.mark_running(job_id)
 
     async def _run(self, job: JobRequest, message: Message) -> Outcome | None:
-        early = self._fetch_early(job, message)
+        early, started = self._fetch_early(job, message), time.monotonic()
+        ended: ImageOutcome
         try:
             known, marker, failed = await self._retrier.until_it_works(lambda: self._look_up(job.id, message))
             if known is not None:
@@ -138,19 +143,22 @@ class JobRunner:
             is_last = failed + 1 >= self._max_attempts
             frame = None
             try:
-                frame = await (early or self._sources.frame(marker.uri, marker.policy, job.version))
+                frame = await (early or self._fetch(marker.uri, marker.policy, job.version))
                 result = await self._result(frame, marker)
-                outcome = Outcome(job.id, "succeeded", result)
+                outcome, ended = Outcome(job.id, "succeeded", result), "ok"
             except Stopped:
                 raise
             except Exception as error:
                 if not is_final(error) and not is_last:
                     await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
-                outcome = Outcome(job.id, "failed", error=_error_of(job.id, error))
+                outcome, ended = Outcome(job.id, "failed", error=_error_of(job.id, error)), outcome_of(error, Forbidden)
             if frame is not None and self._kept_images is not None:
                 self._kept_images.offer(frame, marker.owner, outcome.result)
-            final = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            with span("store"):
+                final = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
+            if final is outcome:  # else another worker was first, and has counted it
+                self._count_image(ended, time.monotonic() - started)
             if final.status == "deleted" and outcome.result is not None:
                 result = outcome.result
                 await self._retrier.until_it_works(lambda: self._store.forget(final, result))
@@ -163,9 +171,13 @@ class JobRunner:
         """Begin to fetch before it is known whether the job has an outcome, where that is most unlikely."""
         if (message.deliveries or 1) > 1 or job.id.startswith(JOB_PREFIX):
             return None
-        task = asyncio.create_task(self._sources.frame(job.uri, None, job.version))
+        task = asyncio.create_task(self._fetch(job.uri, None, job.version))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its error may never be retrieved
         return task
+
+    async def _fetch(self, uri: str, policy: dict[str, Any] | None, version: str | None) -> Frame:
+        with span("fetch"):
+            return await self._sources.frame(uri, policy, version)
 
     async def _look_up(self, job_id: str, message: Message) -> tuple[Outcome | None, JobMarker | None, int]:
         return await asyncio.gather(

@@ -43,7 +43,7 @@ FAST_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 )
 """The environment that every node of a cluster needs before ``ray start``; Ray reads it once, at start."""
 
-LOGGING: Mapping[str, bool] = MappingProxyType({"enable_access_log": False})
+LOGGING: Mapping[str, str | bool] = MappingProxyType({"encoding": "JSON", "enable_access_log": False})
 """For Serve's own processes, and for each application: its replicas do not inherit it from ``serve.start``.
 
 Serve's log line per request and call costs more than a small model. Metrics count requests, and the gateway has an

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from classifiers import SetupError, VisionError
 from graph import Plan
 from serve_app.config import GatewayConfig, IntakeConfig
 from serve_app.deployments import OPEN_GATEWAY, Demand, Room, demands, first_fit
 from serve_app.local.cluster import LOGGING, LocalCluster, local_cluster
-from serve_app.ray_internals import application_states
+from serve_app.ray_internals import application_states, metrics_discovery_file
+from serve_app.telemetry.exporting import ExportSettings, ray_announced
 
 __all__ = ["NotEnoughResources", "serving"]
 
 _POLL_S = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 class NotEnoughResources(VisionError):
@@ -56,9 +60,20 @@ def serving(
     report("starting Ray and Serve on this machine")
     with local_cluster(http_port=port, dashboard_port=dashboard_port, min_cpus=min_cpus, num_gpus=gpus) as cluster:
         _require_resources(wanted)
-        report("loading the models")
-        _deploy(plan, gateway, intake)
-        yield cluster
+        with _metrics_announced():
+            report("loading the models")
+            _deploy(plan, gateway, intake)
+            yield cluster
+
+
+@contextmanager
+def _metrics_announced() -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(ray_announced(ExportSettings.from_environment().folder, metrics_discovery_file()))
+        except SetupError as error:  # as in the replicas: images are processed all the same
+            _log.warning("%s", error)
+        yield
 
 
 def _require_resources(wanted: Iterable[Demand]) -> None:

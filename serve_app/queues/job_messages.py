@@ -34,12 +34,14 @@ class JobRequest:
 
     Attributes:
         version: of the object (S3's version id, GCS's generation); ``None``: the newest.
+        traceparent: of the span that published it (W3C Trace Context), as it was sent.
     """
 
     id: str
     uri: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     version: str | None = None
+    traceparent: object = None
 
 
 def parse_jobs(body: bytes) -> tuple[JobRequest, ...]:
@@ -113,7 +115,8 @@ def _own(value: dict[str, Any], body: bytes) -> JobRequest:
         identity.encode()
     except UnicodeEncodeError as error:
         raise Malformed("'id' has half of a surrogate pair, which is not valid Unicode") from error
-    return JobRequest(identity, checked_uri(value.get("uri")), checked_metadata(value.get("metadata")))
+    metadata = checked_metadata(value.get("metadata"))
+    return JobRequest(identity, checked_uri(value.get("uri")), metadata, traceparent=value.get("traceparent"))
 
 
 def _from_record(record: Any, where: str) -> Iterator[JobRequest]:

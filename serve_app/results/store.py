@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from serve_app.results.object_stores import Objects, objects_from_uri
+from serve_app.telemetry.metrics import STORE_WRITE_SECONDS
 
 __all__ = [
     "JOB_PREFIX",
@@ -188,7 +190,7 @@ class ResultStore:
 
     async def finish(self, outcome: Outcome) -> Outcome:
         """Record the outcome of a job unless it has one; returns the one that is recorded."""
-        if await self._run(self.objects.create, object_key("outcomes", outcome.id), outcome.encode()):
+        if await self._write(self.objects.create, object_key("outcomes", outcome.id), outcome.encode()):
             return outcome
         return await self.outcome(outcome.id) or outcome
 
@@ -221,7 +223,7 @@ class ResultStore:
         if lines:
             now = datetime.now(UTC)
             key = f"journal/{now:%Y-%m-%d}/{now:%H%M%S%f}-{uuid.uuid4().hex[:12]}.jsonl"
-            await self._run(self.objects.put, key, b"\n".join(lines))
+            await self._write(self.objects.put, key, b"\n".join(lines))
 
     async def cached(self, key: str) -> dict[str, Any] | None:
         """The result under a :func:`content_key`."""
@@ -254,6 +256,16 @@ class ResultStore:
             return None if data is None else json.loads(data)
 
         return await self._run(read)
+
+    async def _write(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Of an outcome: it is timed."""
+        started, outcome = time.perf_counter(), "failed"
+        try:
+            written = await self._run(call, *arguments)
+            outcome = "ok"
+            return written
+        finally:
+            STORE_WRITE_SECONDS.labels(outcome).observe(time.perf_counter() - started)
 
     async def _run(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

@@ -25,6 +25,7 @@ from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import DeadLetter, Queue, queue_from_url
 from serve_app.queues.dead_letters import hold
 from serve_app.results import ResultStore, objects_from_uri, uri_below
+from serve_app.telemetry.recording import StepRecorder
 
 PIPELINE: dict[str, Any] = {
     "name": "toy",
@@ -112,7 +113,8 @@ async def consuming(
     retrier = Retrier()
     fetch = SourcesConfig.model_validate({"files": [str(at.images)], **(own or {})})
     sources = Sources(fetch, FetchConfig.model_validate(clients or {}), LIMITS, settings.in_flight, at.uploads, at.kept)
-    engine = Engine(plan or load_plan(PIPELINE), backend)
+    plan = plan or load_plan(PIPELINE)
+    engine = Engine(plan, backend, observer=StepRecorder(plan))
     runner = JobRunner(
         lambda: engine,
         store or at.store,

@@ -27,6 +27,7 @@ _USED = [
     ("crop_budget_bytes", "ray.serve._private.constants", "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", None),
     ("free_resources", "ray._private.state", "available_resources_per_node", ()),
     ("http_options", "ray.serve._private.controller", "ServeController.get_http_config", ("self",)),
+    ("metrics_discovery_file", "ray._private.ray_constants", "PROMETHEUS_SERVICE_DISCOVERY_FILE", None),
     ("session_dir", "ray._private.worker", "global_worker", None),
     ("session_dir", "ray._private.node", "Node.get_session_dir_path", ("self",)),
     ("ClusterStore", "ray.experimental.internal_kv", "_internal_kv_put", ("key", "value", "overwrite", "namespace")),

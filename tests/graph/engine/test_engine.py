@@ -83,7 +83,7 @@ class TestWhatTravelsWithACall:
         engine, backend = make(step("a"))
         await engine.run(FRAME)
         assert backend.requests["a"].priority == Priority.INTERACTIVE
-        await Engine(engine.plan, backend, Priority.BACKGROUND).run(FRAME)
+        await Engine(engine.plan, backend, priority=Priority.BACKGROUND).run(FRAME)
         assert backend.requests["a"].priority == Priority.BACKGROUND
 
     async def test_when_its_caller_stops_waiting(self) -> None:

@@ -393,3 +393,33 @@ def test_where_nothing_was_found_nothing_is_answered_along() -> None:
     call = detect.prepare(request(frame=Frame.from_array(draw()), cut_for={"colour": SPEC}))
     assert isinstance(call, Prepared)
     assert detect.calls_along(call, detect.finish(call, detect.infer([call])[0])) == {}
+
+
+class TestTimings:
+    def test_an_answer_says_how_long_its_pixels_and_its_model_took(self) -> None:
+        slow = {"name": "slow", "class": "toys.Sleeper", "params": {"seconds": 0.02}}
+        (answer,) = run(runner(slow), request(), request())[:1]
+        assert answer.timings is not None
+        assert answer.timings.model_ms >= 20
+        assert 0 < answer.timings.decode_ms < 20_000
+
+    def test_calls_that_are_tried_alone_have_the_time_of_both_tries(self) -> None:
+        failing = {"name": "failing", "class": "toys.Failing", "params": {"above": 200}}
+        white = Frame.from_bytes(encoded(draw() + 255))
+        step = runner(failing)
+        good, bad = run(step, request(), request(frame=white))
+        assert good.error is None
+        assert bad.error is not None
+        assert bad.timings is not None
+
+    def test_batches_are_reported_with_their_size(self) -> None:
+        sizes = {"name": "size", "class": "toys.Size", "serve": {"max_batch_size": 2}}
+        plan = load_plan({"pipeline": [sizes]})
+        done: list[tuple[int, float]] = []
+        step = StepRunner(
+            plan, "size", load_classifier(plan["size"]), batch_done=lambda *batch: done.append(batch), replica="size-1"
+        )
+        answers = run(step, request(), request(), request())
+        assert [images for images, _ in done] == [2, 1]
+        assert all(duration_s > 0 for _, duration_s in done)
+        assert {answer.info.replica for answer in answers} == {"size-1"}

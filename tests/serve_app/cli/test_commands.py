@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -20,7 +22,8 @@ import pytest
 import yaml
 from toys import draw, encoded
 
-from graph import Frame
+from graph import Frame, VisionPipeline
+from serve_app.results import Outcome, ResultStore
 
 PIPELINE = """
 pipeline:
@@ -378,6 +381,57 @@ def test_explain(visiongraph: Run, pipeline: Path, photos: Path) -> None:
     assert "crops for #0 person 0.9 holds: detection['class_name'] == 'person'" in out
     assert "condition for image does not hold: 'car' in" in out
     assert "context['detect']['detected_classes'] = [\"person\"]" in out
+
+
+class TestExplainingAStoredResult:
+    @pytest.fixture
+    def results(self, pipeline: Path, photos: Path, tmp_path: Path) -> str:
+        """Where the outcomes of two jobs are stored."""
+        with VisionPipeline(pipeline) as vision:
+            result = vision.run(photos / "b.png")
+        result["steps"][1]["replica"] = "colour-replica-7"
+        error = {"type": "BadImage", "detail": "not an image"}
+
+        async def store() -> None:
+            kept = ResultStore.from_uri(str(tmp_path / "results"))
+            await kept.finish(Outcome("job-1", "succeeded", result))
+            await kept.finish(Outcome("job-2", "failed", error=error))
+            await kept.close()
+
+        asyncio.run(store())
+        return str(tmp_path / "results")
+
+    def test_with_the_rules(self, visiongraph: Run, pipeline: Path, results: str) -> None:
+        code, out, _ = visiongraph("explain", pipeline, "--request", "job-1", "--results", results)
+        assert code == 0
+        assert "crops for #0 person 0.9 holds" in out
+        assert re.search(
+            r"took [\d.]+ ms, queue [\d.]+ ms, decode [\d.]+ ms, model [\d.]+ ms, on colour-replica-7", out
+        )
+
+    def test_without_the_pipeline(self, visiongraph: Run, results: str) -> None:
+        code, out, _ = visiongraph("explain", "--request", "job-1", "--results", results)
+        assert code == 0
+        assert "car_size skipped: condition is false" in out
+        assert "holds" not in out
+
+    def test_with_another_pipeline(self, visiongraph: Run, pipeline: Path, results: str) -> None:
+        pipeline.write_text(PIPELINE.replace("car_size", "size_of_car"))
+        code, _, err = visiongraph("explain", pipeline, "--request", "job-1", "--results", results)
+        assert code == 2
+        assert "the result is of another pipeline: its steps are detect, colour, car_size" in err
+
+    @pytest.mark.parametrize(
+        ("job", "message"),
+        [
+            ("job-2", "job 'job-2' has no result, it failed: BadImage: not an image"),
+            ("job-3", "no result is stored under 'job-3'"),
+        ],
+    )
+    def test_without_a_result(self, visiongraph: Run, results: str, job: str, message: str) -> None:
+        code, _, err = visiongraph("explain", "--request", job, "--results", results)
+        assert code == 1
+        assert message in err
 
 
 def test_explain_of_no_image(visiongraph: Run, pipeline: Path, photos: Path) -> None:

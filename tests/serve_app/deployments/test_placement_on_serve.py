@@ -90,7 +90,10 @@ def test_the_results_and_their_identity_are_those_of_steps_apart(
             result, expected = post(client, image), local.run(encoded(image))
             assert result["context"] == expected["context"]
             assert result["pipeline"] == expected["pipeline"]
-            ends = [[{**step, "duration_ms": 0} for step in r["steps"]] for r in (result, expected)]
+            ends = [
+                [(s["name"], s["status"], s.get("reason"), s.get("error")) for s in r["steps"]]
+                for r in (result, expected)
+            ]
             assert ends[0] == ends[1]
     assert client.get("/v1/pipeline").json()["fingerprint"] == expected["pipeline"]["fingerprint"]
     deployments = set(cluster.applications()[f"with_{name}"]["deployments"])

@@ -13,7 +13,7 @@ import pytest
 from graph.engine.messages import CropSpec, StepAnswer, StepInfo, StepRequest
 from graph.failures import DeadlineExceeded, StepUnavailable
 from serve_app.deployments.hosting import StepHost
-from serve_app.deployments.step_groups import StepCall, StepOutcome, answer_group, call_bytes
+from serve_app.deployments.step_groups import StepCall, CallOutcome, answer_group, call_bytes
 from serve_app.ray_internals import CALL_BYTES
 
 INFO = StepInfo("config", "weights", CropSpec(None, "stretch", 0.0))
@@ -52,7 +52,7 @@ def call(
     return StepCall(step, request, left_s=left_s, waited_s=0.5)
 
 
-async def outcomes(*calls: StepCall, host: Host | None = None) -> list[StepOutcome]:
+async def outcomes(*calls: StepCall, host: Host | None = None) -> list[CallOutcome]:
     return await answer_group(cast("StepHost", host or Host()), calls)
 
 

@@ -70,6 +70,8 @@ OPERATIONS = [
     "GET /v1/jobs/{job_id}/picture",
     "POST /v1/uploads",
     "POST /v1/images",
+    "POST /v1/explain",
+    "POST /v1/what-if",
     "GET /v1/pipeline",
     "GET /v1/schema",
     "GET /healthz",

@@ -35,13 +35,17 @@ PLUGINS = ROOT / "tests" / "plugins"
 KEYS = ("x-request-timeout-seconds", "x-request-disconnect-disabled", "serve-multiplexed-model-id", "x-forwarded-host")
 
 GATEWAY = """
-import logging, sys, uvicorn
+import json, logging, sys, uvicorn
 sys.path[:0] = [{plugins!r}, {root!r}]
 from gateways import PIPELINE, app_over, config
 from graph import LocalBackend, load_plan
 from serve_app.http.access_log import log_to
 
-log_to([logging.StreamHandler()])
+class Lines(logging.Handler):
+    def emit(self, record):
+        print(json.dumps(record.fields), flush=True)
+
+log_to([Lines()])
 inner = app_over(LocalBackend(load_plan({{**PIPELINE, "limits": {{}}}})), config(trusted_proxies=["127.0.0.1"]))
 
 async def app(scope, receive, send):
@@ -199,7 +203,7 @@ def test_what_the_proxy_takes_off_and_puts_on(nginx: httpx.Client, server: Serve
     sent = dict.fromkeys(KEYS, "?1")
     nginx.get("/healthz", headers={**sent, "X-Forwarded-For": "203.0.113.66", "X-Request-Id": "through"})
     until = time.monotonic() + 10
-    while '"request_id":"through"' not in (text := server.log.read_text()) and time.monotonic() < until:
+    while '"request_id": "through"' not in (text := server.log.read_text()) and time.monotonic() < until:
         time.sleep(0.02)  # the line is written after the answer
     seen = [line for line in text.splitlines() if line.startswith("headers")][-1]
     assert not any(name in seen for name in KEYS)

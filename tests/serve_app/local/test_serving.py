@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -106,5 +107,7 @@ def test_a_request_leaves_one_line(cluster: Any, poll: Callable[..., Any], tmp_p
         logs = (cluster.log_dir / "serve").glob("replica_logged_*.log")
         return [line for log in logs for line in log.read_text().splitlines()]
 
-    poll(lambda: sum('"request_id":"abc"' in line for line in lines()) == 3)
-    assert not [line for line in lines() if "POST /v1/images 200" in line or "CALL" in line]
+    poll(lambda: sum('"request_id": "abc"' in line for line in lines()) == 3)
+    assert all(json.loads(line)["deployment"] == "gateway" for line in lines() if '"request_id"' in line)
+    assert not [line for line in lines() if "CALL" in line]
+    assert sum("POST /v1/images 200" in line for line in lines()) == 3

@@ -13,7 +13,7 @@ from toys import draw, encoded
 
 from classifiers import SetupError
 from serve_app.local import photos
-from serve_app.local.photos import demo_photos, fetch_car_photos
+from serve_app.photos import demo_photos, fetch_car_photos
 
 JPEG = encoded(draw(("car", 2, 2, 20, 20)), "JPEG")
 

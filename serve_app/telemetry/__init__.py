@@ -1,0 +1,1 @@
+"""What this project measures of itself, and how Prometheus gets it."""
