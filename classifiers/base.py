@@ -1,4 +1,4 @@
-"""The one class to derive from to add a classifier."""
+"""The base class of all classifiers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ResizeMode = Literal["stretch", "letterbox", "center_crop"]
 
 
 class BaseClassifier(ABC):
-    """A model that looks at an image, or at a crop of it, and says something about it.
+    """A model that classifies an image or a crop of it, or finds objects in it.
 
-    ``name`` and ``process`` are enough to write one; ``process_batch`` is there for speed. The ``params`` of the step
+    A subclass has to define ``name`` and ``process``; ``process_batch`` is for speed. The ``params`` of the step
     in the pipeline file are the constructor's keyword arguments. Annotate them: the file is checked against the
     annotations before any model is loaded (``Annotated[float, pydantic.Field(ge=0, le=1)]`` checks a range,
     ``pathlib.Path`` makes a path relative to the file). Load the model in the constructor; it is called once in each
@@ -30,7 +30,7 @@ class BaseClassifier(ABC):
     """
 
     default_crops: ClassVar[str | None] = None
-    """The crop rule that counts when the pipeline file gives none, for example ``"detection['class_name'] ==
+    """The crop rule if the pipeline file gives none, for example ``"detection['class_name'] ==
     'person'"``."""
 
     tunables: ClassVar[frozenset[str]] = frozenset()
@@ -47,9 +47,9 @@ class BaseClassifier(ABC):
     """Share of the box's width and height that is added on each side of it before it is cut, 0..1."""
 
     frame_size: tuple[int, int] | None = None
-    """(H, W) in pixels that are enough of a whole image, set in the constructor. It allows ``decode: reduced`` in the
+    """(H, W) in pixels that suffice for a whole image, set in the constructor. It allows ``decode: reduced`` in the
     pipeline file: a larger JPEG then arrives at 1/2, 1/4 or 1/8 of its size, and every ``bbox``, ``mask``,
-    ``keypoints`` and ``corners`` of ``detections`` is brought back to pixels of the full image. Nothing else is: a
+    ``keypoints`` and ``corners`` of ``detections`` is converted to pixels of the full image. Nothing else is: a
     class whose results have other coordinates leaves it ``None``."""
 
     weights_digest: str = ""
@@ -62,7 +62,7 @@ class BaseClassifier(ABC):
 
     @abstractmethod
     def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Look at one image.
+        """Process one image.
 
         Args:
             image: (H, W, 3) RGB uint8, read-only: the crop, or the whole image for a step without ``crops``.
@@ -72,14 +72,14 @@ class BaseClassifier(ABC):
         Returns:
             What was found, as values that JSON knows (NumPy values are converted): ``detections``, a list of dicts with
             ``bbox`` ([x1, y1, x2, y2] in pixels), ``class_name``, ``confidence`` (0..1) and ``class_id`` (an integer),
-            and maybe ``mask`` (a list of polygons of [x, y]), ``keypoints`` ([x, y] or [x, y, confidence] each) or
+            and optionally ``mask`` (a list of polygons of [x, y]), ``keypoints`` ([x, y] or [x, y, confidence] each) or
             ``corners`` (four [x, y]), all in pixels;
-            or ``label``, ``confidence``, and ``labels``, a list of dicts with these two; and any keys of your own but
-            ``objects``. What has another shape is an error of the step.
+            or ``label``, ``confidence``, and ``labels``, a list of dicts with these two; and any further keys except
+            ``objects``. A result of another shape is an error of the step.
         """
 
     def process_batch(self, images: Sequence[Image], contexts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Look at N images at once, which may come from different requests. Override it for speed.
+        """Process N images at once, which may come from different requests. Override it for speed.
 
         Args:
             images: N arrays as in :meth:`process`, all of ``input_size`` where that is set and the step has ``crops``.
@@ -99,5 +99,5 @@ class BaseClassifier(ABC):
             )
 
     def warm_up(self, batch_size: int) -> None:  # noqa: B027 - optional by design
-        """Run once before the first request, so that it does not pay for compilation. ``batch_size``: the largest
-        batch that comes."""
+        """Called once before the first request, which then does not wait for compilation. ``batch_size``: of the
+        largest batch."""

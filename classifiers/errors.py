@@ -1,15 +1,15 @@
-"""Everything that this project raises on purpose.
+"""The errors of this project.
 
-The class says whose fault it is; what status an error has over HTTP is decided in one table in ``serve_app``::
+The class says whose fault it is; its HTTP status is in one table in ``serve_app``::
 
     VisionError
     ├── InputError            the image is at fault; never retried
     │   ├── TooManyBytes      more bytes than the limit
-    │   ├── UnsupportedImage  not a type that is served
+    │   ├── UnsupportedImage  not a supported type
     │   ├── TooManyPixels     more pixels or frames than the limit, as the header says
     │   └── BadImage          damaged, truncated, or not an image
-    └── SetupError            the operator's: what was configured cannot work
-        └── ModelNotFound     a model is not where it was said to be
+    └── SetupError            the operator is at fault: the configuration cannot work
+        └── ModelNotFound     a model is not where it was configured to be
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ __all__ = [
 
 
 class VisionError(Exception):
-    """Root of the errors that this project raises on purpose. ``str(error)`` is one message for a person, without the
-    passwords in the addresses in it.
+    """Root of the errors of this project. ``str(error)`` is a message for people; passwords in addresses are removed.
 
     Attributes:
-        fields: machine-readable facts beside the message, for example ``{"limit": 33554432}``.
+        fields: machine-readable details, for example ``{"limit": 33554432}``.
     """
 
     def __init__(self, message: str, **fields: object) -> None:
@@ -50,11 +49,11 @@ class TooManyBytes(InputError):
 
 
 class UnsupportedImage(InputError):
-    """The bytes are an image, or claim to be one, of a type that is not served."""
+    """The bytes are, or claim to be, an image of a type that is not supported."""
 
 
 class TooManyPixels(InputError):
-    """The header announces more pixels or frames than the limit (field ``limit``)."""
+    """The header declares more pixels or frames than the limit (field ``limit``)."""
 
 
 class BadImage(InputError):
@@ -62,8 +61,8 @@ class BadImage(InputError):
 
 
 class SetupError(VisionError):
-    """What the operator configured cannot work."""
+    """The configuration cannot work."""
 
 
 class ModelNotFound(SetupError):
-    """A model is not where it was said to be; the message says what is missing and how to get it."""
+    """A model is not where it was configured to be; the message says what is missing and how to get it."""

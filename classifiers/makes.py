@@ -1,4 +1,4 @@
-"""Naming the make of a car."""
+"""The make of a car."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["StanfordViT"]
 
 
 class StanfordViT(ImageClassifier):
-    """Names the make of a car: an :class:`.images.ImageClassifier` for cars and trucks, with a model of its own.
+    """Names the make of a car: an :class:`.images.ImageClassifier` for cars and trucks, with its own default model.
 
     The result is ``{"label": "Audi", "confidence": 0.81, "labels": [{"label": "Audi", "confidence": 0.81}, ...]}``.
     Arguments and errors are those of ``ImageClassifier``.

@@ -16,9 +16,9 @@ from classifiers.backends import (
     Labeller,
     RunOptions,
     TransformersDetectors,
-    choose_device,
     download,
     load_detector,
+    open_checkpoint,
     read_config,
 )
 from classifiers.base import BaseClassifier, Image
@@ -27,7 +27,7 @@ from classifiers.imaging import Fit, crop, letterbox
 from classifiers.labels import ranked
 from classifiers.suggestions import nearest
 from classifiers.tunables import Tunables, check
-from classifiers.weights import CODE, TOKENIZER, ModelRef, Runtime, digest_weights, find_checkpoint, find_model
+from classifiers.weights import TOKENIZER, ModelRef, Runtime, digest_weights, find_model
 
 __all__ = ["ObjectClassifier", "TransformersDetector"]
 
@@ -52,7 +52,7 @@ class _TextTunables(_Tunables):
 
 
 class _DetectorClassifier(BaseClassifier):
-    """What detectors of all kinds have in common."""
+    """The base of detectors of all kinds."""
 
     tunables: ClassVar[frozenset[str]] = frozenset(_Tunables.model_fields)
 
@@ -111,7 +111,7 @@ class _DetectorClassifier(BaseClassifier):
                 detector.shapes(best, fit),
                 strict=True,
             )
-            # nothing is left of a box that lay on the grey beside the image
+            # without boxes on the grey padding around the image
             if round(box[0], 2) < round(box[2], 2) and round(box[1], 2) < round(box[3], 2)
         ]
         return {
@@ -131,11 +131,11 @@ class _DetectorClassifier(BaseClassifier):
 
 
 class ObjectClassifier(_DetectorClassifier):
-    """Finds objects: where they are, what they are, how sure that is.
+    """Finds objects: their boxes, classes and confidences.
 
     The result of an image is ``{"detections": [{"bbox": [x1, y1, x2, y2], "confidence": 0.93, "class_id": 5,
     "class_name": "bus"}], "detected_classes": ["bus"]}``: the most confident first, boxes in pixels of the image and
-    inside it. It does not depend on what else is in the batch: every image has a canvas of the same size to itself.
+    inside it. It does not depend on the rest of the batch: every image gets its own canvas of the same size.
 
     Models for segmentation, poses and oriented boxes add to each detection, in pixels of the image:
 
@@ -144,14 +144,14 @@ class ObjectClassifier(_DetectorClassifier):
     - ``corners``: the four corners [x, y] of the oriented box, in order; ``bbox`` is the upright box around it.
 
     A model that classifies has no detections. Its result is ``label``, ``confidence`` and up to five ``labels``, and
-    the label ``unknown`` with a ``reason`` where none has the wanted confidence.
+    the label ``unknown`` with a ``reason`` if none reaches ``confidence``.
 
     Args:
         model: a .pt checkpoint (one of ultralytics' own is fetched by its name), an .onnx file, a folder with an
             OpenVINO model, a TensorRT .engine, or another of ultralytics' export formats.
-        confidence: the least confidence of a detection, 0..1.
-        iou: of two boxes of one class that overlap by more than this, 0..1, the better one stays.
-        max_detections: how many an image has at most.
+        confidence: minimum confidence of a detection, 0..1.
+        iou: of two boxes of one class that overlap by more than this, 0..1, the more confident one is kept.
+        max_detections: maximum per image.
         classes: names of the classes to report; all of them by default.
         image_size: side of the canvas in pixels; by default the one that the model was trained or exported for.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. OpenVINO is for the CPU.
@@ -159,7 +159,7 @@ class ObjectClassifier(_DetectorClassifier):
 
     Raises:
         ModelNotFound: the model is not on this machine, and cannot be fetched.
-        SetupError: the model is not such a model or does not work here, or it does not know one of ``classes``.
+        SetupError: the file is not such a model, does not work here, or does not have one of ``classes``.
     """
 
     def __init__(
@@ -194,14 +194,14 @@ class TransformersDetector(_DetectorClassifier):
         model: a folder with config.json, preprocessor_config.json and weights (model.safetensors, or an OpenVINO or
             ONNX export with the outputs ``logits`` and ``pred_boxes``); or the id of a repository at the hub.
         labels: for a model that looks for text: a list of labels, or labels with the prompt of each.
-        confidence: the least confidence of a detection, 0..1.
-        iou: of two boxes of one class that overlap by more than this, 0..1, the better one stays. For models that look
-            for text only: the others find an object once.
-        max_detections: how many an image has at most.
+        confidence: minimum confidence of a detection, 0..1.
+        iou: of two boxes of one class that overlap by more than this, 0..1, the more confident one is kept.
+            Only for models that look for text: the others find an object once.
+        max_detections: maximum per image.
         classes: names of the classes to report; all of them by default.
         image_size: side of the canvas in pixels. By default the size, or the shorter side, that the checkpoint's image
             processor gives images.
-        revision: branch, tag or commit at the hub; pin it, for what is in the hub's cache is used as it is.
+        revision: branch, tag or commit at the hub; pin it, because the hub's cache is not updated.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         half: half precision; ``"auto"``: on a GPU only.
         runtime: ``"torch"``, ``"openvino"`` (on the CPU), ``"onnx"`` (by OpenVINO, on the CPU), or ``"auto"``: torch on
@@ -210,8 +210,8 @@ class TransformersDetector(_DetectorClassifier):
         trust_remote_code: run Python code that the checkpoint brings. Only for checkpoints whose authors you trust.
 
     Raises:
-        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor to be had from the hub.
-        SetupError: the checkpoint is no detector, or does not work here or with these arguments.
+        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor at the hub.
+        SetupError: the checkpoint is not a detector, or does not work here or with these arguments.
     """
 
     tunables: ClassVar[frozenset[str]] = frozenset(_TextTunables.model_fields)
@@ -234,13 +234,7 @@ class TransformersDetector(_DetectorClassifier):
     ) -> None:
         tunables = {"confidence": confidence, "iou": iou, "max_detections": max_detections, "classes": classes}
         checked = check(_TextTunables, "TransformersDetector", tunables | {"labels": labels})
-        checkpoint = find_checkpoint(
-            model,
-            revision,
-            runtime,
-            lambda: choose_device(device).type == "cuda",
-            others=(*TOKENIZER, *(CODE if trust_remote_code else ())),
-        )
+        checkpoint = open_checkpoint(model, revision, runtime, device, trust_remote_code, TOKENIZER)
         config = read_config(checkpoint.folder)
         options = RunOptions(device, half, torch_compile)
         self._detectors = TransformersDetectors(checkpoint, config, options, image_size, trust_remote_code)

@@ -1,8 +1,7 @@
-"""Choosing among labels that are given as text."""
+"""Zero-shot classification: choosing among labels that are given as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -13,18 +12,17 @@ from classifiers.backends import (
     Half,
     ImageTextModel,
     RunOptions,
-    choose_device,
     load_network,
+    open_checkpoint,
     read_config,
     read_preprocessing,
     select_output,
     unit,
 )
-from classifiers.base import BaseClassifier, Image
 from classifiers.errors import SetupError
-from classifiers.labels import Threshold, TopK, ranked, softmax
-from classifiers.tunables import Tunables, check
-from classifiers.weights import CODE, TOKENIZER, ModelRef, Runtime, find_checkpoint
+from classifiers.labels import Floats, LabelClassifier, LabelTunables, Threshold, TopK, softmax
+from classifiers.tunables import check
+from classifiers.weights import TOKENIZER, ModelRef, Runtime
 
 __all__ = ["ZeroShotClassifier"]
 
@@ -35,29 +33,27 @@ Templates = Annotated[list[Annotated[str, Field(pattern=r"\{\}")]], Field(min_le
 _TEMPLATES = ["a photo of a {}"]
 
 
-class _Tunables(Tunables):
+class _Tunables(LabelTunables):
     labels: Labels
     templates: Templates
-    top_k: TopK
-    threshold: Threshold
 
 
-class ZeroShotClassifier(BaseClassifier):
-    """Says which of some labels fits an image or a crop best. The labels are text, and no training is needed.
+class ZeroShotClassifier(LabelClassifier):
+    """Chooses the label that fits an image or a crop best. The labels are text, and no training is needed.
 
     It takes checkpoints of CLIP and SigLIP. The result is ``{"label": "taxi", "confidence": 0.81, "labels": [{"label":
     "taxi", "confidence": 0.81}, ...]}``, the most confident first. Confidences of CLIP sum to 1 over the labels; those
     of SigLIP are independent of each other.
 
     Args:
-        model: a folder with a checkpoint and its tokenizer, or the id of a repository at the Hugging Face hub. Where
-            ``vision_model.xml`` or ``vision_model.onnx`` is beside the weights, it can run the images.
-        labels: a list of labels; or labels with the prompt of each, or with a list of prompts, whose mean counts:
+        model: a folder with a checkpoint and its tokenizer, or the id of a repository at the Hugging Face hub. It
+            may have an exported image encoder, ``vision_model.xml`` or ``vision_model.onnx``.
+        labels: a list of labels; or labels with the prompt of each, or with a list of prompts, whose mean is used:
             ``{delivery van: "a photo of a delivery van", taxi: ["a taxi", "a yellow cab"]}``.
-        templates: prompts of labels that have none of their own; ``{}`` stands for the label.
+        templates: prompts of labels without prompts; ``{}`` is replaced by the label.
         threshold: if no label has this confidence, 0..1, ``label`` is ``unknown``, and ``reason`` says why.
         top_k: how many labels to report.
-        revision: branch, tag or commit at the hub; pin it, for what is in the hub's cache is used as it is.
+        revision: branch, tag or commit at the hub; pin it, because the hub's cache is not updated.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         half: half precision for images; ``"auto"``: on a GPU only.
         runtime: what runs the images: ``"torch"``, ``"openvino"`` or ``"onnx"`` (both by OpenVINO, on the CPU), or
@@ -66,8 +62,8 @@ class ZeroShotClassifier(BaseClassifier):
         trust_remote_code: run Python code that the checkpoint brings. Only for checkpoints whose authors you trust.
 
     Raises:
-        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor to be had from the hub.
-        SetupError: the checkpoint is no such model, or does not work here or with these arguments.
+        ModelNotFound: the checkpoint, or a part of it, is neither on this machine nor at the hub.
+        SetupError: the checkpoint is not such a model, or does not work here or with these arguments.
     """
 
     tunables: ClassVar[frozenset[str]] = frozenset(_Tunables.model_fields)
@@ -88,27 +84,18 @@ class ZeroShotClassifier(BaseClassifier):
     ) -> None:
         tunables = {"labels": labels, "templates": templates, "threshold": threshold, "top_k": top_k}
         self._tunables = check(_Tunables, "ZeroShotClassifier", tunables)
-        checkpoint = find_checkpoint(
-            model,
-            revision,
-            runtime,
-            lambda: choose_device(device).type == "cuda",
-            others=(*TOKENIZER, *(CODE if trust_remote_code else ())),
-            part="vision_model",
-        )
+        checkpoint = open_checkpoint(model, revision, runtime, device, trust_remote_code, TOKENIZER, "vision_model")
         folder = checkpoint.folder
-        self._preprocessing = seen = read_preprocessing(folder, read_config(folder), trust_remote_code)
+        seen = read_preprocessing(folder, read_config(folder), trust_remote_code)
+        options = RunOptions(device, half, torch_compile)
         self._model = ImageTextModel(folder, trust_remote_code)
-        self._network = load_network(
-            checkpoint, seen, RunOptions(device, half, torch_compile), self._model.image_encoder, select_output(rank=2)
-        )
+        network = load_network(checkpoint, seen, options, self._model.image_encoder, select_output(rank=2))
+        self._use(checkpoint, seen, network)
         if checkpoint.file is not None:
             self._model.drop_image_encoder()
-        self.input_size, self.resize, self.frame_size = seen.input_size, seen.resize, seen.input_size
-        self.weights_digest = checkpoint.digest
         self._prompts = _prompts(self._tunables)
         self._vectors = self._model.vectors(self._prompts)
-        width = self._encoded([np.zeros((*seen.input_size, 3), np.uint8)]).shape[1]
+        width = self._output_shape()[1]
         if width != self._vectors.shape[1]:
             raise SetupError(
                 f"{checkpoint.file} gives vectors of {width} numbers, and the text encoder of {folder} gives "
@@ -119,23 +106,12 @@ class ZeroShotClassifier(BaseClassifier):
     def name(self) -> str:
         return "zero_shot"
 
-    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
-        return self.process_batch([image], [context])[0]
-
-    def process_batch(
-        self,
-        images: Sequence[Image],
-        contexts: Sequence[Mapping[str, Any]],  # noqa: ARG002 - part of the interface
-    ) -> list[dict[str, Any]]:
-        if not images:
-            return []
-        similar = self._encoded(images) @ self._vectors.T * self._model.scale
+    def _confidences(self, outputs: npt.NDArray[np.float32]) -> tuple[list[str], Floats]:
+        labels = list(self._prompts)
+        similar = unit(outputs) @ self._vectors.T * self._model.scale
         if self._model.bias is None:
-            confidences = softmax(similar)
-        else:
-            confidences = 1 / (1 + np.exp(-(similar.astype(np.float64) + self._model.bias)))
-        labels, tunables = list(self._prompts), self._tunables
-        return [ranked(labels, row, tunables.top_k, tunables.threshold) for row in confidences]
+            return labels, softmax(similar)
+        return labels, 1 / (1 + np.exp(-(similar.astype(np.float64) + self._model.bias)))
 
     def reconfigure(self, **tunables: Any) -> None:
         checked = check(_Tunables, "ZeroShotClassifier", self._tunables.model_dump() | tunables)
@@ -143,20 +119,11 @@ class ZeroShotClassifier(BaseClassifier):
             self._vectors, self._prompts = self._model.vectors(prompts), prompts
         self._tunables = checked
 
-    def warm_up(self, batch_size: int) -> None:
-        grey = np.full((*self._preprocessing.input_size, 3), 128, np.uint8)
-        for size in self._network.sizes_to_warm_up(batch_size):
-            self._encoded([grey] * size)
-
-    def _encoded(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
-        batch = self._preprocessing.batch(images, self._network.buffer(len(images)))
-        return unit(self._network.to_numpy(self._network(batch)))
-
 
 def _prompts(tunables: _Tunables) -> dict[str, list[str]]:
     """The prompts of each label."""
     if isinstance(tunables.labels, list):
         if twice := [label for index, label in enumerate(tunables.labels) if label in tunables.labels[:index]]:
-            raise SetupError(f"labels: {twice[0]!r} is there twice; write it once")
+            raise SetupError(f"labels: {twice[0]!r} is listed twice; keep one")
         return {label: [each.replace("{}", label) for each in tunables.templates] for label in tunables.labels}
     return {label: [of_it] if isinstance(of_it, str) else of_it for label, of_it in tunables.labels.items()}

@@ -1,4 +1,4 @@
-"""Arguments that can be changed while a model stays loaded, checked alike when it is made and when they change."""
+"""Arguments that can be changed while a model stays loaded, checked in the constructor and when they change."""
 
 from __future__ import annotations
 

@@ -15,13 +15,13 @@ __all__ = ["Closed", "mistake", "sentence", "shown"]
 
 
 class Closed(BaseModel):
-    """Takes no key that it does not know, and no change."""
+    """Rejects unknown keys, and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def mistake(message: str) -> NoReturn:
-    """For validators: what is wrong, in the words that the user gets."""
+    """For validators: raise an error with this message."""
     raise PydanticCustomError("mistake", "{message}", {"message": message})
 
 
@@ -52,8 +52,8 @@ def sentence(detail: Mapping[str, Any], model: type[BaseModel] | None = None, va
 
     Args:
         detail: the error.
-        model: what was validated; it knows examples and the keys that there are.
-        values: whether to show what was found; not where it may be a secret.
+        model: what was validated; it has the examples and the known keys.
+        values: whether to show the value; false if it may be a secret.
     """
     kind, loc, context, value = detail["type"], detail["loc"], detail.get("ctx", {}), detail["input"]
     owner, field = _owner_and_field(model, loc) if model is not None else (None, None)
@@ -87,9 +87,9 @@ def sentence(detail: Mapping[str, Any], model: type[BaseModel] | None = None, va
 
 
 def shown(value: object) -> str:
-    """A value of a file as a person would call it."""
+    """A value of a file, as messages show it."""
     if isinstance(value, str):
-        return f"the text {value!r}" if len(value) <= 60 else f"the text {value[:57]!r}..."
+        return f"the string {value!r}" if len(value) <= 60 else f"the string {value[:57]!r}..."
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
@@ -102,7 +102,7 @@ def shown(value: object) -> str:
 
 
 def _owner_and_field(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[type[BaseModel], FieldInfo | None]:
-    """The model in which the last key of ``loc`` is, or should be, a field; and that field."""
+    """The model that has, or should have, the last key of ``loc`` as a field; and that field."""
     field = None
     for key in [part for part in loc if isinstance(part, str)]:
         if field is not None:

@@ -1,5 +1,4 @@
-"""The pipeline file, its rules, the plan, and how one image travels through it. Knows nothing of Ray, HTTP or
-models' insides."""
+"""The pipeline file, its rules, the plan, and running images through it. Independent of Ray, HTTP and the models."""
 
 from graph.conditions import Rule, RuleError, RuleSyntaxError
 from graph.engine import Decision, Engine, Frame, StepBackend, StepExplanation, explain

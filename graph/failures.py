@@ -1,13 +1,13 @@
-"""What can go wrong with one image on its way through the graph. Extends the tree of ``classifiers.errors``::
+"""Errors of running a pipeline on one image. Extends the tree of ``classifiers.errors``::
 
 VisionError
 ├── InputError
 │   └── Malformed     what came with the image (metadata, an id, an address) cannot be understood or stored
 ├── StepFailed        a step with ``on_error: fail`` failed (field ``step``)
 ├── DeadlineExceeded  the request's own deadline passed
-└── Overloaded        a step has no room; try again (field ``retry_after_s``)
+└── Overloaded        a step's queue is full; try again (field ``retry_after_s``)
     ├── StepUnavailable   a step was removed, is not deployed, or changes; the image is not at fault
-    └── Unreachable       the replicas that had the call died
+    └── Unreachable       the replicas with the call died
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Malformed(InputError):
 
 
 class StepFailed(VisionError):
-    """A step that the request cannot do without failed or timed out (field ``step``)."""
+    """A step with ``on_error: fail`` failed or timed out (field ``step``)."""
 
 
 class DeadlineExceeded(VisionError):
@@ -34,9 +34,9 @@ class Overloaded(VisionError):
 
 
 class StepUnavailable(Overloaded):
-    """A step cannot answer whatever the image is: its deployment was removed or failed, or the pipeline is being
+    """A step cannot answer, whatever the image: its deployment was removed or failed, or the pipeline is being
     changed (field ``step``)."""
 
 
 class Unreachable(Overloaded):
-    """The replicas that had the call died or were lost; the image may be the reason (field ``step``)."""
+    """The replicas with the call died or were lost; the image may be the cause (field ``step``)."""

@@ -1,7 +1,7 @@
 """What runs a model: OpenVINO, torch, ultralytics, transformers."""
 
 from classifiers.backends.batch_model import BatchModel
-from classifiers.backends.checkpoint_model import RunOptions, load_network, read_config
+from classifiers.backends.checkpoint_model import RunOptions, load_network, open_checkpoint, read_config
 from classifiers.backends.detector import Candidates, Detector, Labeller
 from classifiers.backends.devices import Half, choose_device, choose_half
 from classifiers.backends.openvino_model import OpenVinoModel, read_model, select_output
@@ -35,6 +35,7 @@ __all__ = [
     "load_detector",
     "load_model",
     "load_network",
+    "open_checkpoint",
     "read_config",
     "read_model",
     "read_preprocessing",

@@ -1,4 +1,4 @@
-"""A loaded model that takes images in batches, whatever runs it."""
+"""A loaded model that takes images in batches, on any runtime."""
 
 from __future__ import annotations
 

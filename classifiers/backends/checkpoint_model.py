@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,12 @@ from classifiers.backends.threads import limit_threads
 from classifiers.backends.torch_runner import TorchRunner, compiled
 from classifiers.backends.transformers_loading import load_config
 from classifiers.errors import SetupError
-from classifiers.weights import Checkpoint
+from classifiers.weights import CODE, Checkpoint, Runtime, find_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RunOptions", "load_network", "read_config"]
+__all__ = ["RunOptions", "load_network", "open_checkpoint", "read_config"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,20 @@ class RunOptions:
     device: str
     half: Half
     torch_compile: bool
+
+
+def open_checkpoint(
+    model: str,
+    revision: str | None,
+    runtime: Runtime,
+    device: str,
+    trust_remote_code: bool,
+    others: Collection[str] = (),
+    part: str = "",
+) -> Checkpoint:
+    """As :func:`classifiers.weights.find_checkpoint`, for a device, with the checkpoint's code where it is trusted."""
+    files = (*others, *CODE) if trust_remote_code else others
+    return find_checkpoint(model, revision, runtime, lambda: choose_device(device).type == "cuda", files, part)
 
 
 def load_network(

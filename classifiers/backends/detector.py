@@ -1,4 +1,4 @@
-"""A network that finds objects, and how to read its output; and one that says what an image shows as a whole."""
+"""Networks that find objects, with the layout of their output, and networks that classify whole images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = npt.NDArray[np.float32]
 
 
 class Network(Protocol):
-    """A network that was loaded, and what is known of it."""
+    """A loaded network and its properties."""
 
     names: dict[int, str]
     size: tuple[int, int]
@@ -29,17 +29,17 @@ class Network(Protocol):
     antialias: bool
     task: str
     keypoint_shape: tuple[int, int]
-    """Number of keypoints, and of values for each: x and y, and maybe a confidence."""
+    """Number of keypoints, and of values for each: x and y, and optionally a confidence."""
     model: BatchModel
     """Canvases in, the head's output (N, rows, columns) out; of a model for masks, also the prototypes (N, C, h, w)."""
 
     def layout(self, shape: tuple[int, ...]) -> Layout:
-        """How an output (N, rows, columns) is to be read."""
+        """The layout of an output (N, rows, columns)."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a detector proposes for one image; boxes (K, 4) are x1, y1, x2, y2 in pixels of the canvas."""
+    """The detections of one image before suppression; boxes (K, 4) are x1, y1, x2, y2 in pixels of the canvas."""
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
@@ -61,7 +61,7 @@ class Candidates:
         return self.part(kept)
 
     def part(self, kept: npt.NDArray[Any]) -> Candidates:
-        """Those at some indices, or where an array of bool is true."""
+        """Those at these indices, or where this array of bool is true."""
         rotated = None if self.rotated is None else self.rotated[kept]
         return Candidates(
             self.boxes[kept], self.scores[kept], self.class_ids[kept], self.extras[kept], self.prototypes, rotated
@@ -108,7 +108,7 @@ class Detector:
         extras = shape[1 if self._layout.columns else 2] - self._first_extra
         if self.task == "pose" and extras != math.prod(self._keypoint_shape):
             raise SetupError(
-                f"the model has {extras} values for the keypoints of an object, and says that they are "
+                f"the model has {extras} values for the keypoints of an object, and declares that they are "
                 f"{self._keypoint_shape}; export it again with ultralytics"
             )
         self.stretch = 1.0 if self._layout.normalised else network.stretch  # RT-DETR is trained on stretched images
@@ -120,7 +120,7 @@ class Detector:
         return self._model.buffer(count)
 
     def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        """Batch sizes to run before the first request, so that none waits for what is only done once."""
+        """Batch sizes to run before the first request, so that no request waits for one-time work."""
         return self._model.sizes_to_warm_up(largest)
 
     def __call__(self, canvases: Canvases, confidence: float) -> list[Candidates]:
@@ -140,11 +140,11 @@ class Detector:
         return found
 
     def shapes(self, candidates: Candidates, fit: Fit) -> list[dict[str, Any]]:
-        """What each candidate has beside its box: ``mask``, ``keypoints`` or ``corners``, in pixels of the image.
+        """What each candidate has besides its box: ``mask``, ``keypoints`` or ``corners``, in pixels of the image.
 
         Args:
             candidates: of one image.
-            fit: where it lies on its canvas.
+            fit: its place on the canvas.
         """
         limit = np.array([fit.width, fit.height], np.float32)
         if candidates.prototypes is not None:
@@ -190,7 +190,7 @@ class Detector:
 
 
 class Labeller:
-    """A network that says what an image shows as a whole.
+    """A network that classifies whole images.
 
     Attributes:
         names: class names by class id.

@@ -59,18 +59,13 @@ def read_model(path: Path) -> Any:
 def input_size(model: Any) -> tuple[int, int] | None:
     """(H, W) that a model was exported for, ``None`` if it takes any."""
     shape = model.inputs[0].partial_shape
-    return (
-        None
-        if shape.is_dynamic and (shape[2].is_dynamic or shape[3].is_dynamic)
-        else (
-            shape[2].get_length(),
-            shape[3].get_length(),
-        )
-    )
+    if shape.is_dynamic and (shape[2].is_dynamic or shape[3].is_dynamic):
+        return None
+    return shape[2].get_length(), shape[3].get_length()
 
 
 def select_output(rank: int) -> Callable[[Any], Any]:
-    """A function that leaves of a model the one output that has so many axes.
+    """A function that reduces a model to its only output with this number of axes.
 
     Raises:
         SetupError: there is not exactly one; raised by that function.
@@ -96,7 +91,7 @@ class OpenVinoModel:
         scale: of each channel, or of all; divided by then.
         half: bfloat16. ``"auto"`` and ``False`` are single precision, also on CPUs where OpenVINO by itself would take
             bfloat16: that moves YOLO's boxes by up to 3 pixels, and results would depend on the host.
-        outputs: how many of its outputs are wanted, from the first on.
+        outputs: the number of outputs to return, from the first on.
     """
 
     def __init__(
@@ -176,5 +171,5 @@ def _with_uint8_input(model: Any, mean: float | Sequence[float], scale: float | 
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of OpenVINO's message; those before say where in its source."""
+    """The last line of OpenVINO's message; those before name places in its source."""
     return ([line for line in str(error).splitlines() if line.strip()] or ["no reason given"])[-1].strip()

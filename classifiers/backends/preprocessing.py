@@ -55,9 +55,9 @@ class Preprocessing:
 def read_preprocessing(folder: Path, config: Mapping[str, Any], trust_remote_code: bool = False) -> Preprocessing:
     """Read a checkpoint's image processor.
 
-    Where its settings say all there is to know, they are read. Otherwise ``transformers`` loads it, its settings say
-    how it resizes, and what it does to pixels is measured on test images: then it does not matter how it comes to that,
-    and a processor that does more than this is found out, instead of giving wrong answers.
+    If its settings are complete, they are used. Otherwise ``transformers`` loads it, its settings tell how it resizes,
+    and what it does to pixels is measured on test images. A processor that does more than that is detected, instead of
+    giving wrong answers.
 
     Args:
         folder: the checkpoint.
@@ -71,7 +71,7 @@ def read_preprocessing(folder: Path, config: Mapping[str, Any], trust_remote_cod
 
 
 def _as_written(file: Path) -> Preprocessing | None:
-    """What the settings say, if they say all of it and are those of a processor that only stretches and normalises.
+    """The settings, if they are complete and those of a processor that only stretches and normalizes.
 
     That saves importing torch and ``transformers``, seconds and half a gigabyte, where OpenVINO runs the model.
     """

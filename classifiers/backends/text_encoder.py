@@ -1,4 +1,4 @@
-"""Prompts to vectors, and images to vectors beside them, with a checkpoint such as CLIP or SigLIP."""
+"""Prompts and images to vectors of the same space, with a checkpoint such as CLIP or SigLIP."""
 
 from __future__ import annotations
 

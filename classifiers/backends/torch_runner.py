@@ -25,7 +25,7 @@ _RECORDED_STEP = 8
 
 
 def compiled(model: Any, wanted: bool) -> Any:
-    """The model, by ``torch.compile`` where that is wanted; it is compiled when it runs for the first time."""
+    """The model, with ``wanted`` by ``torch.compile``, which compiles it on its first run."""
     if not wanted:
         return model
     import torch
@@ -91,10 +91,10 @@ class TorchRunner:
             return self._function(batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2))
 
     def sizes_to_warm_up(self, largest: int) -> tuple[int, ...]:
-        """See ``BatchModel``: none is to wait for a recording or for a compiler.
+        """See ``BatchModel``: no request waits for a recording or a compiler.
 
-        ``torch.compile`` makes code for the first size that it sees, at the second different one code for any size, and
-        for a single image code of its own; each takes seconds to minutes.
+        ``torch.compile`` generates code for the first size, then for any size when it sees a second one, and separately
+        for a single image; each takes seconds to minutes.
         """
         if self._records:
             return tuple(sorted({_recorded_size(count) for count in range(1, largest + 1)}, reverse=True))

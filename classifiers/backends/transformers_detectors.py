@@ -1,5 +1,5 @@
-"""Object detectors of ``transformers``: those with classes of their own (DETR and its kin), and those that look for
-labels given as text (OWL-ViT, Grounding DINO)."""
+"""Object detectors of ``transformers``: with fixed classes (DETR and similar), and with labels given as text (OWL-ViT,
+Grounding DINO)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TransformersDetectors:
         trust_remote_code: run Python code that the checkpoint brings.
 
     Attributes:
-        needs_labels: it looks for labels given as text, and has no classes of its own.
+        needs_labels: it looks for labels given as text, and has no fixed classes.
 
     Raises:
         SetupError: the checkpoint cannot be used so.
@@ -67,7 +67,7 @@ class TransformersDetectors:
         """A detector.
 
         Args:
-            labels: the prompt of each label to look for; empty for a checkpoint that has classes of its own.
+            labels: the prompt of each label to look for; empty for a checkpoint with fixed classes.
 
         Raises:
             SetupError: the labels do not fit the checkpoint.
@@ -77,7 +77,7 @@ class TransformersDetectors:
             raise SetupError(
                 f"{folder} looks for labels that are given as text; give `labels`"
                 if self.needs_labels
-                else f"{folder} has classes of its own and takes no `labels`; choose among them with `classes`"
+                else f"{folder} has fixed classes and takes no `labels`; choose among them with `classes`"
             )
         names = dict(enumerate(labels)) if labels else self._names
         return Detector(_Network(names, self._seen, self._stretch, self._load(labels), bool(labels)))
@@ -126,8 +126,8 @@ class _Network:
 def _preprocessing(processor: Any, image_size: int | None) -> tuple[Preprocessing, float]:
     """Size and normalization of the canvas, and how far images are stretched to it.
 
-    A processor that keeps the shape of images makes each of them another size. They get a square canvas instead, with
-    grey beside the image, so that a batch can hold any of them, and none depends on the others.
+    A processor that keeps the aspect ratio makes images of different sizes. They get a square canvas instead, padded
+    with grey, so that any of them fit in a batch, and none depends on the others.
     """
     size = processor.size
     height, width, shortest = (size.get(key) for key in ("height", "width", "shortest_edge"))
@@ -135,7 +135,7 @@ def _preprocessing(processor: Any, image_size: int | None) -> tuple[Preprocessin
     if image_size or shortest:
         height = width = image_size or shortest
     if not height or not width:
-        raise SetupError(f"{kind} does not say the size of images ({size}); give image_size")
+        raise SetupError(f"{kind} does not declare the size of images ({size}); give image_size")
     pads = bool(shortest) or kind.startswith("Owlv2")
     factor = processor.rescale_factor if processor.do_rescale else 1
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0] * 3, [1] * 3)
@@ -157,7 +157,7 @@ def _detr(model: Any, classes: int, size: tuple[int, int]) -> Callable[[torch.Te
     def answer(pixels: torch.Tensor) -> torch.Tensor:
         output = model(pixel_values=pixels)
         logits = output.logits
-        # With one more, which stands for "no object", they exclude each other.
+        # With one more, for "no object", they exclude each other.
         scores = logits.softmax(-1)[..., :-1] if logits.shape[-1] == classes + 1 else logits.sigmoid()
         return _rows(output.pred_boxes, scores, size)
 

@@ -1,4 +1,4 @@
-"""Loading from a folder with ``transformers``: only what is there, in silence, without code of the checkpoint.
+"""Loading from a folder with ``transformers``: only local files, without log output, without code of the checkpoint.
 
 With ``trust_remote_code`` its code runs, too.
 """

@@ -1,4 +1,4 @@
-"""Models that ultralytics trains or exports, on whatever runs them best here.
+"""Models that ultralytics trains or exports, on the fastest runtime of this machine.
 
 OpenVINO runs OpenVINO and ONNX models on the CPU, without torch; ultralytics runs everything else.
 """
@@ -61,7 +61,7 @@ class _UltralyticsModel:
     head: str | None
 
     def layout(self, shape: tuple[int, ...]) -> Layout:
-        """Exports say whether they are end to end, newer ones also name their head."""
+        """Exports declare whether they are end to end; newer ones also name their head."""
         scored = 4 + len(self.names)
         rows, columns = shape[1:] if len(shape) == 3 else (0, 0)
         if self.head == "RTDETRDecoder" and columns in (6, scored):
@@ -70,11 +70,11 @@ class _UltralyticsModel:
             return Layout(columns=False, labelled=True, corners=True, normalised=False)
         if rows == scored or (self.task != "detect" and rows > scored):  # masks, keypoints or angles follow
             return Layout(columns=True, labelled=False, corners=False, normalised=False)
-        if columns == scored:  # RT-DETR, from before exports named their head
+        if columns == scored:  # RT-DETR, of exports that do not name their head
             return Layout(columns=False, labelled=False, corners=False, normalised=True)
-        if columns == 6:  # end to end, from before exports said so
+        if columns == 6:  # end to end, of exports that do not declare it
             return Layout(columns=False, labelled=True, corners=True, normalised=False)
-        if rows > scored:  # the same, from before exports said their task
+        if rows > scored:  # masks, keypoints or angles, of exports that do not declare their task
             return Layout(columns=True, labelled=False, corners=False, normalised=False)
         raise SetupError(f"an output of shape {shape} is not that of a detector with {len(self.names)} classes")
 
@@ -128,7 +128,7 @@ class _UltralyticsNetwork(_UltralyticsModel):
             images = images.contiguous()
         output = self._network((images.half() if self._network.fp16 else images.float()) / 255)
         while isinstance(output, (list, tuple)) and not (self.task == "segment" and hasattr(output[0], "shape")):
-            output = output[0]  # what training needs comes later
+            output = output[0]  # further outputs are for training
         if self._native and images.is_cuda:
             # The head makes its grid anew for each batch size; what was recorded for another size still reads that one.
             head = self._network.model.model[-1]
@@ -141,7 +141,7 @@ def _openvino_file(path: Path, device: str) -> Path | None:
     if path.is_dir():
         files = sorted(path.glob("*.xml"))
         if len(files) > 1:
-            raise SetupError(f"{path} holds {len(files)} OpenVINO models; name one of its .xml files")
+            raise SetupError(f"{path} has {len(files)} OpenVINO models; name one of its .xml files")
         return files[0] if files else None
     if path.suffix == ".xml" or (path.suffix == ".onnx" and not _onnx_on_gpu(device)):
         return path
@@ -158,13 +158,13 @@ def _onnx_on_gpu(device: str) -> bool:
 def _about_openvino(path: Path) -> Mapping[str, Any]:
     file = path.parent / "metadata.yaml"
     if not file.exists():
-        raise model_not_found(str(file), "copy it from the folder that ultralytics exported: it holds the class names")
+        raise model_not_found(str(file), "copy it from the folder that ultralytics exported: it has the class names")
     about: Mapping[str, Any] = yaml.safe_load(file.read_text()) or {}
     return about
 
 
 def _about_onnx(model: Any) -> Mapping[str, Any]:
-    """The metadata of an ONNX file, which are all texts."""
+    """The metadata of an ONNX file, which are all strings."""
     if not model.has_rt_info("framework"):
         return {}
     texts = {key: value.astype(str) for key, value in model.rt_info["framework"].items()}
@@ -177,7 +177,7 @@ def _is_end_to_end(about: Mapping[str, Any]) -> bool:
 
 def _names(names: Any, path: Path) -> dict[int, str]:
     if not names:
-        raise SetupError(f"{path} does not say which classes it knows; export it with ultralytics")
+        raise SetupError(f"{path} does not name its classes; export it with ultralytics")
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     return {int(class_id): str(name) for class_id, name in pairs}
 

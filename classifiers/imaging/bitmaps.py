@@ -13,7 +13,7 @@ _COLOURS = slice(46, 50)
 
 
 def bmp_profile(data: bytes) -> bytes | None:
-    """The colour profile that a bitmap of version 5 holds."""
+    """The colour profile in a bitmap of version 5."""
     if data[14:18] != _V5_HEADER or data[70:74] != _EMBEDDED:
         return None
     offset, size = struct.unpack_from("<LL", data, 126)
@@ -21,8 +21,8 @@ def bmp_profile(data: bytes) -> bytes | None:
 
 
 def with_full_palette(data: bytes) -> bytes:
-    """The same bitmap with as many colours as its pixels can have, where its header says something else that Pillow
-    does not read: more colours, or two for pixels of more than one bit, which it takes for single bits."""
+    """The same bitmap with as many colours as its pixels can have, if its header has a number that Pillow does not
+    handle: more colours, or two for pixels of more than one bit, which it reads as single bits."""
     if int.from_bytes(data[14:18], "little") < _INFO_HEADER_BYTES:
         return data
     bits, colours = int.from_bytes(data[28:30], "little"), int.from_bytes(data[_COLOURS], "little")

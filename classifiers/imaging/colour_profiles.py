@@ -1,7 +1,6 @@
 """Colour profiles (ICC.1:2022): the colours of an image, as sRGB.
 
-Transforms are cached by profile. A profile that cannot be used costs an image its exact colours and not its pixels: it
-is taken for sRGB, and logged.
+Transforms are cached by profile. An image with an unusable profile is taken as sRGB, which is logged.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ MAX_PROFILE_BYTES = 4 * 2**20
 # The space that a profile is for, to the mode that Pillow has it in.
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
-# Of 255. Profiles of sRGB differ by that much through their rounding; nobody sees it.
+# Of 255. Profiles of sRGB differ by that much because of rounding; it is not visible.
 _NO_DIFFERENCE = 2
 
 Chromaticities = tuple[float, ...]
@@ -131,7 +130,7 @@ def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Tried on colours, and not told from its name: many go by the name of sRGB, and many that are it do not."""
+    """Tested on colours, not by name: many profiles named sRGB are not, and many that are have another name."""
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     if mode == "L":
         colours = steps[np.newaxis]

@@ -31,18 +31,18 @@ def crop(
     Args:
         image: (H, W, 3) RGB uint8.
         bbox: (x1, y1, x2, y2) in pixels of the image, x to the right, y down. It is rounded outward and clipped to the
-            image. An inverted box is turned round; one that is empty or outside gives the nearest pixel.
+            image. The corners of an inverted box are swapped; an empty box, or one outside, gives the nearest pixel.
         size: (H, W) of the result in pixels; ``None``: the box's own size.
-        resize: how the cut box gets to ``size``. ``stretch``: without regard to its shape. ``letterbox``: its shape is
-            kept and the rest filled with grey. ``center_crop``: its shape is kept and what stands out on the longer
-            side is cut off, the same on both ends. Shrinking averages over areas, growing interpolates linearly.
+        resize: how the cut box gets to ``size``. ``stretch``: regardless of its aspect ratio. ``letterbox``: its aspect
+            ratio is kept and the rest filled with grey. ``center_crop``: its aspect ratio is kept and the longer side
+            is cut off equally at both ends. Shrinking averages over areas, enlarging interpolates linearly.
         padding: share of the box's width and height that is added on each side before clipping, 0 or more.
 
     Returns:
         (H, W, 3) RGB uint8, C-contiguous, read-only, at least 1 x 1; a copy, so that it does not keep the image alive.
 
     Raises:
-        ValueError: an argument is not of the shape or range above; the message says what came.
+        ValueError: an argument is not of the shape or range above; the message shows it.
     """
     _check(image, bbox, size, padding)
     left, top, right, bottom = _window(bbox, padding, image.shape[1], image.shape[0])

@@ -1,7 +1,7 @@
-"""Encoded bytes to pixels: what the header says, and decoding within limits.
+"""Encoded bytes to pixels: reading the header, and decoding within limits.
 
-Served: JPEG, PNG, WebP, BMP, GIF and TIFF. Of an animation or of several pages only the first is decoded. All functions
-are pure and may be called from several threads at once.
+Supported: JPEG, PNG, WebP, BMP, GIF and TIFF. Of an animation or of several pages only the first is decoded. All
+functions are pure and may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import NoReturn
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -31,13 +29,14 @@ from pydantic import Field
 from classifiers.base import Image
 from classifiers.errors import BadImage, TooManyBytes, TooManyPixels, UnsupportedImage, VisionError
 from classifiers.imaging.bitmaps import bmp_profile, with_full_palette
-from classifiers.imaging.colour_profiles import ADOBE_RGB, is_srgb, to_srgb
+from classifiers.imaging.colour_profiles import ADOBE_RGB, is_srgb
 from classifiers.imaging.jpeg import JpegHeader, jpeg_header
 from classifiers.imaging.png import PngFile, read_png
+from classifiers.imaging.rgb import rgb_pixels
 from classifiers.imaging.signatures import served_format, tiff_kind, unserved_format, unserved_kind
 from classifiers.imaging.strict_jpeg import TWO_SIZES, jpeg_channels
 from classifiers.imaging.tiff_damage import check_tiff
-from classifiers.imaging.tiff_tags import TO_UPRIGHT, TiffTag, exif_is_adobe_rgb, exif_orientation, tiff_pieces
+from classifiers.imaging.tiff_tags import TO_UPRIGHT, exif_is_adobe_rgb, exif_orientation, tiff_pieces
 from classifiers.imaging.webp import whole_webp
 from classifiers.validation import Closed
 
@@ -64,7 +63,7 @@ DEFAULT_LIMITS = ImageLimits()
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What an image is, as its header says.
+    """The format and size of an image, from its header.
 
     Attributes:
         format: ``"JPEG"``, ``"PNG"``, ``"WEBP"``, ``"BMP"``, ``"GIF"`` or ``"TIFF"``.
@@ -78,14 +77,14 @@ class ImageHeader:
 
 
 class OpenedImage:
-    """An image whose header was read and checked against the limits, its pixels not decoded yet.
+    """An image whose header was read and checked against the limits; its pixels are not decoded yet.
 
     Attributes:
         header: what it is.
 
     Raises:
         TooManyBytes: more bytes than ``limits.max_bytes``.
-        UnsupportedImage: a type that is not served, such as HEIC, SVG or PDF, or a kind of a served type that is not,
+        UnsupportedImage: an unsupported type, such as HEIC, SVG or PDF, or an unsupported kind of a supported type,
             such as a 12-bit JPEG or a TIFF of 64-bit numbers.
         TooManyPixels: more pixels or frames than the limits.
         BadImage: not an image, or its header is damaged.
@@ -102,10 +101,7 @@ class OpenedImage:
         self.header = ImageHeader(self._parts.format, width, height)
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image:
-        """Decode it to upright pixels, once: Pillow can read it no second time.
-
-        See :func:`decode`.
-        """
+        """Decode it to upright pixels, see :func:`decode`. Only once: Pillow cannot read it again."""
         with _translated(self.header.format, self._limits):
             if isinstance(self._parts.content, JpegHeader):
                 if at_least is not None and self._orientation >= 5:
@@ -117,7 +113,7 @@ class OpenedImage:
                 elif self._parts.format == "TIFF":
                     check_tiff(self._data, self._parts.size[0] * self._parts.size[1])
                 self._parts.content.load()
-                pixels = _srgb(self._parts.content, self._profile())
+                pixels = rgb_pixels(self._parts.content, self._profile())
             turn = TO_UPRIGHT.get(self._orientation)
             if turn is not None:
                 pixels = np.asarray(PillowImage.fromarray(pixels).transpose(turn))
@@ -140,7 +136,7 @@ class OpenedImage:
 
 
 def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
-    """Check an image against the limits and tell its size, from its header alone.
+    """Check an image against the limits and read its size, from its header alone.
 
     Raises:
         InputError: as :class:`OpenedImage`.
@@ -151,16 +147,16 @@ def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[int, int] | None = None) -> Image:
     """Decode an image to upright pixels.
 
-    Colours are converted to sRGB from the colour profile, where there is one that fits; without one they are taken for
-    sRGB, and CMYK is converted plainly. Transparency is laid on white; an alpha channel that is 0 everywhere was left
-    empty by what wrote it, and is ignored. 16-bit grey is scaled from 0..65535; 32-bit integers and floats, which have
-    no agreed white, from 0..1, widened to their minimum and maximum.
+    Colours are converted to sRGB by the colour profile, if there is a valid one. Without one, RGB is taken as sRGB, and
+    CMYK is converted plainly. Transparent pixels are blended with white; an alpha channel of all 0 is ignored, because
+    some programs leave it empty. 16-bit grey is scaled from 0..65535; 32-bit integers and floats, which have no defined
+    white, from 0..1, widened to their minimum and maximum.
 
     Args:
         data: the encoded image.
-        limits: what it may have at most.
-        at_least: (H, W) that is enough: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, whichever is the smallest
-            that has both. That skips most of the work; ``None`` and other formats: full size.
+        limits: see :class:`ImageLimits`.
+        at_least: (H, W) that suffices: a JPEG is decoded at the smallest of 1/2, 1/4 and 1/8 of its size that has both.
+            That skips most of the work. ``None`` and other formats: full size.
 
     Returns:
         (H, W, 3) RGB uint8, C-contiguous, read-only; H and W are those of :func:`probe`, or these over the divisor,
@@ -174,14 +170,14 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[in
 
 
 def from_pillow(image: PillowImage.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
-    """The upright pixels of a Pillow image, decoded already or not; those that :func:`decode` gives for its file.
+    """The upright pixels of a Pillow image, decoded or not; the same as :func:`decode` returns for its file.
 
     Returns:
         As :func:`decode`.
 
     Raises:
         TooManyPixels: over the limit.
-        BadImage: truncated or damaged, as far as Pillow tells.
+        BadImage: truncated or damaged, as far as Pillow detects it.
     """
     _check_size(*image.size, limits)
     with _translated(image.format or "Pillow image", limits):
@@ -189,7 +185,7 @@ def from_pillow(image: PillowImage.Image, limits: ImageLimits = DEFAULT_LIMITS) 
         profile = image.info.get("icc_profile")
         if profile is None and exif_is_adobe_rgb(image.info.get("exif", b"")):
             profile = ADOBE_RGB
-        pixels = _srgb(upright, profile)
+        pixels = rgb_pixels(upright, profile)
     pixels.setflags(write=False)
     return pixels
 
@@ -212,7 +208,7 @@ _MAX_READS = 300_000
 
 
 class _MeteredBytes(io.BytesIO):
-    """Bytes that can be read so many times only, which bounds the work that a hostile file of tiny parts can cause."""
+    """Bytes with a limited number of reads, which bounds the work for a hostile file of tiny parts."""
 
     reads = 0
 
@@ -271,7 +267,7 @@ def _open(data: bytes, limits: ImageLimits) -> _Parts:
 
 def _refuse(data: bytes) -> NoReturn:
     if not data:
-        raise BadImage("the image is empty: 0 bytes came")
+        raise BadImage("the image is empty: 0 bytes")
     unserved = unserved_format(data)
     if unserved is not None:
         raise UnsupportedImage(f"{unserved} is not served; send {', '.join(_READERS)}", format=unserved)
@@ -294,9 +290,14 @@ def _read_parts(image_format: str, data: bytes) -> _Parts:
             _refuse_kind(header.unsupported)
         return _Parts(image_format, (header.width, header.height), header, header.exif)
     png = read_png(data) if image_format == "PNG" else None
+    readable = data if png is None else png.pixels
+    if image_format == "WEBP":
+        readable = whole_webp(data)
+    elif image_format == "BMP":
+        readable = with_full_palette(data)
     try:
-        encoded = _READERS[image_format](_MeteredBytes(_readable(image_format, data) if png is None else png.pixels))
-    except SyntaxError:  # Pillow's, where it does not know the kind or finds no kind
+        encoded = _READERS[image_format](_MeteredBytes(readable))
+    except SyntaxError:  # Pillow's, for an unknown kind
         if image_format == "TIFF" and (kind := tiff_kind(data)):
             _refuse_kind(kind)
         raise
@@ -308,13 +309,7 @@ def _read_parts(image_format: str, data: bytes) -> _Parts:
     return _Parts(image_format, encoded.size, encoded, exif, png)
 
 
-def _readable(image_format: str, data: bytes) -> bytes:
-    if image_format == "WEBP":
-        return whole_webp(data)
-    return with_full_palette(data) if image_format == "BMP" else data
-
-
-_NOT_READ = "Unsupported "  # what Pillow says of a sound bitmap that it cannot read
+_NOT_READ = "Unsupported "  # Pillow's message about a valid bitmap that it cannot read
 
 
 def _refuse_kind(kind: str) -> NoReturn:
@@ -323,7 +318,7 @@ def _refuse_kind(kind: str) -> NoReturn:
 
 @contextmanager
 def _translated(image_format: str, limits: ImageLimits) -> Iterator[None]:
-    """Turn what Pillow raises into errors of this package."""
+    """Convert Pillow's errors to those of this package."""
     try:
         yield
     except VisionError:
@@ -353,60 +348,10 @@ def _jpeg_pixels(data: bytes, header: JpegHeader, profile: bytes | None, at_leas
             raise ValueError(TWO_SIZES)
         encoded.draft(None, (width, height))
         encoded.load()
-        return _srgb(encoded, profile)
+        return rgb_pixels(encoded, profile)
     if header.components == 1 and colours == "GRAY":
-        return _srgb(PillowImage.fromarray(pixels.squeeze(2)), profile)
+        return rgb_pixels(PillowImage.fromarray(pixels.squeeze(2)), profile)
     if header.components == 4:
         inks = 255 - pixels  # Adobe writes them inverted, and everyone follows it
-        return _srgb(PillowImage.frombytes("CMYK", (width, height), inks.data), profile)
-    return pixels if is_srgb(profile) else _srgb(PillowImage.fromarray(pixels), profile)
-
-
-def _srgb(image: PillowImage.Image, profile: bytes | None) -> Image:
-    """(H, W, 3) RGB uint8 of an image in any mode that the readers give."""
-    if image.mode == "LAB":
-        # Pillow has a* and b* as signed bytes, OpenCV with 128 added.
-        lab = np.asarray(image) ^ np.array([0, 128, 128], np.uint8)
-        return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), dtype=np.uint8)
-    alpha = None
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        image = _grey(image)
-    elif image.has_transparency_data:
-        image = image if image.mode in ("LA", "RGBA") else image.convert("LA" if image.mode == "La" else "RGBA")
-        lowest, highest = cast("tuple[tuple[int, int], ...]", image.getextrema())[-1]
-        is_opaque = lowest == 255 or highest == 0
-        if not is_opaque and image.mode == "RGBA" and (profile is None or is_srgb(profile)):
-            return np.asarray(_on_white(image, image))  # without the copies below: a gateway counts bytes a pixel
-        alpha = None if is_opaque else image.getchannel("A")
-        image = image.convert(image.mode[:-1])
-    elif image.mode not in ("L", "RGB", "CMYK"):
-        image = image.convert("RGB")
-    image = to_srgb(image, profile)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return np.asarray(image if alpha is None else _on_white(image, alpha))
-
-
-def _on_white(image: PillowImage.Image, mask: PillowImage.Image) -> PillowImage.Image:
-    canvas = PillowImage.new("RGB", image.size, "white")
-    canvas.paste(image, mask=mask)
-    return canvas
-
-
-def _grey(image: PillowImage.Image) -> PillowImage.Image:
-    """Grey of more than 8 bits, as mode ``L``."""
-    values: npt.NDArray[Any] = np.asarray(image)
-    tags = getattr(image, "tag_v2", None) if image.mode == "I" else None
-    if tags is not None and tags.get(TiffTag.SAMPLE_FORMAT, (1,)) == (1,):
-        values = values.view(np.uint32)  # Pillow has no mode for these
-    values = values.astype(np.float32)
-    if image.mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    else:
-        values = np.nan_to_num(values, nan=0.0)
-        low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
-    grey = np.round((values - low) * (255.0 / (high - low))).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if transparent is not None:
-        grey[values == transparent] = 255
-    return PillowImage.fromarray(grey)
+        return rgb_pixels(PillowImage.frombytes("CMYK", (width, height), inks.data), profile)
+    return pixels if is_srgb(profile) else rgb_pixels(PillowImage.fromarray(pixels), profile)

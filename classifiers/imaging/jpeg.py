@@ -1,6 +1,6 @@
 """The segments of a JPEG file (ITU-T T.81, annex B): what its header says, and whether all of its scans are there.
 
-Read by hand, because Pillow hides what the decoder warns about and cannot open a file with a malformed profile.
+Own parser, because Pillow hides the decoder's warnings and cannot open a file with a malformed profile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _JFIF, _EXIF, _ICC, _ADOBE = 0xE0, 0xE1, 0xE2, 0xEE
 _LOSSLESS, _HIERARCHICAL, _JPEG_LS = {0xC3, 0xCB}, {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}, 0xF7
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA, _JPEG_LS} | _LOSSLESS | _HIERARCHICAL
 _PROGRESSIVE = {0xC2, 0xCA}
-# Application data and comments decide nothing about the pixels, but for the two that say what the components mean.
+# Application data and comments do not affect the pixels, except the two that define the components.
 _UNNEEDED = {*range(0xE0, 0xF0), 0xFE} - {_JFIF, _ADOBE}
 
 _EXIF_PREFIX = b"Exif\0\0"
@@ -124,7 +124,7 @@ def _has_all_scans(data: bytes, segments: Iterable[_Segment], components: int, p
 
 
 def repaired(data: bytes, header: JpegHeader) -> Iterator[bytes]:
-    """The same JPEG without what decoders warn about although all of the image is there.
+    """The same JPEG without what decoders warn about although the image is complete.
 
     First without rubbish between segments and application data, with the only parameters that a sequential scan can
     have, and with an end marker, then without fill of one repeated byte between the coded data and that marker. Where

@@ -18,7 +18,7 @@ _GREY = 114  # what YOLO was trained with
 
 @dataclass(frozen=True)
 class Fit:
-    """Where on its canvas an image lies."""
+    """The place of an image on its canvas."""
 
     width: int
     height: int
@@ -34,7 +34,7 @@ class Fit:
         return np.clip(points, 0, limit).reshape(-1, 4)
 
     def points_to_image(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Points (..., 2) of x and y, also those beside the image: from pixels of the canvas to pixels of the image."""
+        """Points (..., 2) of x and y, also outside the image: from pixels of the canvas to pixels of the image."""
         offset = np.array([self.left, self.top], np.float32)
         return np.asarray((points - offset) / np.array([self.scale_x, self.scale_y], np.float32), np.float32)
 
@@ -46,12 +46,12 @@ def letterbox(
 
     Args:
         images: N arrays (H, W, 3) RGB uint8.
-        canvases: (N, H, W, 3) RGB uint8 to write to, whatever is there.
+        canvases: (N, H, W, 3) RGB uint8 to overwrite.
         stretch: 0 keeps the aspect ratio of the image, 1 fills the canvas, and values between change the ratio in part.
         antialias: average over areas where an image shrinks.
 
     Returns:
-        Where each image lies on its canvas.
+        The place of each image on its canvas.
     """
     return [_place(image, canvas, stretch, antialias) for image, canvas in zip(images, canvases, strict=True)]
 

@@ -1,6 +1,6 @@
 """The chunks of a PNG file (PNG 3, section 5).
 
-Read by hand, because Pillow gives up on a wrong checksum or a large text in chunks that nobody needs, and does not
+Own parser, because Pillow fails on a wrong checksum or a large text in chunks that are not needed, and does not
 check those of the pixels.
 """
 
@@ -29,7 +29,7 @@ _SIGNATURE_BYTES = 8
 _FRAME_BYTES = 12  # length, kind and checksum
 _COLOR_TYPE_AT = 25
 
-# Ancillary ones that are needed, beside the critical ones, whose names start with a capital letter.
+# The ancillary chunks that are needed. Critical ones start with a capital letter.
 _USED = {b"tRNS", b"acTL", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"}
 
 # Color type to the lengths that tRNS may have (PNG 3, section 11.3.1.1). Browsers ignore one of another length.
@@ -46,7 +46,7 @@ class PngFile:
     Attributes:
         pixels: the file with nothing but what decides the pixels of its first frame.
         frames: how many frames it announces.
-        exif: content of its EXIF chunk, which may stand before or after the pixels, or empty.
+        exif: content of its EXIF chunk, which may be before or after the pixels, or empty.
     """
 
     pixels: bytes

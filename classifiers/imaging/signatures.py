@@ -1,4 +1,4 @@
-"""What kind of file the first bytes announce, and which kinds of the served types are not. Nothing is decoded here."""
+"""The type of a file by its first bytes, and the kinds of types that are not supported. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def served_format(data: bytes) -> str | None:
 
 
 def unserved_format(data: bytes) -> str | None:
-    """The name, for people, of a known type of image or film that is not served; ``None`` if it is none of those."""
+    """The display name of a known image or film type that is not supported; ``None`` for others."""
     if data[4:8] == b"ftyp":
         brand = data[8:12]
         if brand in _AVIF_BRANDS or (brand in _ANY_HEIF_BRANDS and b"avif" in data[16 : data[3]]):
@@ -99,7 +99,7 @@ _LAST_COMMON_PHOTOMETRIC = 3
 
 
 def unserved_kind(image_format: str, data: bytes) -> str | None:
-    """The name, for people, of a kind of a served type whose pixels Pillow would get wrong; ``None`` otherwise."""
+    """The display name of a kind of a supported type that Pillow would decode wrongly; ``None`` for others."""
     if image_format == "PNG" and data[12:16] == b"CgBI":
         return "PNG optimized for iPhones (CgBI)"
     if image_format == "BMP" and int.from_bytes(data[14:18], "little") >= 40:

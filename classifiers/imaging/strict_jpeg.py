@@ -1,6 +1,6 @@
-"""Decodes JPEGs with a decoder that refuses what is damaged.
+"""Decodes JPEGs with a decoder that rejects damaged ones.
 
-Not by Pillow, which is slower, as it copies the pixels twice, and hides what the decoder says about damage.
+Not Pillow, which copies the pixels twice, and hides the decoder's warnings about damage.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TWO_SIZES = "it has two sizes"
 
 
 def jpeg_channels(data: bytes, header: JpegHeader, size: tuple[int, int], colours: str) -> Image | None:
-    """Decode a JPEG to (H, W, channels); ``None`` where its subsampling is one that simplejpeg has no name for.
+    """Decode a JPEG to (H, W, channels); ``None`` if simplejpeg does not support its subsampling.
 
     Args:
         data: the JPEG.
@@ -43,7 +43,7 @@ def jpeg_channels(data: bytes, header: JpegHeader, size: tuple[int, int], colour
 
 
 def _strictly_decoded(data: bytes, header: JpegHeader, size: tuple[int, int], colours: str) -> Image:
-    """Raises ValueError where the decoder has anything to complain of."""
+    """Raises ValueError for any warning of the decoder."""
     if simplejpeg.decode_jpeg_header(data)[:2] != (header.height, header.width):
         raise ValueError(TWO_SIZES)
     pixels: Image = simplejpeg.decode_jpeg(data, colours, min_height=size[0], min_width=size[1])

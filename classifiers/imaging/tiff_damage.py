@@ -1,5 +1,5 @@
-"""Damage in compressed TIFFs that libtiff does not report: it checks no checksum of deflated data, and keeps to itself
-what the JPEG decoder warns about."""
+"""Damage in compressed TIFFs that libtiff does not report: it does not check the checksum of deflated data, and hides
+the warnings of the JPEG decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_tiff"]
 _DEFLATE, _JPEG = (8, 32946), 7
 _INFLATED_BYTES = 2**20  # in one go
 _COLOURS = {1: "GRAY", 3: "RGB", 4: "CMYK"}
-# Four samples of 64 bits a pixel: what follows is read by nobody.
+# Four samples of 64 bits per pixel: further bytes are not read.
 _MAX_PIXEL_BYTES = 32
 
 
@@ -69,5 +69,5 @@ def _check_jpeg(data: bytes) -> None:
     header = jpeg_header(data)
     if not header.is_complete:
         raise ValueError("some scans are missing")
-    if header.unsupported is None:  # libtiff refuses the others
+    if header.unsupported is None:  # libtiff rejects the others
         jpeg_channels(data, header, (header.height, header.width), _COLOURS[header.components])

@@ -1,7 +1,7 @@
 """The directory of tags that a TIFF file and an EXIF block start with (TIFF 6.0, section 2).
 
-Read by hand, because Pillow's reader warns on damaged ones, and has spent seconds and gigabytes on a hostile TIFF
-before it can be asked.
+Own parser, because Pillow's warns on damaged ones, and spends seconds and gigabytes on a hostile TIFF before it can
+be asked.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def exif_is_adobe_rgb(exif: bytes) -> bool:
 
 
 def tiff_pieces(data: bytes) -> int:
-    """How many strips or tiles a TIFF file says that its first image is cut into."""
+    """The declared number of strips or tiles of the first image of a TIFF file."""
     pieces = (TiffTag.STRIP_OFFSETS, TiffTag.TILE_OFFSETS)
     return max((entry.length for entry in _entries(data) if entry.tag in pieces), default=0)
 

@@ -21,7 +21,7 @@ TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", 
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _ABOUT = ("config.json", *_PROCESSORS)
-_CARD = "README.md"  # says the licence
+_CARD = "README.md"  # has the license
 _TORCH = ("model*.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _EXPORTED_AT_THE_HUB = {
@@ -42,7 +42,7 @@ class Checkpoint:
     Attributes:
         folder: where config.json and the image processor's settings are.
         file: the .xml or .onnx file for OpenVINO to run; ``None``: torch runs it, and finds its files.
-        digest: hash of all files that count.
+        digest: hash of all these files.
     """
 
     folder: Path
@@ -62,14 +62,14 @@ def find_checkpoint(
 
     Args:
         ref: a folder, a model file beside its config.json, or the id of a repository at the hub.
-        revision: branch, tag or commit at the hub; a local folder is taken as it is.
+        revision: branch, tag or commit at the hub; ignored for a local folder.
         runtime: what is to run it; ``"auto"`` is torch on a GPU, and on a CPU an exported model if there is one.
-        on_gpu: whether a GPU is there to run it; only asked where that decides.
-        others: patterns of further files that count, where the checkpoint has them: its tokenizer, its code.
+        on_gpu: whether a GPU will run it; only called if that decides.
+        others: patterns of further files to include, if the checkpoint has them: its tokenizer, its code.
         part: how the name of an exported file ends that is a part of the model only; the torch weights are the rest.
 
     Raises:
-        ModelNotFound: it, or a part of it, is neither here nor to be had; the message says which.
+        ModelNotFound: it, or a part of it, is neither here nor at the hub; the message says which.
         SetupError: there are several models to choose from.
     """
     path = find_model(ref) or _from_hub(ref, revision, "torch" if runtime == "auto" else runtime, others, part)

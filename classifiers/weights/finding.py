@@ -1,14 +1,14 @@
-"""Where models lie on this machine, and what they are: a lookup by name, a digest of the weights.
+"""Finding models on this machine by name, and the digest of their weights.
 
-A model is looked for, in this order,
+A model is searched, in this order,
 
-1. as it is written: an absolute path, or one relative to the working folder (``~`` is the home folder),
+1. as written: an absolute path, or one relative to the working folder (``~`` is the home folder),
 2. in ``$VISIONGRAPH_MODELS``,
 3. in ``models/`` of the user's cache folder (``$VISIONGRAPH_CACHE``, by default ``~/.cache/visiongraph``), where
-   ``visiongraph models --download`` puts what it fetches,
+   ``visiongraph models --download`` stores downloads,
 4. in ``classifiers/weights/``, which ships with the package.
 
-What is in none of them may still be the name of a model that its own library can download.
+Otherwise it may still be the name of a model that its own library can download.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["LocalPath", "ModelRef", "cache_folder", "digest_weights", "find_mode
 
 
 class LocalPath:
-    """Marks a constructor argument whose text may name a file or folder beside the pipeline file."""
+    """Marks a constructor argument that may be a path relative to the pipeline file."""
 
     def __repr__(self) -> str:
         return "LocalPath()"

@@ -1,4 +1,4 @@
-"""The walk of one image through the plan, and what the engine and a step say to each other."""
+"""Running one image through the plan, and the messages between the engine and its steps."""
 
 from graph.engine.deadline import deadline, expires_at
 from graph.engine.engine import Engine, StepBackend

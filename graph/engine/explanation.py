@@ -15,11 +15,11 @@ __all__ = ["Decision", "StepExplanation", "explain"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One rule, decided once.
+    """One evaluation of a rule.
 
     Attributes:
-        subject: what it was decided for: ``"image"``, or a detection such as ``"#3 person 0.87"``.
-        held: whether it held; ``None``: it could not be decided, and ``error`` says why.
+        subject: what it was evaluated for: ``"image"``, or a detection such as ``"#3 person 0.87"``.
+        held: whether it held; ``None``: it could not be evaluated, and ``error`` says why.
         values: the parts of the rule that decided it, with their values.
     """
 
@@ -32,12 +32,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class StepExplanation:
-    """What was decided for one step.
+    """Why one step ran or not.
 
     Attributes:
         status: how it ended, as in the result.
         why: the result's reason or error.
-        condition: ``None`` without a condition, or when it never came to it.
+        condition: ``None`` if there is none, or it was not evaluated.
         crops: a decision for each detection; empty for a step that looks at the whole image.
     """
 
@@ -49,7 +49,7 @@ class StepExplanation:
 
 
 def explain(plan: Plan, result: Mapping[str, Any]) -> list[StepExplanation]:
-    """Decide every rule of ``plan`` again on the values that ``result`` shows, and say how each came out."""
+    """Evaluate every rule of ``plan`` again, on the values in ``result``."""
     image = {key: result["image"][key] for key in ("width", "height")} | {"metadata": result["metadata"]}
     return [_explain_step(plan[entry["name"]], entry, result["context"], image) for entry in result["steps"]]
 

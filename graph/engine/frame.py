@@ -1,5 +1,4 @@
-"""An image on its way through the graph: the bytes as they came, what their header says, and the pixels, decoded
-once a process."""
+"""One image: the bytes as received, the size from their header, and the pixels, decoded once per process."""
 
 from __future__ import annotations
 
@@ -21,13 +20,12 @@ __all__ = ["Frame"]
 
 
 class Frame:
-    """One image. Cheap to make from bytes (only the header is read), and only the encoded bytes travel between
-    processes.
+    """One image. Cheap to make from bytes: only the header is read. Only encoded bytes are sent to other processes.
 
     Attributes:
         width, height: pixels of the upright image (EXIF orientation applied).
         format: as in :class:`classifiers.imaging.decoding.ImageHeader`; ``None`` for an array.
-        uri: where the image came from, as the user named it but without secrets; ``None`` for bytes and arrays.
+        uri: where the image came from, as the user named it, without secrets; ``None`` for bytes and arrays.
     """
 
     def __init__(
@@ -39,7 +37,7 @@ class Frame:
         uri: str | None = None,
         format: str | None = None,  # noqa: A002 - the name that Pillow gives it
     ) -> None:
-        """Use :meth:`from_bytes` or :meth:`from_array`; this takes what they have checked."""
+        """Use :meth:`from_bytes` or :meth:`from_array`, which check their arguments."""
         self._data = data
         self._limits = limits
         self._pixels: Image | None = None
@@ -60,26 +58,21 @@ class Frame:
         limits = limits or ImageLimits()
         opened = OpenedImage(data, limits)
         frame = cls(data, opened.header.width, opened.header.height, limits, uri, opened.header.format)
-        frame._opened = opened  # whoever decodes it in this process need not read the header again
+        frame._opened = opened  # the header need not be read again in this process
         return frame
 
     @classmethod
     def from_array(cls, array: npt.NDArray[Any], limits: ImageLimits | None = None) -> Frame:
-        """Wrap decoded pixels, (H, W, 3) RGB uint8. They are copied, so that the caller may go on using the array.
+        """Wrap decoded pixels, (H, W, 3) RGB uint8. They are copied; the caller may change the array.
 
         Raises:
-            BadImage: another shape or type; the message says which came.
+            BadImage: another shape or type; the message shows it.
             TooManyPixels: over the limit.
         """
         limits = limits or ImageLimits()
-        if (
-            not isinstance(array, np.ndarray)
-            or array.ndim != 3
-            or array.shape[2] != 3
-            or array.dtype != np.uint8
-            or array.size == 0
-        ):
-            came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        is_array = isinstance(array, np.ndarray)
+        if not is_array or array.dtype != np.uint8 or array.shape[2:] != (3,) or array.size == 0:
+            came = f"{array.dtype} {array.shape}" if is_array else type(array).__name__
             raise BadImage(f"an image array must be (H, W, 3) RGB uint8 with H and W of at least 1, but got {came}")
         height, width = array.shape[:2]
         if height * width > limits.max_pixels:
@@ -95,10 +88,10 @@ class Frame:
 
     @classmethod
     def from_pil(cls, image: PIL.Image.Image, limits: ImageLimits | None = None) -> Frame:
-        """Wrap a Pillow image; its pixels become what those of the same image as a file become.
+        """Wrap a Pillow image. Its pixels are the same as of the image as a file.
 
         Raises:
-            BadImage: it is not decoded yet, and damaged.
+            BadImage: it is damaged.
             TooManyPixels: over the limit.
         """
         return cls.from_array(from_pillow(image, limits or ImageLimits()), limits)
@@ -110,7 +103,7 @@ class Frame:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the bytes as they came; of an array, of its shape and pixels."""
+        """Hash of the bytes as received; of an array, of its shape and pixels."""
         if self._data:
             return hashlib.sha256(self._data).hexdigest()
         pixels = self.pixels()
@@ -143,27 +136,23 @@ class Frame:
         """
         if not self._data or min(self.height // at_least[0], self.width // at_least[1]) < 2:
             return self.pixels(), 1
-        # Not kept, nor taken from what is kept: the result must not depend on who has decoded the image before.
+        # Not cached, nor taken from the cache: the result must not depend on whether the image was decoded before.
         with self._lock:
             opened = self._take_opened()
         pixels = opened.decode(at_least)
         return pixels, round(max(self.height / pixels.shape[0], self.width / pixels.shape[1]))
 
     def _take_opened(self) -> OpenedImage:
-        """The image with its header read; for one decoding."""
+        """The image with its header read; it can be decoded once."""
         opened, self._opened = self._opened, None
         return opened or OpenedImage(self._data, self._limits)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Decoded pixels are 20 times the size of the JPEG: what travels is the JPEG, or the array where there is no
-        # JPEG.
-        carried = None if self._data else self._pixels
-        return _restore, ((self._data, self.width, self.height, self._limits, self.uri, self.format), carried)
+    def __getstate__(self) -> dict[str, Any]:
+        # Decoded pixels are 20 times the size of the JPEG, so the encoded bytes are sent if there are any.
+        pixels = None if self._data else self._pixels
+        return {**vars(self), "_lock": None, "_opened": None, "_pixels": pixels}
 
-
-def _restore(fields: tuple[Any, ...], pixels: Image | None) -> Frame:
-    frame = Frame(*fields)
-    if pixels is not None:
-        pixels.flags.writeable = False
-        frame._pixels = pixels
-    return frame
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+        if self._pixels is not None:
+            self._pixels.flags.writeable = False

@@ -1,4 +1,4 @@
-"""What the engine and a step say to each other, in one process or across machines."""
+"""The messages between the engine and its steps, in one process or across machines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-# The named tuples are a part of every answer: a dataclass takes longer to pickle.
+# Every answer has these named tuples: dataclasses take longer to pickle.
 class CropSpec(NamedTuple):
     """How a step wants its crops: ``size`` (H, W) or ``None`` for their own size; ``padding`` is a share of the box,
     0..1."""
@@ -86,7 +86,7 @@ class Timings(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A detection that a step is asked about: its index in the detector's list, and itself."""
+    """A detection to look at: its index in the detector's list, and the detection itself."""
 
     index: int
     detection: Mapping[str, Any]
@@ -102,9 +102,9 @@ class StepRequest:
         targets: the detections to look at, or ``None`` for the whole image.
         crops: the pixels of ``targets``, already cut as ``crop`` says; ``None``: cut them from ``frame``.
         crop: how ``crops`` were cut.
-        frame: the encoded image; ``None`` where ``crops`` say all that is needed.
-        cut_for: steps whose crops to cut along with the answer, and how they want them.
-        crop_budget_bytes: pixels that may travel back with the answer at most; crops beyond it are left out.
+        frame: the encoded image; ``None`` if ``crops`` are enough.
+        cut_for: the steps whose crops are to be returned with the answer, and how they want them.
+        crop_budget_bytes: limit on the crops that are returned with the answer; crops beyond it are left out.
         request_id: the request's identity, for logs.
         sha256: of the image's bytes, in hex.
         priority: where it waits with others.
@@ -162,7 +162,7 @@ class StepAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """An answer that came along with another one, before it was asked for.
+    """The answer of a dependent step, returned together with that of the step it depends on.
 
     Attributes:
         targets: indices of the detections that the step looked at.

@@ -1,5 +1,5 @@
-"""Metadata: what a client says about its image. One check for every entrance, so that what is accepted can be stored
-and answered as JSON again."""
+"""Metadata: what a client sends with its image. Checked in one place for all inputs, so that what is accepted can be
+stored and returned as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_METADATA_BYTES = 64 * 1024
 """As compact JSON in UTF-8. Small JSON can make large objects: of 64 KiB at most some 2 MB."""
 
 MAX_METADATA_TEXT_BYTES = 3 * MAX_METADATA_BYTES
-"""As it is sent, with spaces, and with characters of two bytes escaped to six. This bounds what is parsed."""
+"""As sent, with spaces, and with characters of two bytes escaped to six. This bounds what is parsed."""
 
 _MAX_DEPTH = 32
 # Python refuses to write integers of more than 4,300 digits; rules multiply.
@@ -23,11 +23,11 @@ _MAX_INT_BITS = 256
 
 
 def parse_metadata(text: str | bytes, where: str = "'metadata'") -> dict[str, Any]:
-    """Read metadata that comes as text: a form field, a command-line option.
+    """Parse metadata from text: a form field, a command-line option.
 
     Args:
         text: JSON.
-        where: what it is called in messages.
+        where: its name in messages.
 
     Raises:
         Malformed: it is not JSON, too long, or :func:`checked_metadata` refuses it.
@@ -47,12 +47,12 @@ def checked_metadata(metadata: object, where: str = "'metadata'") -> dict[str, A
     """Return metadata that can be written as JSON again.
 
     Args:
-        metadata: the value; ``None`` counts as left out and gives ``{}``.
-        where: what it is called in messages.
+        metadata: the value; ``None`` gives ``{}``.
+        where: its name in messages.
 
     Raises:
-        Malformed: it is not a JSON object, it is nested too deeply or too large, or it has a value that JSON does not
-            know: NaN, Infinity, a lone surrogate.
+        Malformed: it is not a JSON object, is nested too deeply or too large, or has a value that is not JSON: NaN,
+            Infinity, a lone surrogate.
     """
     if metadata is None:
         return {}

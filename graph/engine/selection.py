@@ -1,38 +1,33 @@
-"""Which detections a step's crop rule sees, and which of them it picks."""
+"""The detections that a step's crop rule is evaluated for, and those that it picks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from graph.conditions import Budget, RuleError
+from graph.conditions import Budget, Rule, RuleError
 from graph.engine.messages import Target
 from graph.plan import PlannedStep
 
 __all__ = ["detections_for", "picks"]
 
+Json: TypeAlias = Mapping[str, Any]
+
 
 def picks(
-    step: PlannedStep,
-    context: Mapping[str, Any],
-    image: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    budget: Budget,
+    crops: Rule, context: Json, image: Json, detections: Sequence[Json], budget: Budget
 ) -> Iterator[Target | None]:
-    """Evaluate the step's crop rule for each detection, in the detector's order; ``None``: it is not picked.
+    """Evaluate a crop rule for each detection, in the detector's order; ``None``: it is not picked.
 
     Raises:
-        RuleError: the rule could not be decided for one of them, or ``budget`` is used up.
+        RuleError: the rule could not be evaluated for one of them, or ``budget`` is used up.
     """
-    rule = step.crops
-    if rule is None:
-        raise ValueError(f"step '{step.name}' has no crop rule")
     for index, detection in enumerate(detections):
-        held = rule(context=context, image=image, detection=detection, budget=budget)
+        held = crops(context=context, image=image, detection=detection, budget=budget)
         yield Target(index, detection) if held else None
 
 
-def detections_for(step: PlannedStep, context: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def detections_for(step: PlannedStep, context: Json) -> Sequence[Json]:
     """The detections that the step's crop rule is applied to.
 
     Raises:
@@ -43,11 +38,11 @@ def detections_for(step: PlannedStep, context: Mapping[str, Any]) -> Sequence[Ma
     if step.crops_from is not None:
         sources = [name for name in sources if name == step.crops_from]
     if len(sources) == 1:
-        found: Sequence[Mapping[str, Any]] = context[sources[0]]["detections"]
+        found: Sequence[Json] = context[sources[0]]["detections"]
         return found
     names = ", ".join(repr(name) for name in sources or step.depends_on)
     if sources:
-        raise RuleError(f"{names} all have detections; say which with `crops_from: {sources[0]}`")
+        raise RuleError(f"{names} all have detections; choose one with `crops_from: {sources[0]}`")
     raise RuleError(
         f"no detections to crop from: {step.crops_from or names} has none; depend on a detector, or write `crops: null`"
     )

@@ -1,4 +1,4 @@
-"""The pipeline file: its schema, reading it, and every check, with all errors at once."""
+"""The pipeline file: its schema, reading it, and all checks; every error is reported at once."""
 
 from graph.pipeline_file.classes import constructor_of
 from graph.pipeline_file.loading import Checked, PipelineError, Source, check, load

@@ -22,7 +22,7 @@ __all__ = ["ClassError", "Constructor", "constructor_of", "import_class"]
 
 
 class ClassError(SetupError):
-    """A class cannot be a step's classifier; the message says why and what to do."""
+    """A class cannot be a step's classifier; the message says why, and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Constructor:
 
     Attributes:
         parameters: with evaluated annotations; :data:`inspect.Parameter.empty` for one that cannot be evaluated.
-        inherited: names of those that belong to a base class's constructor, which gets them through ``**kwargs``.
-        is_open: it also takes names that are not among the parameters.
+        inherited: names of those that a base class's constructor takes, through ``**kwargs``.
+        is_open: it also accepts other names.
     """
 
     parameters: Mapping[str, inspect.Parameter]
@@ -40,12 +40,12 @@ class Constructor:
     is_open: bool
 
     def requires(self, name: str) -> bool:
-        """Whether the class cannot be made without this argument."""
+        """Whether the constructor requires this argument."""
         return self.parameters[name].default is inspect.Parameter.empty and name not in self.inherited
 
 
 def import_class(path: str) -> type[BaseClassifier]:
-    """Import a classifier by its dotted path. What its module prints goes to stderr: stdout belongs to results.
+    """Import a classifier by its dotted path. What its module prints goes to stderr: stdout is for results.
 
     Raises:
         ClassError: there is no such class, its module fails, or it is not a complete classifier.
@@ -54,10 +54,10 @@ def import_class(path: str) -> type[BaseClassifier]:
     module = _import_module(module_name)
     cls = getattr(module, class_name, None)
     if cls is None:
-        classes = [
-            name for name, value in vars(module).items() if _is_classifier(value) and value is not BaseClassifier
-        ]
-        known = f"; its classifiers: {', '.join(sorted(classes))}" if classes else ""
+        classes = sorted(
+            key for key, value in vars(module).items() if _is_classifier(value) and key != "BaseClassifier"
+        )
+        known = f"; its classifiers: {', '.join(classes)}" if classes else ""
         raise ClassError(f"module {module_name!r} has no {class_name!r}{did_you_mean(class_name, classes, known)}")
     if not isinstance(cls, type):
         raise ClassError(f"{path!r} is {_kind(cls)}, not a class; write the path of the class")
@@ -69,17 +69,19 @@ def import_class(path: str) -> type[BaseClassifier]:
     return typing.cast("type[BaseClassifier]", cls)
 
 
-@functools.lru_cache(maxsize=256)  # asked several times of each class
+@functools.lru_cache(maxsize=256)  # called several times for each class
 def constructor_of(cls: type[BaseClassifier]) -> Constructor:
-    """The keyword arguments that ``cls`` takes, with those that it passes on to its bases through ``**kwargs``."""
+    """The keyword arguments of ``cls``, with those that it passes on to its bases through ``**kwargs``."""
     parameters: dict[str, inspect.Parameter] = {}
     own: list[str] | None = None
-    for owner in cls.__mro__[:-1]:  # object, the last, takes nothing
+    is_open = False
+    for owner in cls.__mro__[:-1]:  # without object, the last
         init = vars(owner).get("__init__")
         if init is None:
             continue
-        if not inspect.isfunction(init):  # written in C: nothing to read
-            return _constructor(parameters, own, is_open=init is not object.__init__ or own is not None)
+        if not inspect.isfunction(init):  # written in C: no signature
+            is_open = init is not object.__init__
+            break
         arguments = list(inspect.signature(init).parameters.values())[1:]
         names_space = inspect.unwrap(init).__globals__
         for argument in arguments:
@@ -89,13 +91,8 @@ def constructor_of(cls: type[BaseClassifier]) -> Constructor:
         if all(argument.kind is not argument.VAR_KEYWORD for argument in arguments):
             break
         own = [*parameters] if own is None else own
-    return _constructor(parameters, own, is_open=own is not None)
-
-
-def _constructor(
-    parameters: dict[str, inspect.Parameter], own: Collection[str] | None, *, is_open: bool
-) -> Constructor:
-    return Constructor(parameters, parameters.keys() - (parameters if own is None else own), is_open)
+    inherited = parameters.keys() - (parameters if own is None else own)
+    return Constructor(parameters, inherited, is_open or own is not None)
 
 
 def _import_module(name: str) -> ModuleType:
@@ -111,7 +108,7 @@ def _import_module(name: str) -> ModuleType:
         raise ClassError(_not_found(absent)) from None
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 - a plug-in may do anything; the message carries what it was
+    except BaseException as error:  # noqa: BLE001 - a plug-in may raise anything
         raise ClassError(f"importing {name!r} failed: {type(error).__name__}: {error}".rstrip(": ")) from None
 
 
@@ -131,9 +128,8 @@ def _check_attributes(path: str, cls: type[BaseClassifier]) -> None:
         raise ClassError(f"{path!r}: its default_crops must be a string or None; it is {_kind(default_crops)}")
     names: object = cls.tunables
     if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
-        raise ClassError(
-            f"{path!r}: its tunables must be a set of argument names, for example frozenset({{'confidence'}})"
-        )
+        example = "frozenset({'confidence'})"
+        raise ClassError(f"{path!r}: its tunables must be a set of argument names, for example {example}")
     constructor = constructor_of(cls)
     if not constructor.is_open and (others := sorted(set(names) - set(constructor.parameters))):
         raise ClassError(f"{path!r}: its tunables name {others[0]!r}, which its constructor does not take")
@@ -148,7 +144,7 @@ def _kind(value: object) -> str:
 
 
 def _evaluated(annotation: Any, names_space: dict[str, Any]) -> Any:
-    """The annotation as a type; empty where its text names something that exists for type checkers only."""
+    """The annotation as a type; empty if it names something that exists for type checkers only."""
     if annotation is inspect.Parameter.empty:
         return annotation
 
@@ -157,5 +153,5 @@ def _evaluated(annotation: Any, names_space: dict[str, Any]) -> Any:
     holder.__annotations__ = {"value": annotation}
     try:
         return typing.get_type_hints(holder, globalns=names_space, include_extras=True)["value"]
-    except Exception:  # noqa: BLE001 - any text may stand in an annotation; without a type the argument is not checked
+    except Exception:  # noqa: BLE001 - an annotation may be any text; without a type the argument is not checked
         return inspect.Parameter.empty

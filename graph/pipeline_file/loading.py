@@ -30,7 +30,7 @@ MAX_DEPTH = 50
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A configuration without mistakes, and what was found out about its steps, in their order."""
+    """A valid configuration, and its steps with their classes and rules, in file order."""
 
     config: PipelineConfig
     steps: tuple[Draft, ...]
@@ -43,7 +43,7 @@ def load(source: Source) -> PipelineConfig:
         source: a path, to which relative paths in the file are relative, or a mapping, whose paths stay as they are.
 
     Raises:
-        PipelineError: with every mistake.
+        PipelineError: with all errors.
     """
     return check(source).config
 
@@ -52,7 +52,7 @@ def check(source: Source) -> Checked:
     """As :func:`load`, with the imported classes and compiled rules.
 
     Raises:
-        PipelineError: with every mistake.
+        PipelineError: with all errors.
     """
     if isinstance(source, str | Path):
         path = Path(source)
@@ -68,14 +68,18 @@ def check(source: Source) -> Checked:
 
 def _checked(document: Document, report: Report, name: str, folder: Path | None = None, text: str = "") -> Checked:
     for problem in document.problems:
-        _report_problem(problem, report, text)
+        if problem.loc or problem.line is None:
+            report.add_unreadable(problem.loc, problem.message, problem.line)
+        else:
+            # What could not be parsed has no place in the data. Readers look for the last step and key above it.
+            report.add_at(problem.line, *_step_and_key_above(text, problem.line), problem.message)
     data = document.data
     if not isinstance(data, dict):
         if not document.problems:
             wrong = f"expected a mapping with the key `pipeline`; got {shown(data)}"
             report.add((), wrong if document.lines else "the file is empty; a pipeline file has the key `pipeline`")
         report.raise_if_any()
-    data = {key: value for key, value in data.items() if not key.startswith("x-")}  # for anchors, and for notes
+    data = {key: value for key, value in data.items() if not key.startswith("x-")}  # for anchors and notes
     if data.get("name") is None:
         data["name"] = name
     drafts = read_drafts(data)
@@ -94,39 +98,34 @@ def _report_invalid(error: ValidationError, report: Report) -> None:
     for detail in error.errors(include_url=False):
         loc = detail["loc"]
         if detail["type"] == "too_short" and detail["input"]:
-            continue  # pydantic counts the items without mistakes only
+            continue  # pydantic counts only the items without errors
         message = sentence(detail, PipelineConfig)
         if detail["type"] == "extra_forbidden" and loc[-2:] in (("serve", "timeout_ms"), ("serve", "on_error")):
-            message = "stands beside `serve` too; keep one of the two"
+            message = "is also given beside `serve`; keep one of the two"
         elif detail["type"] == "extra_forbidden" and loc[0] == "pipeline" and len(loc) == 3:
-            message += "; what the class's constructor takes stands under `params`" if "known are" in message else ""
+            message += "; arguments of the class's constructor belong under `params`" if "known are" in message else ""
         report.add(loc, message)
 
 
 def _read_text(path: Path, file: str) -> str:
-    report = Report(file)
-    data = b""
+    line = None
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
+        if len(data) <= MAX_FILE_BYTES:
+            return data.decode()
+        problem = f"has more than {MAX_FILE_BYTES // 1024} KiB; is it a pipeline file?"
     except FileNotFoundError:
-        report.add((), f"no such file{_other_file(path)}")
+        problem = f"no such file{_other_file(path)}"
     except IsADirectoryError:
         files = _pipeline_files(path)
-        report.add((), f"is a folder; name a file in it{': ' + ', '.join(files) if files else ''}")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        report.add((), f"cannot be read: {getattr(error, 'strerror', None) or error}")
-    if len(data) > MAX_FILE_BYTES:
-        report.add((), f"has more than {MAX_FILE_BYTES // 1024} KiB; is it a pipeline file?")
-    text = ""
-    try:
-        text = data.decode("utf-8")
+        problem = f"is a folder; name a file in it{': ' + ', '.join(files) if files else ''}"
     except UnicodeDecodeError as error:
-        report.add(
-            (), f"byte {error.start} is not UTF-8; save the file as UTF-8", data.count(b"\n", 0, error.start) + 1
-        )
-    report.raise_if_any()
-    return text
+        problem = f"byte {error.start} is not UTF-8; save the file as UTF-8"
+        line = data.count(b"\n", 0, error.start) + 1
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise PipelineError([Mistake(file, line, None, None, problem)])
 
 
 def _other_file(path: Path) -> str:
@@ -143,15 +142,6 @@ def _pipeline_files(folder: Path) -> list[str]:
         return sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))[:20]
     except OSError:
         return []
-
-
-def _report_problem(problem: Problem, report: Report, text: str) -> None:
-    if problem.loc or problem.line is None:
-        report.add_unreadable(problem.loc, problem.message, problem.line)
-        return
-    # what could not be parsed has no place in the data: the last step and key above it are what the reader looks for
-    step, key = _step_and_key_above(text, problem.line)
-    report.add_at(problem.line, step, key, problem.message)
 
 
 def _step_and_key_above(text: str, line: int) -> tuple[str | None, str | None]:
@@ -191,4 +181,4 @@ def _plain(value: object, loc: Loc, problems: list[Problem]) -> Any:
         return value
     if isinstance(value, PurePath):
         return str(value)
-    return problem(f"a {type(value).__name__} cannot stand in a pipeline; use the types that JSON has")
+    return problem(f"a {type(value).__name__} is not allowed in a pipeline; use the types of JSON")

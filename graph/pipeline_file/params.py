@@ -26,8 +26,8 @@ __all__ = ["absolute_paths", "checked_params"]
 def absolute_paths(cls: type[BaseClassifier], params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """``params`` with relative paths made absolute.
 
-    A text that begins with ``./`` or ``../`` is relative to ``folder``. So is one for an argument that is annotated as
-    a path, when there is a file or folder of that name in ``folder``.
+    A string that begins with ``./`` or ``../`` is relative to ``folder``. So is one for an argument that is annotated
+    as a path, if ``folder`` has a file or folder of that name.
     """
     parameters = constructor_of(cls).parameters
     return {
@@ -42,7 +42,7 @@ def checked_params(
     """Check ``params`` by name and by annotated type and range.
 
     Returns:
-        The arguments as the constructor gets them, and what is wrong: the place in ``params`` and a sentence.
+        The arguments for the constructor, and the errors: the place in ``params`` and the message.
     """
     constructor = constructor_of(cls)
     arguments: dict[str, Any] = {}
@@ -76,40 +76,32 @@ def _unknown(key: str, cls: type[BaseClassifier], constructor: Constructor) -> s
 
 def _checked(parameter: inspect.Parameter, value: Any) -> tuple[Any, list[tuple[Loc, str]]]:
     try:
-        adapter: TypeAdapter[Any] = _adapter(parameter.annotation)
-    except Exception:  # noqa: BLE001 - anything may stand in an annotation; what is no type leaves it to the constructor
+        try:
+            adapter = TypeAdapter[Any](parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        except PydanticUserError:  # a model, a dataclass or a typed dict has its own configuration
+            adapter = TypeAdapter[Any](parameter.annotation)
+    except Exception:  # noqa: BLE001 - an annotation may be anything; if it is no type, the constructor checks the value
         return value, []
     try:
-        # JSON's strict rules are those of a file: a list may become a tuple and a string a path, but no text a number
+        # as strict as a file: a list may become a tuple and a string a path, but a string no number
         return adapter.validate_json(json.dumps(value), strict=True), []
     except ValidationError as error:
         details = error.errors(include_url=False)
         if any(detail["type"] == "needs_python_object" for detail in details):
-            return value, []  # a class of the plug-in's own: the constructor is the judge
-        if _is_union(parameter.annotation):
+            return value, []  # a class of the plug-in: its constructor checks the value
+        arms = {*typing.get_args(_bare(parameter.annotation))} - {type(None)}
+        if len(arms) > 1 and typing.get_origin(_bare(parameter.annotation)) in (typing.Union, types.UnionType):
             return value, [((), f"expected {_type_text(parameter.annotation)}; got {shown(value)}")]
         return value, [(tuple(detail["loc"]), sentence(detail)) for detail in details]
-    except Exception as error:  # noqa: BLE001 - a plug-in's validator may do anything; the message carries what it was
+    except Exception as error:  # noqa: BLE001 - a plug-in's validator may raise anything
         return value, [((), f"checking it failed: {type(error).__name__}: {error}")]
 
 
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a model, a dataclass or a typed dict has a configuration of its own
-        return TypeAdapter(annotation)
-
-
 def _type_text(annotation: Any) -> str:
-    """A type as Python writes it; empty where there is none."""
+    """A type as Python writes it; empty if there is none."""
     bare = _bare(annotation)
     text = inspect.formatannotation(bare).replace("typing.", "")
     return "" if bare is inspect.Parameter.empty else text
-
-
-def _is_union(annotation: Any) -> bool:
-    arms = {*typing.get_args(_bare(annotation))} - {type(None)}
-    return typing.get_origin(_bare(annotation)) in (typing.Union, types.UnionType) and len(arms) > 1
 
 
 def _bare(annotation: Any) -> Any:
@@ -137,13 +129,6 @@ def _absolute(value: Any, folder: Path, is_path: bool) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value
     explicit = value in (".", "..") or value.startswith(("./", "../"))
-    if not explicit and not (is_path and _is_there(folder / value)):
+    if not explicit and not (is_path and os.path.exists(folder / value)):  # noqa: PTH110 - unlike Path.exists, never raises
         return value
-    return os.path.normpath(folder / value)  # not resolve(): a link's own name may have the ending that says the format
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a string that is no file name: too long, or with a NUL
-        return False
+    return os.path.normpath(folder / value)  # not resolve(): a link's name may have the suffix that tells the format

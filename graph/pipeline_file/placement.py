@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from classifiers.suggestions import did_you_mean
 from graph.pipeline_file.report import Report
 from graph.pipeline_file.schema import StepConfig
 from graph.pipeline_file.serve_options import INGRESS
-from graph.pipeline_file.step_checks import Draft
+from graph.pipeline_file.step_checks import Draft, text_of
 
 __all__ = ["check_placement", "hosts_of"]
 
-# They say how many processes there are and what waits before them: that is the host's to say.
+# How many processes there are, and what waits for them: options of the host.
 _OF_THE_HOST = ("num_replicas", "autoscaling", "max_ongoing_requests", "max_queued_requests")
 
 
 def check_placement(drafts: Sequence[Draft], report: Report) -> None:
-    """Check that each step shares a process only with the ingress or with a step that it depends on, and has no option
-    that would have no effect there."""
+    """Check that each step shares a process only with the ingress or with a step that it depends on, and that all its
+    options have an effect there."""
     names = [draft.name for draft in drafts if draft.name is not None]
     for draft in drafts:
-        where = _serve(draft).get("colocate_with")
-        if not isinstance(where, str) or not where or draft.depends_on is None:
+        where = text_of(draft.serve, "colocate_with")
+        if where is None or draft.depends_on is None:
             continue
         if problem := _problem(where, draft.name, draft.depends_on, names):
             report.add((*draft.loc("serve"), "colocate_with"), problem)
             continue
         for key in _OF_THE_HOST:
-            if _serve(draft).get(key) is not None:
+            if draft.serve.get(key) is not None:
                 fix = "the `gateway:` block" if where == INGRESS else f"the `serve` of {where!r}"
                 report.add((*draft.loc("serve"), key), f"has no effect in the process of {where!r}; move it to {fix}")
     _check_gpus(drafts, report)
@@ -42,7 +41,7 @@ def hosts_of(steps: Sequence[StepConfig]) -> dict[str, str]:
 
 
 def _host(name: str, wanted: Mapping[str, str | None]) -> str:
-    for _ in wanted:  # no while: in a file with mistakes there may be a cycle
+    for _ in wanted:  # not `while`: an invalid file may have a cycle
         where = wanted.get(name)
         if where is None:
             break
@@ -71,12 +70,12 @@ def _problem(where: str, name: str | None, depends_on: Sequence[str], names: Seq
 
 
 def _check_gpus(drafts: Sequence[Draft], report: Report) -> None:
-    """What shares a process reserves its GPUs together, and Ray gives shares up to 1 or whole ones."""
+    """Steps that share a process reserve their GPUs together, and Ray allots fractions up to 1 or whole GPUs."""
     by_name = {draft.name: draft for draft in drafts if draft.name is not None}
-    wanted = {name: _text(_serve(draft).get("colocate_with")) for name, draft in by_name.items()}
+    wanted = {name: text_of(draft.serve, "colocate_with") for name, draft in by_name.items()}
     together: dict[str, dict[str, float]] = {}
     for name, draft in by_name.items():
-        gpus = _serve(draft).get("num_gpus", 0)
+        gpus = draft.serve.get("num_gpus", 0)
         if isinstance(gpus, int | float) and gpus:
             together.setdefault(_host(name, wanted), {})[name] = gpus
     for shares in together.values():
@@ -88,12 +87,3 @@ def _check_gpus(drafts: Sequence[Draft], report: Report) -> None:
                 f"{' and '.join(map(repr, shares))} share a process and take {total:g} GPUs together; that must be a "
                 "share up to 1 or a whole number",
             )
-
-
-def _serve(draft: Draft) -> dict[str, Any]:
-    serve = draft.data.get("serve")
-    return serve if isinstance(serve, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

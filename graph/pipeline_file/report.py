@@ -16,11 +16,11 @@ Loc: TypeAlias = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake.
+    """One error in a pipeline.
 
     Attributes:
         file: the pipeline file as the caller named it; ``None`` for an inline mapping.
-        line: counted from 1; ``None`` where the mistake has no line.
+        line: counted from 1; ``None`` if it has no line.
         step: the step's name, or its place (``pipeline[2]``) when it has none; ``None``: it is not in a step.
         key: the key in the step or, outside of one, in the file, for example ``serve.max_batch_size``.
         message: what is wrong and the fix.
@@ -35,21 +35,19 @@ class Mistake:
     place: str = ""
 
     def __str__(self) -> str:
-        if self.file is None:
-            where = self.place or "pipeline"
-        else:
-            where = self.file if self.line is None else f"{self.file}:{self.line}"
+        where = self.place or "pipeline" if self.file is None else self.file
+        if self.line is not None:
+            where += f":{self.line}"
         what = []
-        if self.step is not None:
-            # a step without a name is called by its place, which is no text of the file
+        if self.step is not None:  # a step without a name is called by its place, which is not quoted
             what.append(f"step {self.step}" if self.step.endswith("]") else f"step {self.step!r}")
         if self.key is not None:
             what.append(f"key {self.key!r}")
-        return f"{where}: {', '.join(what)}: {self.message}" if what else f"{where}: {self.message}"
+        return ": ".join([where, ", ".join(what), self.message] if what else [where, self.message])
 
 
 class PipelineError(SetupError):
-    """A pipeline has mistakes. ``str(error)`` has one line for each.
+    """A pipeline has errors. ``str(error)`` has one line for each.
 
     Attributes:
         mistakes: in the order of the file.
@@ -64,11 +62,11 @@ class PipelineError(SetupError):
 
 
 class Report:
-    """Mistakes found so far.
+    """Errors found so far.
 
     Args:
         file: as the caller named it; ``None`` for an inline mapping.
-        data: the data that was read, to call steps by their names.
+        data: what was read; it has the names of steps.
         lines: the line of each key and list item.
     """
 
@@ -80,23 +78,21 @@ class Report:
         self._unreadable: set[Loc] = set()
 
     def add(self, loc: Iterable[str | int], message: str, line: int | None = None) -> None:
-        """Note a mistake at ``loc``; ``line`` where it is known better than from there."""
+        """Add an error at ``loc``; ``line`` if it is known more precisely."""
         loc = tuple(loc)
         if any(loc[:end] in self._unreadable for end in range(1, len(loc) + 1)):
-            return  # what stands in the data there is not what stands in the file
-        step, key = self._step_and_key(loc)
-        if line is None:
-            line = self._line(loc)
-        message = " ".join(row.strip() for row in message.splitlines())  # of a plug-in's error; one mistake, one line
-        self._mistakes.append(Mistake(self._file, line, step, key, message, place_text(loc)))
+            return  # the data there differ from the file
+        line = self._line(loc) if line is None else line
+        message = " ".join(row.strip() for row in message.splitlines())  # a plug-in's message may have several lines
+        self._mistakes.append(Mistake(self._file, line, *self._step_and_key(loc), message, place_text(loc)))
 
     def add_unreadable(self, loc: Loc, message: str, line: int | None) -> None:
-        """Note that the value at ``loc`` could not be read; nothing else is said about it."""
+        """Add that the value at ``loc`` could not be read; nothing else is reported about it."""
         self.add(loc, message, line)
         self._unreadable.add(loc)
 
     def add_at(self, line: int, step: str | None, key: str | None, message: str) -> None:
-        """Note a mistake in text that could not be parsed."""
+        """Add an error in text that could not be parsed."""
         self._mistakes.append(Mistake(self._file, line, step, key, message))
 
     def error(self) -> PipelineError:
@@ -110,26 +106,19 @@ class Report:
 
     def _line(self, loc: Loc) -> int | None:
         if len(loc) == 3 and loc not in self._lines and (*loc[:2], "serve", loc[2]) in self._lines:
-            return self._lines[(*loc[:2], "serve", loc[2])]  # `timeout_ms` and `on_error` may stand in either place
-        for end in range(len(loc), -1, -1):
-            if loc[:end] in self._lines:
-                return self._lines[loc[:end]]
-        return None
+            return self._lines[(*loc[:2], "serve", loc[2])]  # `timeout_ms` and `on_error` may be in either place
+        return next((self._lines[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self._lines), None)
 
     def _step_and_key(self, loc: Loc) -> tuple[str | None, str | None]:
         if len(loc) < 2 or loc[0] != "pipeline" or not isinstance(loc[1], int):
             return None, place_text(loc) or None
-        inner = loc[2:]
-        if inner[:1] == ("depends_on",):
-            inner = inner[:1]
-        return self._step_name(loc[1]), place_text(inner) or "pipeline"
-
-    def _step_name(self, index: int) -> str:
+        inner = loc[2:3] if loc[2:3] == ("depends_on",) else loc[2:]
         try:
-            name = self._data["pipeline"][index]["name"]
+            name = self._data["pipeline"][loc[1]]["name"]
         except (TypeError, LookupError):
             name = None
-        return name if isinstance(name, str) and name else f"pipeline[{index}]"
+        step = name if isinstance(name, str) and name else f"pipeline[{loc[1]}]"
+        return step, place_text(inner) or "pipeline"
 
 
 def place_text(loc: Loc) -> str:

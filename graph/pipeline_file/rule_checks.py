@@ -15,18 +15,11 @@ __all__ = ["checked_rule", "default_crops_problem"]
 def checked_rule(
     kind: Literal["condition", "crops"],
     source: str,
-    step: str | None,
     depends_on: Collection[str] | None,
+    step: str | None = None,
     names: Collection[str] = (),
 ) -> Rule:
-    """Compile a rule.
-
-    Args:
-        kind: what it decides.
-        source: its text.
-        step: the name of its step, as far as it is known.
-        depends_on: what the rule may read; ``None``: not known, and not checked.
-        names: the names of all steps.
+    """Compile a rule of ``step``, in a file that has the steps ``names``. Without ``depends_on`` it may read any step.
 
     Raises:
         RuleSyntaxError: it does not compile, or reads a step that its own does not depend on.
@@ -39,14 +32,14 @@ def checked_rule(
 
 
 def default_crops_problem(cls: type[BaseClassifier], depends_on: Collection[str]) -> str | None:
-    """Why the class's own crop rule cannot stand for a step with these dependencies; ``None``: it can, or has none."""
+    """Why the class's own crop rule does not fit a step with these dependencies; ``None``: it fits, or it has none."""
     if cls.default_crops is None:
         return None
     if not depends_on:
         fix = "add depends_on, or write `crops: null`"
         return f"the class has its own crop rule, and no step gives it detections; {fix}"
     try:
-        checked_rule("crops", cls.default_crops, None, depends_on)
+        checked_rule("crops", cls.default_crops, depends_on)
     except RuleSyntaxError as problem:
         return f"the class's own crop rule {cls.default_crops!r} {problem}; write `crops` in the file"
     return None
@@ -54,7 +47,7 @@ def default_crops_problem(cls: type[BaseClassifier], depends_on: Collection[str]
 
 def _reads(read: str, step: str | None, depends_on: Collection[str], names: Collection[str]) -> str:
     if read == step:
-        return f"reads the result of its own step {read!r}, which is not there yet; read one of the steps it depends on"
+        return f"reads the result of its own step {read!r}, which does not exist yet; read a step it depends on"
     if read in names:
         return f"reads the result of step {read!r}, which this step does not depend on; add {read!r} to depends_on"
     if read == "detection":

@@ -1,4 +1,4 @@
-"""What may stand in a pipeline file, and in each of its steps."""
+"""The keys of a pipeline file, and of each of its steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESERVED_NAMES = frozenset({"detection", "gateway", INGRESS, "worker"})
 STEP_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 CLASS_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
 
-_MOVED = ("timeout_ms", "on_error")  # may stand in `serve:` too
+_MOVED = ("timeout_ms", "on_error")  # may be given in `serve` too
 
 
 def _as_tuple(value: Any) -> Any:
@@ -79,33 +79,33 @@ class StepConfig(Closed, strict=True):
     )
     crops: Rule | None = Field(
         None,
-        description="Evaluated once per detection: which become crops for this step. Without this key the class's own "
-        "rule applies; null: the whole image.",
+        description="Evaluated once per detection: true makes it a crop for this step. Without this key the class's "
+        "own rule applies; null: the whole image.",
         examples=["detection['class_name'] == 'person'"],
     )
     crops_from: StepName | None = Field(
         None,
-        description="Whose detections `crops` speaks of, where several of the steps it depends on have some.",
+        description="The step whose detections `crops` refers to, where several dependencies have detections.",
         examples=["object_detection"],
     )
     decode: Literal["full", "reduced"] = Field(
         "full",
         description="`reduced`: a JPEG that is larger than this step's classifier needs is decoded for it at 1/2, 1/4 "
-        "or 1/8 of its size. Boxes are still pixels of the full image, and crops are still cut from full pixels, "
-        "decoded when there is one to cut: pays where most images have none. Moves detections a little.",
+        "or 1/8 of its size. Boxes are still pixels of the full image, and crops are still cut at full size, "
+        "decoded when there is one to cut: worth it where most images have none. Moves detections a little.",
         examples=["reduced"],
     )
     timeout_ms: int | None = Field(
         None,
         ge=1,
         le=86_400_000,
-        description="Longest time for this step, in milliseconds; null: the request's deadline.",
+        description="Time limit of this step, in milliseconds; null: the request's deadline.",
         examples=[500],
     )
     on_error: Literal["fail", "skip"] | None = Field(
         None,
-        description="What a failure means: `fail` fails the request, `skip` goes on without this step. null: `fail` "
-        "for a step without dependencies, `skip` for others.",
+        description="`fail`: a failure of this step fails the request. `skip`: the request continues without it. null: "
+        "`fail` for a step without dependencies, `skip` for others.",
         examples=["skip"],
     )
     serve: ServeConfig = Field(
@@ -123,7 +123,7 @@ class StepConfig(Closed, strict=True):
         if not isinstance(data, dict) or not isinstance(data.get("serve"), dict):
             return data
         serve = dict(data["serve"])
-        # a key that stands in both places stays in `serve`, where it is an unknown key
+        # a key that is given in both places stays in `serve`, where it is an unknown key
         moved = {key: serve.pop(key) for key in _MOVED if key in serve and key not in data}
         return {**data, **moved, "serve": serve}
 
@@ -145,7 +145,7 @@ class StepConfig(Closed, strict=True):
         return value
 
     def to_dict(self) -> dict[str, Any]:
-        """The step as it would stand in a file, without what is default. Plain JSON values."""
+        """The step as in a file, without defaults. Plain JSON values."""
         data = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         if self.crops_given:
             data["crops"] = self.crops
@@ -168,7 +168,7 @@ class PipelineConfig(Closed):
     )
     pipeline: Annotated[tuple[StepConfig, ...], Field(strict=False)] = Field(
         min_length=1,
-        description="The steps. Their order is that of the results; what runs when follows from `depends_on`.",
+        description="The steps. Their order is that of the results; `depends_on` decides what runs when.",
         examples=[[{"name": "object_detection", "class": "classifiers.objects.ObjectClassifier"}]],
     )
     limits: ImageLimits = Field(

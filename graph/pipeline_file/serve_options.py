@@ -1,4 +1,4 @@
-"""What may stand in ``serve:`` beside a step."""
+"""The keys of the block ``serve`` of a step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from classifiers.validation import Closed, mistake
 __all__ = ["INGRESS", "AutoscalingConfig", "ServeConfig"]
 
 INGRESS = "ingress"
-"""What `colocate_with` calls the process that takes the requests; no step can have the name."""
+"""The name in `colocate_with` of the process that accepts requests; no step can have it."""
 
 
 class AutoscalingConfig(Closed, strict=True):
-    """Between how many replicas the step moves with its load."""
+    """How the number of replicas follows the load."""
 
-    min_replicas: int = Field(1, ge=0, description="Fewest replicas; 0 lets an idle step go away.", examples=[1])
+    min_replicas: int = Field(1, ge=0, description="Fewest replicas; 0: an idle step has none.", examples=[1])
     max_replicas: int = Field(ge=1, description="Most replicas.", examples=[4])
     initial_replicas: int | None = Field(
         None, ge=0, description="Replicas at the start; null: `min_replicas`.", examples=[1]
@@ -26,29 +26,28 @@ class AutoscalingConfig(Closed, strict=True):
     target_ongoing_crops: float | None = Field(
         None,
         gt=0,
-        description="Crops under way that one replica should have, those that wait for it included; null: one batch, "
-        "`max_batch_size`.",
+        description="Crops in progress per replica, waiting ones included; null: one batch, `max_batch_size`.",
         examples=[8],
     )
     target_ongoing_requests: float | None = Field(
         None,
         gt=0,
-        description="Requests under way that one replica should have: then the load is counted in requests, however "
-        "many crops are in each.",
+        description="Requests in progress per replica. The load is then counted in requests, however many crops "
+        "each has.",
         examples=[8],
     )
     upscale_delay_s: float = Field(
         2, ge=0, description="Seconds that the load must stay high before replicas are added.", examples=[2]
     )
     downscale_delay_s: float = Field(
-        600, ge=0, description="Seconds that the load must stay low before replicas go away.", examples=[600]
+        600, ge=0, description="Seconds that the load must stay low before replicas are removed.", examples=[600]
     )
 
     @field_validator("target_ongoing_requests")
     @classmethod
     def _one_measure(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is not None and info.data.get("target_ongoing_crops") is not None:
-            mistake("cannot stand beside `target_ongoing_crops`; keep one of them")
+            mistake("cannot be combined with `target_ongoing_crops`; keep one of them")
         return value
 
     @field_validator("max_replicas")
@@ -69,8 +68,8 @@ class AutoscalingConfig(Closed, strict=True):
 
 
 def _with_moved_keys(schema: dict[str, Any]) -> None:
-    """Let editors complete in ``serve`` what StepConfig takes out of it."""
-    better = "The same as beside `serve`, where it is better written."
+    """Let editors complete the keys in ``serve`` that StepConfig moves out of it."""
+    better = "The same as beside `serve`, which is the preferred place."
     schema["properties"] |= {
         "timeout_ms": {"type": ["integer", "null"], "minimum": 1, "description": better},
         "on_error": {"enum": ["fail", "skip", None], "description": better},
@@ -78,7 +77,7 @@ def _with_moved_keys(schema: dict[str, Any]) -> None:
 
 
 class ServeConfig(Closed):
-    """How the step is deployed on Ray Serve. Without a cluster only `max_batch_size` counts."""
+    """How the step is deployed on Ray Serve. Without a cluster only `max_batch_size` applies."""
 
     model_config = ConfigDict(strict=True, json_schema_extra=_with_moved_keys)
 
@@ -101,28 +100,28 @@ class ServeConfig(Closed):
     max_batch_size: int = Field(
         8, ge=1, description="Most images or crops that the classifier gets at once.", examples=[8]
     )
-    # None, because a batch gathers by itself while the model is busy with the one before it, and at low load a wait is
-    # pure latency. It can pay where a batch costs hardly more than one image, as on a GPU.
+    # 0, because a batch fills while the model is busy with the previous one, and at low load a wait only adds latency.
+    # It can pay off where a batch costs little more than one image, as on a GPU.
     batch_wait_ms: float = Field(
         0, ge=0, description="Longest wait for a batch to fill once the model is free, in milliseconds.", examples=[2]
     )
     max_ongoing_requests: int | None = Field(
         None,
         ge=1,
-        description="Requests that a replica works on at once; null: twice `max_batch_size`, one runs, one gathers.",
+        description="Requests that a replica works on at once; null: two batches, of which one runs and one fills.",
         examples=[16],
     )
     max_queued_requests: int | None = Field(
         None,
         ge=1,
-        description="Requests that may wait at each caller before more are refused; null: no limit.",
+        description="Requests that may wait at each caller before further ones are refused; null: no limit.",
         examples=[200],
     )
     colocate_with: str | None = Field(
         None,
         min_length=1,
         description="Run in another process instead of a deployment of its own: `ingress` for a step without "
-        "dependencies, the name of a step that it depends on for others. What both reserve adds up. The results are "
+        "dependencies, the name of a step that it depends on for others. Their reservations add up. The results are "
         "the same; null: a deployment of its own.",
         examples=[INGRESS],
     )
@@ -134,7 +133,7 @@ class ServeConfig(Closed):
 
     @property
     def scales_to_zero(self) -> bool:
-        """Whether the step may have no replica while nobody asks for it."""
+        """Whether the step may have no replica while it is idle."""
         return self.autoscaling is not None and self.autoscaling.min_replicas == 0
 
     @field_validator("num_gpus")
@@ -161,7 +160,7 @@ class ServeConfig(Closed):
     def _one_way_to_scale(cls, value: int | None, info: ValidationInfo) -> int | None:
         has_autoscaling = info.data.get("autoscaling", "invalid") is not None
         if value is not None and has_autoscaling:
-            mistake("cannot stand beside `autoscaling`; keep one of them")
+            mistake("cannot be combined with `autoscaling`; keep one of them")
         return value
 
     @field_validator("max_ongoing_requests")

@@ -1,4 +1,4 @@
-"""A pipeline as two parts: what rolls every deployment when it changes, and what can change in place."""
+"""A pipeline in two parts: the structure, whose changes restart the deployments, and tunables, applied in place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCHING = ("max_batch_size", "batch_wait_ms", "max_ongoing_requests", "max_que
 
 
 def structure(config: PipelineConfig) -> dict[str, Any]:
-    """What cannot change while the application runs: the pipeline without what :func:`tunables` takes out.
+    """What cannot change while the application runs: the pipeline without its :func:`tunables`.
 
     It is a pipeline itself, and the same for every value of the tunables.
     """
@@ -28,14 +28,14 @@ def structure(config: PipelineConfig) -> dict[str, Any]:
 def tunables(config: PipelineConfig) -> dict[str, dict[str, Any]]:
     """What can be applied in place, by step.
 
-    Rules, ``timeout_ms``, ``on_error``, batching, and those ``params`` that the class names in ``tunables``; one that
-    the constructor cannot do without belongs to the structure.
+    Rules, ``timeout_ms``, ``on_error``, batching, and those ``params`` that the class names in ``tunables``. One that
+    the constructor requires belongs to the structure.
     """
     return {step.name: _split(step)[1] for step in config.pipeline}
 
 
 def merge(structure: Mapping[str, Any], tunables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The pipeline that :func:`structure` and :func:`tunables` were taken from, as a mapping that is yet to be checked.
+    """The pipeline of which :func:`structure` and :func:`tunables` are the parts, as a mapping, not checked yet.
 
     Raises:
         PipelineError: a tunable has no place in the structure.
@@ -69,7 +69,7 @@ def _split(step: StepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         moving |= {block: taken} if taken else {}
         fixed |= {block: left} if left else {}
     if default_crops_problem(import_class(step.class_path), step.depends_on):
-        fixed["crops"] = None  # the class's own rule cannot stand in for the one that was taken out
+        fixed["crops"] = None  # the class's own rule does not fit in place of the one that was taken out
     return fixed, moving
 
 

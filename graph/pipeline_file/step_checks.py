@@ -1,13 +1,13 @@
 """Whether the steps of a pipeline fit each other, and their classes.
 
-Works on data that may have other mistakes, so that all of them are found at once: what has the wrong type is left out
-here, the models in ``schema.py`` say so.
+Works on data that may have other errors, so that all of them are reported at once. What has the wrong type is skipped
+here; the models in ``schema.py`` report it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -22,23 +22,21 @@ from graph.pipeline_file.report import Report
 from graph.pipeline_file.rule_checks import checked_rule, default_crops_problem
 from graph.pipeline_file.schema import CLASS_PATH
 
-_CROPS_ARE_FULL = "has no effect on a step that looks at crops, which are cut from full pixels; remove it"
-
-__all__ = ["Draft", "check_steps", "read_drafts"]
+__all__ = ["Draft", "check_steps", "read_drafts", "text_of"]
 
 
 @dataclass(slots=True)
 class Draft:
-    """What is known of one step while it is checked.
+    """What is known about one step while it is checked.
 
     Attributes:
         index: its place in the file.
-        data: its keys as they stand there.
-        name: ``None`` where it has none that is a string.
-        cls: its class, once imported; ``None`` where it cannot be.
-        depends_on: ``None`` where it cannot be read.
+        data: its keys as in the file.
+        name: ``None`` unless it is a string.
+        cls: its class; ``None`` if it cannot be imported.
+        depends_on: ``None`` if it cannot be read.
         arguments: of the constructor, converted to the annotated types.
-        crops: the rule that counts, the class's own included.
+        crops: the rule that applies; may be the class's own.
     """
 
     index: int
@@ -56,17 +54,22 @@ class Draft:
 
     def text(self, key: str) -> str | None:
         """The value of a key, when it is a string that is not empty."""
-        value = self.data.get(key)
-        return value if isinstance(value, str) and value else None
+        return text_of(self.data, key)
+
+    @property
+    def serve(self) -> dict[str, Any]:
+        """The block ``serve``, when it is a mapping; otherwise empty."""
+        serve = self.data.get("serve")
+        return serve if isinstance(serve, dict) else {}
 
 
 def read_drafts(data: Any) -> list[Draft]:
-    """The steps of the data that are mappings at all."""
+    """Those steps of the data that are mappings."""
     steps = data.get("pipeline") if isinstance(data, dict) else None
     if not isinstance(steps, list):
         return []
     return [
-        Draft(index, step, _text(step.get("name")), _dependencies(step.get("depends_on", [])))
+        Draft(index, step, text_of(step, "name"), _dependencies(step.get("depends_on", [])))
         for index, step in enumerate(steps)
         if isinstance(step, dict)
     ]
@@ -77,7 +80,7 @@ def check_steps(drafts: Sequence[Draft], report: Report, folder: Path | None) ->
 
     Args:
         drafts: the steps; relative paths in their ``params`` are made absolute in place.
-        report: gets the mistakes.
+        report: gets the errors.
         folder: what relative paths are relative to; ``None``: they stay as they are.
     """
     first: dict[str, Draft] = {}
@@ -97,16 +100,14 @@ def check_steps(drafts: Sequence[Draft], report: Report, folder: Path | None) ->
 
 
 def _check_class(draft: Draft, report: Report, folder: Path | None) -> None:
-    path = draft.text("class")
+    path, params = draft.text("class"), draft.data.get("params", {})
     if path is None or not re.fullmatch(CLASS_PATH, path):
         return
     try:
         draft.cls = import_class(path)
     except ClassError as problem:
         report.add(draft.loc("class"), str(problem))
-        return
-    params = draft.data.get("params", {})
-    if not isinstance(params, dict):
+    if draft.cls is None or not isinstance(params, dict):
         return
     if folder is not None:
         params = absolute_paths(draft.cls, params, folder)
@@ -121,9 +122,7 @@ def _check_dependencies(draft: Draft, names: Sequence[str], report: Report) -> N
     for name in draft.depends_on or ():
         if name not in names:
             others = [other for other in names if other != draft.name]
-            known = (
-                "; there is no other step" if not others else f"; the other steps are {', '.join(map(repr, others))}"
-            )
+            known = f"; the other steps are {', '.join(map(repr, others))}" if others else "; there is no other step"
             written = draft.data["depends_on"]
             item = (written.index(name),) if isinstance(written, list) else ()
             report.add((*draft.loc("depends_on"), *item), f"unknown step {name!r}{did_you_mean(name, others, known)}")
@@ -134,7 +133,7 @@ def _check_rule(draft: Draft, kind: Literal["condition", "crops"], names: Sequen
     if source is None:
         return None
     try:
-        return checked_rule(kind, source, draft.name, draft.depends_on, names)
+        return checked_rule(kind, source, draft.depends_on, draft.name, names)
     except RuleSyntaxError as problem:
         report.add(draft.loc(kind), str(problem))
         return None
@@ -143,18 +142,17 @@ def _check_rule(draft: Draft, kind: Literal["condition", "crops"], names: Sequen
 def _check_crops(draft: Draft, report: Report) -> None:
     if draft.depends_on is None:
         return
+    own = draft.cls.default_crops if draft.cls is not None and "crops" not in draft.data else None
     if draft.text("crops") is not None and not draft.depends_on:
         report.add(draft.loc("crops"), "needs the detections of another step; add the step that detects to depends_on")
-    if draft.text("crops") is not None and draft.data.get("decode") == "reduced":
-        report.add(draft.loc("decode"), _CROPS_ARE_FULL)
-    if "crops" in draft.data or draft.cls is None:
-        return
-    if draft.cls.default_crops is not None and draft.data.get("decode") == "reduced":
-        report.add(draft.loc("decode"), _CROPS_ARE_FULL)
-    if problem := default_crops_problem(draft.cls, draft.depends_on):
-        report.add(draft.loc("crops"), problem)
-    elif draft.cls.default_crops is not None:
-        draft.crops = checked_rule("crops", draft.cls.default_crops, draft.name, draft.depends_on)
+    if (draft.text("crops") or own) and draft.data.get("decode") == "reduced":
+        message = "has no effect on a step that looks at crops, which are cut from full pixels; remove it"
+        report.add(draft.loc("decode"), message)
+    if draft.cls is not None and own is not None:
+        if problem := default_crops_problem(draft.cls, draft.depends_on):
+            report.add(draft.loc("crops"), problem)
+        else:
+            draft.crops = checked_rule("crops", own, draft.depends_on)
 
 
 def _check_crops_from(draft: Draft, report: Report) -> None:
@@ -162,12 +160,13 @@ def _check_crops_from(draft: Draft, report: Report) -> None:
     if source is None:
         return
     loc = draft.loc("crops_from")
+    problem = None
     if "crops" in draft.data and draft.data["crops"] is None:
-        report.add(
-            loc, "says whose detections become crops, but `crops: null` means the whole image; remove one of them"
-        )
+        problem = "`crops: null` means the whole image; remove one of them"
     elif "crops" not in draft.data and draft.cls is not None and draft.cls.default_crops is None:
-        report.add(loc, "says whose detections become crops, but there is no crop rule; add `crops`")
+        problem = "there is no crop rule; add `crops`"
+    if problem is not None:
+        report.add(loc, f"selects whose detections become crops, but {problem}")
     if draft.depends_on is not None and source not in draft.depends_on:
         fix = f"; add {source!r} to depends_on"
         report.add(loc, f"{source!r} is not among the steps it depends on{did_you_mean(source, draft.depends_on, fix)}")
@@ -184,17 +183,19 @@ def _check_cycles(drafts: Sequence[Draft], report: Report) -> None:
             TopologicalSorter(edges).prepare()
         except CycleError as error:
             cycle = error.args[1][:0:-1]
-            # the step that stands first in the file, so that the message does not depend on where the search began
-            start = min(range(len(cycle)), key=lambda position: by_name[cycle[position]].index)
-            turned = cycle[start:] + cycle[:start]
-            message = f"a cycle: {' -> '.join([*turned, turned[0]])}; remove one of these dependencies"
-            report.add(by_name[turned[0]].loc("depends_on"), message)
-            edges[turned[0]] = []  # and look for others
+            # Begins with the first step of the file, so that the message does not depend on where the search began.
+            first = min(cycle, key=lambda name: by_name[name].index)
+            start = cycle.index(first)
+            names = " -> ".join([*cycle[start:], *cycle[:start], first])
+            report.add(by_name[first].loc("depends_on"), f"a cycle: {names}; remove one of these dependencies")
+            edges[first] = []  # to find further cycles
         else:
             return
 
 
-def _text(value: object) -> str | None:
+def text_of(data: Mapping[str, Any], key: str) -> str | None:
+    """The value of a key, when it is a string that is not empty."""
+    value = data.get(key)
     return value if isinstance(value, str) and value else None
 
 

@@ -2,7 +2,7 @@
 
 PyYAML's safe types, which are YAML 1.1, with differences that prevent mistakes: ``1e-3`` is a number, ``16:9`` and
 dates are strings, a leading zero is an error. What JSON cannot hold (other tags, keys that are not strings, infinity)
-is an error too, and so is a key that is there twice: one of the two would be ignored without a word.
+is an error too, and so is a duplicate key: one of the two would be silently ignored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,7 +25,7 @@ _TAG = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that cannot be read as it stands. ``loc`` is empty where the text could not be parsed."""
+    """Something that cannot be read. ``loc`` is empty where the text could not be parsed."""
 
     loc: Loc
     line: int | None
@@ -66,7 +65,7 @@ for _kind, _pattern, _first in (
 
 
 def read_yaml(text: str) -> Document:
-    """Read one YAML document. Never raises for what the text holds: that is in ``problems``."""
+    """Read one YAML document. Never raises: errors in the text are in ``problems``."""
     document = Document()
     try:
         root = yaml.compose(text, Loader=_Loader)
@@ -76,21 +75,20 @@ def read_yaml(text: str) -> Document:
         document.problems.append(_open_quote(text, error) or _syntax_problem(error))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        message = f"the character {chr(error.character)!r} cannot stand in YAML; remove it"
+        message = f"the character {chr(error.character)!r} is not allowed in YAML; remove it"
         document.problems.append(Problem((), line, message))
     except RecursionError:
         document.problems.append(Problem((), None, "nested too deeply"))
-    except _Unreadable as error:  # too many values
-        document.problems.append(Problem((), error.line, str(error)))
+    except _TooManyValues as error:
+        message = f"more than {MAX_VALUES:,} values after aliases (*name) are expanded; write fewer"
+        document.problems.append(Problem((), error.args[0], message))
     except (ValueError, OverflowError) as error:  # PyYAML on an escape beyond Unicode
         document.problems.append(Problem((), None, f"not YAML: {error}"))
     return document
 
 
-class _Unreadable(Exception):
-    def __init__(self, node: yaml.Node, message: str) -> None:
-        super().__init__(message)
-        self.line = _line(node)
+class _TooManyValues(Exception):
+    """Its argument is the line."""
 
 
 class _Reader:
@@ -101,7 +99,9 @@ class _Reader:
 
     def value(self, node: yaml.Node, loc: Loc) -> Any:
         self._document.lines.setdefault(loc, _line(node))
-        self._counted(node)
+        self._count += 1
+        if self._count > MAX_VALUES:
+            raise _TooManyValues(_line(node))
         if id(node) in self._open:
             return self._problem(loc, node, "contains itself through an alias (*name); write it out")
         self._open.add(id(node))
@@ -116,12 +116,6 @@ class _Reader:
             self._open.discard(id(node))
         return self._problem(loc, node, f"the tag {_tag_text(node)} is not allowed; remove it")
 
-    def _counted(self, node: yaml.Node) -> None:
-        self._count += 1
-        if self._count > MAX_VALUES:
-            message = f"more than {MAX_VALUES:,} values after aliases (*name) are expanded; write fewer"
-            raise _Unreadable(node, message)
-
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         result: dict[str, Any] = {}
         first: dict[str, int] = {}
@@ -131,31 +125,19 @@ class _Reader:
                 self._problem((*loc, key), key_node, f"duplicate key {key!r} (first on line {first[key]}); keep one")
             elif key is not None:
                 first[key] = _line(key_node)
-                self._document.lines[(*loc, key)] = _line(key_node)
+                self._document.lines.setdefault((*loc, key), _line(key_node))
                 if key_node.tag != f"{_TAG}merge":
                     result[key] = self.value(value_node, (*loc, key))
-        for key_node, value_node in self._merged(node, loc):  # `<<` gives what the mapping itself does not have
-            key = self._key(key_node, loc)
-            if key is not None and key not in result:
-                self._document.lines[(*loc, key)] = _line(key_node)
-                result[key] = self.value(value_node, (*loc, key))
-        return result
-
-    def _merged(self, node: yaml.MappingNode, loc: Loc) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-        """The keys and values of the mappings behind a ``<<``; the first of equal keys counts."""
-        for at, behind in [(key, value) for key, value in node.value if key.tag == f"{_TAG}merge"]:
-            for source in behind.value if isinstance(behind, yaml.SequenceNode) else [behind]:
-                if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
+        for at, merged in [pair for pair in node.value if pair[0].tag == f"{_TAG}merge"][:1]:
+            # It adds the keys that the mapping itself does not have; the first of equal keys wins.
+            for source in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
+                if isinstance(source, yaml.MappingNode) and id(source) not in self._open:
+                    for key, value in (self.value(source, loc) or {}).items():
+                        result.setdefault(key, value)
+                else:
                     message = "must be an alias (*name) of another mapping, or a list of aliases"
                     self._problem((*loc, "<<"), at, message)
-                    continue
-                self._open.add(id(source))
-                for key, value in source.value:
-                    self._counted(key)
-                    if key.tag != f"{_TAG}merge":
-                        yield key, value
-                yield from self._merged(source, loc)
-                self._open.discard(id(source))
+        return result
 
     def _key(self, node: yaml.Node, loc: Loc) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
@@ -163,7 +145,7 @@ class _Reader:
         elif node.tag not in (f"{_TAG}str", f"{_TAG}merge"):
             self._problem((*loc, node.value), node, f'a key must be a string; write it in quotes: "{node.value}"')
         elif not _is_text(node.value):
-            self._problem(loc, node, "a key has a character that is no text; remove it")
+            self._problem(loc, node, "a key has a character that is not Unicode; remove it")
         else:
             return str(node.value)
         return None
@@ -171,7 +153,9 @@ class _Reader:
     def _scalar(self, node: yaml.ScalarNode, loc: Loc) -> Any:
         kind, text = node.tag.removeprefix(_TAG), node.value
         if kind == "str":
-            return text if _is_text(text) else self._problem(loc, node, "has a character that is no text; remove it")
+            return (
+                text if _is_text(text) else self._problem(loc, node, "has a character that is not Unicode; remove it")
+            )
         digits = text.replace("_", "").lower()
         try:
             if kind == "null":
@@ -182,11 +166,9 @@ class _Reader:
                 return int(digits, 0)  # which refuses a leading zero: 010 is 8 in YAML 1.1 and 10 in YAML 1.2
             if kind == "float":
                 number = float(digits.replace(".inf", "inf").replace(".nan", "nan"))
-                return (
-                    number
-                    if math.isfinite(number)
-                    else self._problem(loc, node, f"must be a finite number; got {text}")
-                )
+                if math.isfinite(number):
+                    return number
+                return self._problem(loc, node, f"must be a finite number; got {text}")
         except (ValueError, KeyError):
             fix = "write it in quotes if it is a string, and without a leading zero if it is a number"
             return self._problem(loc, node, f"{text[:40]!r} cannot be read as {kind}; {fix}")
@@ -194,7 +176,7 @@ class _Reader:
 
     def _problem(self, loc: Loc, node: yaml.Node, message: str) -> Any:
         self._document.problems.append(Problem(loc, _line(node), message))
-        return None  # stands in the data for what could not be read
+        return None  # in the data, in place of what could not be read
 
 
 def _line(node: yaml.Node) -> int:
@@ -210,7 +192,7 @@ def _tag_text(node: yaml.Node) -> str:
 
 
 def _open_quote(text: str, error: yaml.MarkedYAMLError) -> Problem | None:
-    """Where a quote that should have been closed was closed by the next one, many lines on."""
+    """Where a missing closing quote made the string end at the next quote, many lines later."""
     mark = error.problem_mark
     if mark is None or "but found '<scalar>'" not in (error.problem or ""):
         return None
@@ -227,13 +209,13 @@ _IN_WORDS = {
     "unknown escape": _ESCAPE,
     "expected escape sequence": _ESCAPE,
     "'\\t'": "a tab; YAML is indented with spaces",
-    "cannot start any token": "a character that begins no text; put the text in quotes",
+    "cannot start any token": "a character that cannot begin a value; put the value in quotes",
     "mapping values are not allowed": (
-        "a `:` where none can stand; check the indentation, and put texts that have `: ` in them in quotes"
+        "an unexpected `:`; check the indentation, and put values that contain `: ` in quotes"
     ),
-    "but found '<scalar>'": "a string goes on after its closing quote; put all of it in double quotes",
+    "but found '<scalar>'": "text after the closing quote; put the whole value in double quotes",
     "expected <block end>": "does not line up with the lines above; check the indentation and the space after each `-`",
-    "but found another document": "a second document (`---`); write one document in a file",
+    "but found another document": "a second document (`---`); a file has one",
 }
 """By a part of PyYAML's message."""
 
@@ -241,9 +223,9 @@ _BEGUN = {
     "quoted scalar": "a quote that is never closed",
     "flow mapping": "a `{` that is not closed, or a comma is missing",
     "flow sequence": "a `[` that is not closed, or a comma is missing",
-    "simple key": "a key without `: ` behind it",
+    "simple key": "a key without `: ` after it",
 }
-"""By a part of PyYAML's context: what was begun there and is not finished."""
+"""By a part of PyYAML's context: what begins there and does not end."""
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:

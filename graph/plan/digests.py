@@ -22,14 +22,14 @@ __all__ = ["code_digest", "digest"]
 
 _OWN_DISTRIBUTION = "visiongraph"
 _OWN_PACKAGES = ("classifiers", "graph", "serve_app")
-_DATA = (".csv", ".json", ".toml", ".txt", ".yaml", ".yml")  # labels and settings; models have a digest of their own
-_MAX_DATA_BYTES = 2**20  # of a larger file only the size counts
-_MAX_FILES = 5_000  # in a package with more of them only the source files count
+_DATA = (".csv", ".json", ".toml", ".txt", ".yaml", ".yml")  # labels and settings; models have their own digest
+_MAX_DATA_BYTES = 2**20  # of a larger file only the size is used
+_MAX_FILES = 5_000  # in a package with more, only the source files are used
 _MAX_PARSED = 500  # source files of a package that are searched for imports; 20 ms each at worst
 
 
 def digest(data: Any) -> str:
-    """SHA-256 of data that JSON can hold, as 64 hexadecimal digits. The order of keys does not count."""
+    """SHA-256 of data that JSON can hold, as 64 hexadecimal digits. The order of keys does not matter."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
@@ -37,15 +37,16 @@ def digest(data: Any) -> str:
 def code_digest(cls: type) -> str:
     """SHA-256 of the code behind a class, and our own code.
 
-    These are the packages that it and its bases are in, with their small data files, and what they import, as far as
-    it is not installed in ``site-packages``. There the package of a classifier counts too; of others, the version.
+    These are the packages of the class and its bases, with their small data files, and the packages that they import
+    from outside ``site-packages``. Of packages in ``site-packages`` the version is used, and the files of those with
+    a classifier.
     """
     return digest([_own_code(), _code_behind(cls)])
 
 
 @functools.cache
 def _own_code() -> list[Any]:
-    """Decoding and cropping decide results whatever class is asked; in a checkout they change without the version."""
+    """Decoding and cropping decide the results of every class; in a checkout they change without the version."""
     return [_version(_OWN_DISTRIBUTION), _files_in(Path(classifiers.__file__).parent)]
 
 
@@ -69,7 +70,7 @@ def _code_behind(cls: type) -> dict[str, Mapping[str, str | None]]:
 
 def _files_of(spec: ModuleSpec) -> dict[str, str]:
     archive = getattr(spec.loader, "archive", None)
-    if archive is not None:  # in a ZIP file, all of which counts
+    if archive is not None:  # in a ZIP file, which is hashed as a whole
         return {"": _hash_of(Path(archive))}
     if spec.submodule_search_locations is None:
         return {"": _hash_of(Path(spec.origin or ""))}
@@ -102,7 +103,7 @@ def _imported(spec: ModuleSpec) -> Iterator[str]:
     for file in sorted(path.parent.rglob("*.py"))[:_MAX_PARSED] if is_package else [path]:
         try:
             tree = ast.parse(file.read_bytes())
-        except (OSError, SyntaxError, ValueError):  # a file that nobody can import, or no source
+        except (OSError, SyntaxError, ValueError):  # not importable, or not source code
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):

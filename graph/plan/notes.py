@@ -1,4 +1,4 @@
-"""What a person should know about a plan before it runs."""
+"""Remarks on a plan that its author should know before it runs."""
 
 from __future__ import annotations
 
@@ -30,23 +30,17 @@ def _notes(step: PlannedStep, by_name: Mapping[str, PlannedStep], roots: Sequenc
         return
     detectors = [name for name in step.depends_on if by_name[name].crops is None]
     if step.crops_from is not None:
-        if step.crops_from not in detectors:
-            yield (
-                f"step {step.name!r} will fail: {step.crops_from!r}, which `crops_from` names, looks at crops itself "
-                f"and has no detections; name the step that detects"
-            )
-            return
-        detectors = [step.crops_from]
+        detectors = [name for name in detectors if name == step.crops_from]
     if not detectors:
-        yield (
-            f"step {step.name!r} will fail: all it depends on looks at crops itself and has no detections; add the "
-            f"step that detects to depends_on"
-        )
+        what, fix = "all it depends on looks", "add the step that detects to depends_on"
+        if step.crops_from is not None:
+            what, fix = f"{step.crops_from!r}, which `crops_from` names, looks", "name the step that detects"
+        yield f"step {step.name!r} will fail: {what} at crops itself and has no detections; {fix}"
         return
     if len(detectors) > 1:
         yield (
             f"step {step.name!r} fails when more than one of {', '.join(map(repr, detectors))} has detections; "
-            f"say whose it means with `crops_from`"
+            f"choose one with `crops_from`"
         )
     others = sorted(step.crops.reads - {detectors[0]}) if len(detectors) == 1 else sorted(step.crops.reads)
     if not shares_pixels and not any(step.name in by_name[name].cuts for name in detectors):

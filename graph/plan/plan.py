@@ -1,22 +1,14 @@
-"""What the engine walks: the steps of a checked pipeline with their classes, rules and neighbours."""
+"""The plan that the engine runs: the steps of a checked pipeline with their classes, rules and neighbors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from typing import Any
 
 from graph.conditions import MAX_OPERATIONS, MIN_OPERATIONS, Rule
-from graph.pipeline_file import (
-    INGRESS,
-    Checked,
-    Draft,
-    PipelineConfig,
-    Source,
-    StepConfig,
-    check,
-    hosts_of,
-)
+from graph.pipeline_file import INGRESS, Checked, Draft, PipelineConfig, Source, StepConfig, check, hosts_of
 from graph.plan.digests import code_digest, digest
 from graph.plan.notes import notes_on
 from graph.plan.planned_step import PlannedStep
@@ -26,15 +18,15 @@ __all__ = ["Plan", "PlannedStep", "load_plan"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """A pipeline without mistakes. Can be pickled; what reads the pickle must be able to import the classes.
+    """A valid pipeline. Can be pickled; unpickling imports the classes.
 
     Attributes:
         config: what it was made from.
         steps: in file order.
-        notes: what a person should know before it runs: what decodes the image again and why, what cannot work.
-        structure_digest: SHA-256 of all that decides what the results are, weights apart: names, classes, their code,
-            parameters, dependencies, rules, ``on_error``. Not in it: ``serve``, ``limits`` and the pipeline's name,
-            which change no result, and ``timeout_ms``: a result that a timeout cut short says so, and is not kept.
+        notes: remarks for its author: what decodes the image again and why, what cannot work.
+        structure_digest: SHA-256 of everything that decides the results, except weights: names, classes, their code,
+            parameters, dependencies, rules, ``on_error``. Without ``serve``, ``limits`` and the pipeline's name, which
+            change no result, and ``timeout_ms``: the result of a step that timed out is not kept.
     """
 
     config: PipelineConfig
@@ -63,7 +55,7 @@ class Plan:
         return tuple(step for step in self.steps if step.host == host)
 
     def step_digest(self, name: str) -> str:
-        """SHA-256 of what one step's answer depends on beside input and weights: class, parameters, code version."""
+        """SHA-256 of what a step's answer depends on besides input and weights: class, parameters, code version."""
         return self._step_digests[name]
 
     def levels(self) -> tuple[tuple[str, ...], ...]:
@@ -99,7 +91,7 @@ def load_plan(source: Source) -> Plan:
         source: the path of a pipeline file, or the same as a mapping or a configuration.
 
     Raises:
-        PipelineError: with every mistake.
+        PipelineError: with all errors.
     """
     checked = check(source)
     steps = _planned(checked)
@@ -112,14 +104,10 @@ def load_plan(source: Source) -> Plan:
 
 def _planned(checked: Checked) -> tuple[PlannedStep, ...]:
     configs, drafts = checked.config.pipeline, checked.steps
-    with_crops = {config.name: draft.crops for config, draft in zip(configs, drafts, strict=True)}
+    crops = {config.name: draft.crops for config, draft in zip(configs, drafts, strict=True)}
     cuts = {
-        config.name: tuple(
-            other.name
-            for other in configs
-            if draft.crops is None and _can_cut(config.name, other, with_crops[other.name])
-        )
-        for config, draft in zip(configs, drafts, strict=True)
+        name: tuple(other.name for other in configs if own is None and _can_cut(name, other, crops[other.name]))
+        for name, own in crops.items()
     }
     hosts = hosts_of(configs)
     shared = max(MAX_OPERATIONS // max(1, sum(map(_reads_metadata, drafts))), MIN_OPERATIONS)
@@ -164,17 +152,8 @@ def _can_carry(step: StepConfig, other: StepConfig, hosts: Mapping[str, str]) ->
 
 
 def _structure_digest(steps: Sequence[PlannedStep], step_digests: Mapping[str, str]) -> str:
-    return digest(
-        [
-            [
-                step.name,
-                step_digests[step.name],
-                step.depends_on,
-                step.condition and step.condition.source,
-                step.crops and step.crops.source,
-                step.crops_from,
-                step.on_error,
-            ]
-            for step in steps
-        ]
-    )
+    def parts(step: PlannedStep) -> list[Any]:
+        rules = [rule and rule.source for rule in (step.condition, step.crops)]
+        return [step.name, step_digests[step.name], step.depends_on, *rules, step.crops_from, step.on_error]
+
+    return digest([parts(step) for step in steps])

@@ -10,9 +10,7 @@ from classifiers.base import BaseClassifier
 from graph.conditions import Rule
 from graph.pipeline_file import ServeConfig
 
-__all__ = [
-    "PlannedStep",
-]
+__all__ = ["PlannedStep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +19,18 @@ class PlannedStep:
 
     Attributes:
         params: the constructor's arguments, converted to its annotated types, paths absolute.
-        crops: the rule that counts, the class's own included; ``None``: the step gets the whole image.
-        rule_operations: what both rules may do for one image, see :class:`graph.conditions.Budget`. Steps whose rules
+        crops: the rule that applies, which may be the class's own; ``None``: the step gets the whole image.
+        rule_operations: budget of both rules for one image, see :class:`graph.conditions.Budget`. Steps whose rules
             read metadata share what one step may do, so that a client's metadata costs the same in any pipeline.
-        crops_from: whose detections ``crops`` speaks of; ``None``: of the one dependency that has some.
+        crops_from: the step whose detections ``crops`` refers to; ``None``: the only dependency with detections.
         decode: ``"reduced"``: a JPEG may be decoded at a fraction of its size for this step.
         timeout_s: ``None``: only the request's own deadline.
         dependents: the steps that depend on this one, in file order.
-        cuts: those of them whose crops this step can cut beside its own detections: their crop rules read no other
-            step's result. Empty for a step with ``crops``, which has no detections of its own.
+        cuts: those of them whose crops this step can cut itself: their crop rules read no other step's result. Empty
+            for a step with ``crops``, which has no detections.
         host: the step in whose deployment it runs, by default itself, or ``INGRESS``.
-        carries: those of ``cuts`` that are answered along with this one, in one call: they run in the same deployment,
-            depend on nothing else, and neither has a time limit of its own. In the ingress there is no call to save.
+        carries: those of ``cuts`` that are answered in the same call: they run in the same deployment, depend on
+            nothing else, and neither step has a time limit. Not in the ingress, where there is no call to save.
     """
 
     name: str

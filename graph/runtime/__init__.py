@@ -5,11 +5,4 @@ from graph.runtime.in_process import LocalBackend
 from graph.runtime.pipeline import VisionPipeline
 from graph.runtime.runner import Prepared, StepRunner, load_classifier
 
-__all__ = [
-    "LocalBackend",
-    "Prepared",
-    "StepRunner",
-    "VisionPipeline",
-    "annotate",
-    "load_classifier",
-]
+__all__ = ["LocalBackend", "Prepared", "StepRunner", "VisionPipeline", "annotate", "load_classifier"]

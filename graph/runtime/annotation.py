@@ -1,19 +1,22 @@
-"""Draws a result into its picture: a box for each detection, or its shape, and what every step said about it."""
+"""Draws a result into its image: the box or shape of each detection, and the labels of all steps."""
 
 from __future__ import annotations
 
 import colorsys
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import PIL.Image
-import PIL.ImageDraw
-import PIL.ImageFont
+from PIL import ImageDraw, ImageFont
 
 from graph.engine import Frame
 
 __all__ = ["annotate"]
+
+Box: TypeAlias = tuple[float, float, float, float]
+Colour: TypeAlias = tuple[int, int, int]
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _JPEG_QUALITY = 90
 _MAX_LABEL_LENGTH = 200
@@ -25,7 +28,7 @@ def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
 
     Args:
         frame: the image that the result is about.
-        result: as the engine gives it.
+        result: as the engine returns it.
 
     Returns:
         A JPEG of the image's upright size. Steps that looked at the whole image are written into the top left corner.
@@ -34,10 +37,10 @@ def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
         InputError: the image cannot be decoded.
     """
     picture = PIL.Image.fromarray(frame.pixels())
-    draw = PIL.ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(picture)
     side = min(picture.size)
     size = max(11, round(side / 42))
-    font = PIL.ImageFont.load_default(size)
+    font = ImageFont.load_default(size)
     line = max(1, round(side / 300))
     for detections, captions in _captioned(result["context"]):
         for detection, words in zip(detections, captions, strict=True):
@@ -53,18 +56,11 @@ def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
     return jpeg.getvalue()
 
 
-def _outline(
-    draw: PIL.ImageDraw.ImageDraw,
-    detection: Mapping[str, Any],
-    box: tuple[float, float, float, float],
-    colour: tuple[int, int, int],
-    line: int,
-) -> None:
-    if corners := detection.get("corners"):
-        draw.polygon([tuple(point) for point in corners], outline=colour, width=line)
-    else:
+def _outline(draw: ImageDraw.ImageDraw, detection: Mapping[str, Any], box: Box, colour: Colour, line: int) -> None:
+    corners = detection.get("corners")
+    if not corners:
         draw.rectangle(box, outline=colour, width=line)
-    for polygon in detection.get("mask", ()):
+    for polygon in (*([corners] if corners else []), *detection.get("mask", ())):
         draw.polygon([tuple(point) for point in polygon], outline=colour, width=line)
     for x, y, *confidence in detection.get("keypoints", ()):
         if not confidence or confidence[0] >= _LEAST_KEYPOINT_CONFIDENCE:
@@ -73,10 +69,10 @@ def _outline(
 
 
 def _captioned(context: Mapping[str, Any]) -> list[tuple[list[dict[str, Any]], list[list[str]]]]:
-    """For each detector its detections, and the words for each of them."""
+    """For each detector its detections, and the caption of each."""
     detectors = [answer["detections"] for answer in context.values() if "detections" in answer]
     captions = [[[f"{d['class_name']} {_percent(d)}".strip()] for d in detections] for detections in detectors]
-    if len(detectors) == 1:  # with several, an index alone does not say whose it is
+    if len(detectors) == 1:  # with several, an index alone is ambiguous
         for answer in context.values():
             for found in answer.get("objects", []):
                 captions[0][found["detection"]].append(_words(found))
@@ -96,27 +92,21 @@ def _percent(answer: Mapping[str, Any]) -> str:
     return "" if confidence is None or "reason" in answer else f"{confidence:.0%}"
 
 
-def _box(bbox: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The box inside the picture, with its corners in the order that drawing wants."""
+def _box(bbox: list[float], size: tuple[int, int]) -> Box:
+    """The box inside the image, with its corners in the order that drawing needs."""
     x1, x2 = sorted(min(max(x, 0), size[0] - 1) for x in (bbox[0], bbox[2]))
     y1, y2 = sorted(min(max(y, 0), size[1] - 1) for y in (bbox[1], bbox[3]))
     return x1, y1, x2, y2
 
 
-def _colour(class_name: str) -> tuple[int, int, int]:
-    """The same colour for the same class, in every picture and process."""
+def _colour(class_name: str) -> Colour:
+    """The same colour for the same class, in every image and process."""
     hue = sum(index * ord(letter) for index, letter in enumerate(class_name, 7)) * 0.618 % 1
     red, green, blue = colorsys.hls_to_rgb(hue, 0.42, 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _label(
-    draw: PIL.ImageDraw.ImageDraw,
-    corner: tuple[float, float],
-    text: str,
-    font: PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont,
-    colour: tuple[int, int, int],
-) -> None:
+def _label(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Font, colour: Colour) -> None:
     """White text on the box's colour, above the corner where there is room, and never outside the picture."""
     text = text[:_MAX_LABEL_LENGTH]
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)

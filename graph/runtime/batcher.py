@@ -1,4 +1,4 @@
-"""Batches that close when the model is free: full under load, immediate when idle."""
+"""Batches that close when the model is free: full under load, without a wait when idle."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Outcome = TypeVar("Outcome")
 
 
 class Batcher(Generic[Item, Outcome]):
-    """One thread that calls ``process`` with everything that waits, up to a size, as soon as the last call is done.
+    """One thread that calls ``process`` with all waiting items, up to a size, as soon as the last call is done.
 
-    An item whose caller was cancelled while it waited is dropped before the model sees it.
+    An item whose caller is cancelled while it waits is dropped.
 
     Args:
-        process: N items to N outcomes. What it raises is raised to each of its callers.
-        max_size: upper bound on the sum of the items' lengths in one call; a longer item comes alone.
+        process: N items to N outcomes. What it raises is raised in each caller.
+        max_size: upper bound on the sum of the items' lengths in one call; a longer item is processed alone.
         name: of the thread.
     """
 
@@ -50,7 +50,7 @@ class Batcher(Generic[Item, Outcome]):
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Cancel what waits, and end the thread when the running call is done."""
+        """Cancel waiting items, and end the thread when the running call is done."""
         with self._changed:
             self._closed = True
             for _, future in self._waiting:
@@ -64,13 +64,13 @@ class Batcher(Generic[Item, Outcome]):
                 outcomes = self._process([item for item, _ in batch])
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     future.set_result(outcome)
-            except BaseException as error:  # noqa: BLE001 - raised again in each caller that has no outcome yet
+            except BaseException as error:  # noqa: BLE001 - raised in each caller that has no outcome yet
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
 
     def _next(self) -> list[tuple[Item, Future[Outcome]]]:
-        """The next batch; empty when closed and nothing waits."""
+        """The next batch; empty when closed and nothing is waiting."""
         batch: list[tuple[Item, Future[Outcome]]] = []
         size = 0
         with self._changed:

@@ -1,4 +1,4 @@
-"""Steps in this process: one thread a model, no cluster."""
+"""Steps in this process: one thread per model, no cluster."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ __all__ = ["LocalBackend"]
 
 
 class LocalBackend:
-    """Loads every model of a plan here. Images that wait for the same model are classified together.
+    """Loads every model of a plan in this process. Images that wait for the same model are classified together.
 
     Args:
         plan: the pipeline.
         decoders: threads that decode and crop.
 
     Attributes:
-        busy_since: when the running batch of each step began, by :func:`time.monotonic`; steps that are idle are not
-            in it.
+        busy_since: when the running batch of each step began, by :func:`time.monotonic`; without idle steps.
 
     Raises:
         SetupError: a model could not be loaded; the message names the step.
@@ -75,7 +74,7 @@ class LocalBackend:
         self.busy_since[step] = time.monotonic()
 
     def close(self) -> None:
-        """End the threads, after the calls that they are in."""
+        """End the threads after their running calls."""
         for batcher in self._batchers.values():
             batcher.close()
         self._pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The synchronous face of the engine: a pipeline file and images in, results out, no cluster."""
+"""The synchronous interface of the engine, without a cluster."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ T = TypeVar("T")
 _CLOSED = "this VisionPipeline is closed; make a new one"
 
 ImageLike: TypeAlias = str | Path | bytes | PIL.Image.Image | npt.NDArray[np.uint8] | Callable[[ImageLimits], Frame]
-"""A path, encoded bytes, a Pillow image, an (H, W, 3) RGB uint8 array, or a function that gets the image when its
-turn has come."""
+"""A path, encoded bytes, a Pillow image, an (H, W, 3) RGB uint8 array, or a function that loads the image when it
+is needed."""
 
 
 class VisionPipeline:
@@ -43,10 +43,10 @@ class VisionPipeline:
 
     Attributes:
         plan: what runs when.
-        limits: what images are taken.
+        limits: which images are accepted.
 
     Raises:
-        PipelineError: the file has mistakes; all of them are in the message.
+        PipelineError: the file has errors; all of them are in the message.
         SetupError: a model could not be loaded.
     """
 
@@ -57,7 +57,7 @@ class VisionPipeline:
         self._engine = Engine(self.plan, self._backend)
         self._loop = asyncio.new_event_loop()
         self._closed = False
-        self._lock = threading.Lock()  # nothing is submitted to a loop that is about to stop
+        self._lock = threading.Lock()  # so that nothing is submitted to a loop that is about to stop
         self._thread = threading.Thread(target=self._loop.run_forever, name="visiongraph", daemon=True)
         self._thread.start()
 
@@ -68,8 +68,8 @@ class VisionPipeline:
 
         Args:
             image: see :data:`ImageLike`.
-            metadata: what is known about it; rules see it as ``image['metadata']``.
-            timeout_s: deadline of the whole.
+            metadata: what is known about the image; rules see it as ``image['metadata']``.
+            timeout_s: deadline of the request.
 
         Returns:
             The result, plain JSON values: ``id``, ``image``, ``pipeline``, ``context``, ``steps``, ``metadata``.
@@ -91,7 +91,7 @@ class VisionPipeline:
             The results in the order of ``images``.
 
         Raises:
-            Exception: as :meth:`run`, of the first image that failed; :meth:`stream` goes on past it.
+            Exception: as :meth:`run`, for the first image that failed; :meth:`stream` continues after it.
             RuntimeError: as :meth:`run`.
         """
         results: list[dict[str, Any]] = []
@@ -104,12 +104,12 @@ class VisionPipeline:
     def stream(
         self, images: Iterable[ImageLike], *, metadata: Mapping[str, Any] | None = None, in_flight: int | None = None
     ) -> Iterator[dict[str, Any] | Exception]:
-        """Run images as they come, and yield in their order a result or the error of each, whatever it is.
+        """Run images as they are read, and yield for each, in their order, its result or error.
 
         Args:
             images: any number; they are read only as far ahead as ``in_flight``.
-            metadata: of all of them.
-            in_flight: images under way at once; default: enough to fill the largest batch of any step.
+            metadata: for all of them.
+            in_flight: images in progress at once; default: enough to fill the largest batch of any step.
 
         Raises:
             Malformed: the metadata is not JSON.
@@ -120,7 +120,7 @@ class VisionPipeline:
         waiting: deque[Future[dict[str, Any]]] = deque()
         try:
             for image in images:
-                waiting.append(self._submit(self._run(image, known, None)))
+                waiting.append(self._submit(self._run(image, known)))
                 if len(waiting) >= window:
                     yield _result_or_error(waiting.popleft())
             while waiting:
@@ -130,13 +130,13 @@ class VisionPipeline:
                 future.cancel()
 
     def fingerprint(self) -> str:
-        """Identity of the pipeline as it is loaded: structure, rules, parameters, code versions and weights."""
+        """Identity of the loaded pipeline: structure, rules, parameters, code versions and weights."""
         return _result(self._submit(self._engine.fingerprint()))
 
     def close(self) -> None:
         """End the threads. Called at the end of a ``with`` block; a second call does nothing.
 
-        What other threads wait for raises ``RuntimeError`` at once; this call waits for models that are running.
+        Calls in other threads raise ``RuntimeError`` at once; this call waits for models that are running.
         """
         with self._lock:
             if self._closed:
@@ -163,24 +163,22 @@ class VisionPipeline:
         work.close()
         raise RuntimeError(_CLOSED)
 
-    async def _run(
-        self, image: ImageLike, metadata: Mapping[str, Any] | None, timeout_s: float | None
-    ) -> dict[str, Any]:
+    async def _run(self, image: ImageLike, metadata: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         frame = await asyncio.to_thread(_read_frame, image, self.limits)
         return await self._engine.run(frame, metadata=metadata, timeout_s=timeout_s)
 
 
 def _read_frame(image: ImageLike, limits: ImageLimits) -> Frame:
-    """Make a frame of whatever stands for an image.
+    """Make a frame of an image in any form.
 
     Raises:
-        InputError: it is not an image, or over the limits; for a path also when it cannot be read.
+        InputError: it is not an image or exceeds the limits, or its file cannot be read.
     """
     if isinstance(image, (str, Path)):
         path = Path(image)
         try:
             with path.open("rb") as file:
-                data = file.read(limits.max_bytes + 1)  # one byte over the limit is enough to be refused
+                data = file.read(limits.max_bytes + 1)  # one byte over the limit is refused
         except OSError as error:
             raise BadImage(f"cannot read {image}: {error.strerror or error}") from error
         return Frame.from_bytes(data, limits, uri=str(image))
@@ -203,7 +201,7 @@ async def _cancel_all() -> None:
 def _result(future: Future[T]) -> T:
     try:
         return future.result()
-    except CancelledError:  # only close() cancels what somebody waits for
+    except CancelledError:  # only close() cancels what is awaited
         raise RuntimeError(_CLOSED) from None
 
 
@@ -213,4 +211,4 @@ def _result_or_error(future: Future[dict[str, Any]]) -> dict[str, Any] | Excepti
     except Exception as error:
         if future.cancelled():
             raise
-        return error  # which is this image's, and ends no other
+        return error  # a failure of this image only

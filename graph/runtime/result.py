@@ -1,11 +1,11 @@
-"""The one shape of a classifier's result: plain JSON values, checked and rounded the same way in every runtime."""
+"""The results of classifiers: plain JSON values, checked and rounded the same way in every runtime."""
 
 from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -24,108 +24,120 @@ _MAX_INTEGER_BITS = 1023
 
 
 class BadResult(VisionError):
-    """A classifier returned something that is not a result. The message tells its author which value is wrong, what
-    was expected, and what came."""
+    """A classifier returned an invalid result. The message tells its author which value is wrong, what was expected,
+    and the value."""
 
 
 def normalise(result: Mapping[str, Any], source: str = "the classifier") -> dict[str, Any]:
-    """Check what a classifier returned for one image, and turn it into what the result shows and rules read.
+    """Check what a classifier returned for one image, and convert it to plain JSON values.
 
     NumPy values become Python's, tuples and sets become lists (a set sorted), ``confidence`` is rounded to 4 places,
     ``bbox`` to 2. These keys have a fixed shape, all others hold any JSON value:
 
     - ``detections``: a list of dicts with ``bbox``, four finite numbers [x1, y1, x2, y2] in pixels; ``class_name``, a
       string; ``confidence``, 0..1; ``class_id``, an integer of at most 64 bits. Boxes may be inverted or reach beyond
-      the image, and detections may be equal: whoever reads them copes with that. They may have ``mask``, a list of
+      the image, and detections may be equal; readers must handle that. They may have ``mask``, a list of
       polygons, each a list of points [x, y]; ``keypoints``, points [x, y] or [x, y, confidence]; ``corners``, four
       points. Their coordinates are pixels, rounded to 2 places.
-    - ``detected_classes``: strings; sorted and without repeats. Made of the ``detections`` where it is missing.
+    - ``detected_classes``: strings; sorted and without repeats. Made from the ``detections`` if missing.
     - ``label``: a string; ``confidence``: 0..1; ``labels``: a list of dicts with ``label`` and ``confidence``.
-    - ``objects`` is reserved for what the engine makes of a step's answers about detections.
+    - ``objects`` is reserved: the engine makes it from a step's answers about detections.
 
     Args:
         result: what ``process`` returned.
         source: begins the message of an error.
 
     Raises:
-        BadResult: it does not fit; the message says where.
+        BadResult: it is invalid; the message says where.
     """
     try:
-        plain = _shaped(result, None, "", _RESULT, frozenset())
+        plain = _shaped(result, _RESULT)
         if "detections" in plain and "detected_classes" not in plain:
             plain["detected_classes"] = sorted({detection["class_name"] for detection in plain["detections"]})
-    except BadResult as error:
-        raise BadResult(f"{source}: {error}") from None
-    except Exception as error:  # an object of a plug-in may do anything when it is looked into
+    except _Wrong as error:
+        raise BadResult(f"{source}: result{error}") from None
+    except Exception as error:  # an object of a plug-in may raise anything when it is read
         raise BadResult(f"{source}: the result cannot be read: {type(error).__name__}: {error}") from error
     return plain
 
 
-_Where: TypeAlias = "tuple[_Where, str | int, int] | None"
-"""The value's container: where that is, its key there, and its depth. Turned into words only for an error."""
+class _Wrong(Exception):
+    """A value is not as expected. Every container around it adds its key or index while the error propagates."""
 
-_Reader: TypeAlias = Callable[[Any, _Where, "str | int"], Any]
-"""Checks a value, given its container and its key there, and returns it as a plain one."""
+    def __init__(self, expected: str, value: Any) -> None:
+        super().__init__(expected, value)
+        self.path: list[str | int] = []
 
-
-def _wrong(where: _Where, key: str | int, expected: str, value: Any) -> NoReturn:
-    place = ""
-    if where is not None:
-        path = [key]
-        while where[0] is not None:
-            path.append(where[1])
-            where = where[0]
-        place = "".join(f"[{part!r}]" for part in reversed(path))
-    raise BadResult(f"result{place} must be {expected}, but is {reprlib.repr(value)} ({type(value).__name__})")
+    def __str__(self) -> str:
+        expected, value = self.args
+        place = "".join(f"[{key!r}]" for key in reversed(self.path))
+        return f"{place} must be {expected}, but is {reprlib.repr(value)} ({type(value).__name__})"
 
 
-def _inside(where: _Where, key: str | int, value: Any) -> _Where:
-    depth = 0 if where is None else where[2] + 1
-    if depth > _MAX_DEPTH:
-        _wrong(where, key, f"nested at most {_MAX_DEPTH} deep, and not within itself", value)
-    return where, key, depth
+_Reader: TypeAlias = Callable[[Any], Any]
+"""Checks a value and returns it as a plain one; raises ``_Wrong``."""
+
+T = TypeVar("T")
 
 
 def _shaped(
     value: Any,
-    where: _Where,
-    key: str | int,
     readers: Mapping[str, _Reader],
-    required: frozenset[str],
+    required: frozenset[str] = frozenset(),
     digits: int | None = None,
+    depth: int = 1,
 ) -> dict[str, Any]:
     """A dict of which some keys have readers of their own, and some are required."""
     if not isinstance(value, Mapping):
-        _wrong(where, key, "a dict", value)
-    here = _inside(where, key, value)
+        raise _Wrong("a dict", value)
     plain: dict[str, Any] = {}
     for name, item in value.items():
-        if type(name) is not str or not name.isascii():
+        try:
+            if type(name) is not str or not name.isascii():
+                name = _text(name)  # noqa: PLW2901
+            reader = readers.get(name)
+            plain[name] = _plain(item, _DIGITS.get(name, digits), depth) if reader is None else reader(item)
+        except _Wrong as error:
             if not isinstance(name, str):
-                _wrong(where, key, "a dict whose keys are strings", value)
-            name = _text(name, here, name)  # noqa: PLW2901
-        reader = readers.get(name)
-        if reader is None:
-            plain[name] = _plain(item, here, name, _DIGITS.get(name, digits))
-        else:
-            plain[name] = reader(item, here, name)
+                raise _Wrong("a dict whose keys are strings", value) from None
+            error.path.append(name)
+            raise
     if not required <= plain.keys():
         missing = ", ".join(repr(name) for name in sorted(required - plain.keys()))
-        _wrong(where, key, f"a dict with {missing} too", value)
+        raise _Wrong(f"a dict with {missing} too", value)
     return plain
 
 
-def _text(value: Any, where: _Where, key: str | int) -> str:
+def _each(values: Iterable[Any], reader: Callable[..., T], *arguments: Any) -> list[T]:
+    plain: list[T] = []
+    try:
+        for value in values:
+            plain.append(reader(value, *arguments))  # noqa: PERF401 - an error needs the index
+    except _Wrong as error:
+        error.path.append(len(plain))
+        raise
+    return plain
+
+
+def _sequence(value: Any, expected: str) -> Sequence[Any]:
+    """The items of a list, a tuple or an array."""
+    items = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(items, (list, tuple)):
+        raise _Wrong(expected, value)
+    return items
+
+
+def _text(value: Any) -> str:
     if not isinstance(value, str):
-        _wrong(where, key, "a string", value)
+        raise _Wrong("a string", value)
     try:
         value.encode()
     except UnicodeEncodeError:
-        _wrong(where, key, "text without lone surrogates", value)
+        raise _Wrong("text without lone surrogates", value) from None
     return str.__str__(value)  # of an enum or np.str_ the text itself
 
 
-def _number(value: Any, where: _Where, key: str | int, expected: str) -> float:
+def _number(value: Any, expected: str) -> float:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool):
@@ -135,104 +147,81 @@ def _number(value: Any, where: _Where, key: str | int, expected: str) -> float:
             number = math.inf
         if math.isfinite(number):
             return number
-    _wrong(where, key, expected, value)
-
-
-def _confidence(value: Any, where: _Where, key: str | int) -> float:
-    number = value if type(value) is float else _number(value, where, key, _SCORE)
-    rounded = round(number, CONFIDENCE_DIGITS) if -1 < number < 2 else number  # the noise of float32 is no fault
-    if not 0 <= rounded <= 1:
-        _wrong(where, key, _SCORE, value)
-    return rounded + 0.0  # no -0.0
+    raise _Wrong(expected, value)
 
 
 _SCORE = "a number from 0 to 1"
-
-
-def _bbox(value: Any, where: _Where, key: str | int) -> list[float]:
-    box = value.tolist() if isinstance(value, np.ndarray) else value
-    if not isinstance(box, (list, tuple)) or len(box) != 4:
-        _wrong(where, key, _BOX, value)
-    sides = []
-    for side in box:
-        number = side if type(side) is float else _number(side, where, key, _BOX)
-        if not math.isfinite(number):
-            _wrong(where, key, _BOX, value)
-        sides.append(round(number, COORDINATE_DIGITS))
-    return sides
-
-
 _BOX = "four finite numbers [x1, y1, x2, y2] in pixels"
-
-
-def _class_id(value: Any, where: _Where, key: str | int) -> int:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    number = int(value) if whole else _number(value, where, key, _INTEGER)
-    if number != int(number) or not -(2**63) <= number < 2**63:
-        _wrong(where, key, _INTEGER, value)
-    return int(number)
-
-
 _INTEGER = "an integer of at most 64 bits"
 
 
-def _class_names(value: Any, where: _Where, key: str | int) -> list[str]:
-    plain = _plain(value, where, key, None)
+def _confidence(value: Any) -> float:
+    number = value if type(value) is float else _number(value, _SCORE)
+    rounded = round(number, CONFIDENCE_DIGITS) if -1 < number < 2 else number  # allows for the rounding of float32
+    if not 0 <= rounded <= 1:
+        raise _Wrong(_SCORE, value)
+    return rounded + 0.0  # no -0.0
+
+
+def _bbox(value: Any) -> list[float]:
+    box = value if type(value) is list else _sequence(value, _BOX)
+    sides = [round(side if type(side) is float else _number(side, _BOX), COORDINATE_DIGITS) for side in box]
+    if len(sides) != 4 or not all(map(math.isfinite, sides)):
+        raise _Wrong(_BOX, value)
+    return sides
+
+
+def _class_id(value: Any) -> int:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    number = int(value) if whole else _number(value, _INTEGER)
+    if number != int(number) or not -(2**63) <= number < 2**63:
+        raise _Wrong(_INTEGER, value)
+    return int(number)
+
+
+def _class_names(value: Any) -> list[str]:
+    plain = _plain(value, None)
     if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
-        _wrong(where, key, "a list of strings", value)
+        raise _Wrong("a list of strings", value)
     return sorted(set(plain))
 
 
-def _numbers(value: Any, where: _Where, key: str | int, lengths: tuple[int, ...], expected: str) -> list[float]:
-    """A point: x, y, and maybe a confidence."""
-    if not isinstance(value, (list, tuple)) or len(value) not in lengths:
-        _wrong(where, key, expected, value)
-    point = [round(_number(number, where, key, expected), COORDINATE_DIGITS) for number in value[:2]]
-    return point + [_confidence(number, where, key) for number in value[2:]]
+def _points(lengths: tuple[int, ...], expected: str, count: range = range(2**31)) -> _Reader:
+    """The reader of a list of ``count`` points: x, y, and optionally a confidence."""
 
+    def point(value: Any) -> list[float]:
+        if not isinstance(value, (list, tuple)) or len(value) not in lengths:
+            raise _Wrong(expected, value)
+        place = [round(_number(number, expected), COORDINATE_DIGITS) for number in value[:2]]
+        return place + [_confidence(number) for number in value[2:]]
 
-def _points(lengths: tuple[int, ...], count: range, expected: str) -> _Reader:
-    """The reader of a list of so many points."""
-
-    def read(value: Any, where: _Where, key: str | int) -> list[list[float]]:
-        points = value.tolist() if isinstance(value, np.ndarray) else value
-        if not isinstance(points, (list, tuple)) or len(points) not in count:
-            _wrong(where, key, expected, value)
-        here = _inside(where, key, value)
-        return [_numbers(point, here, index, lengths, expected) for index, point in enumerate(points)]
+    def read(value: Any) -> list[list[float]]:
+        points = _sequence(value, expected)
+        if len(points) not in count:
+            raise _Wrong(expected, value)
+        return _each(points, point)
 
     return read
 
 
-_ANY_COUNT = range(2**31)
-_polygon = _points((2,), range(3, 2**31), "a polygon: three points [x, y] or more, in pixels")
+_polygon = _points((2,), "a polygon: three points [x, y] or more, in pixels", range(3, 2**31))
 
 
-def _mask(value: Any, where: _Where, key: str | int) -> list[list[list[float]]]:
+def _mask(value: Any) -> list[list[list[float]]]:
     if not isinstance(value, (list, tuple)):
-        _wrong(where, key, "a list of polygons, each a list of points [x, y] in pixels", value)
-    here = _inside(where, key, value)
-    return [_polygon(polygon, here, index) for index, polygon in enumerate(value)]
+        raise _Wrong("a list of polygons, each a list of points [x, y] in pixels", value)
+    return _each(value, _polygon)
 
 
 def _list_of(readers: Mapping[str, _Reader], optional: Mapping[str, _Reader] | None = None) -> _Reader:
-    """The reader of a list of dicts that have all these keys, and maybe some of the optional ones."""
-    required = frozenset(readers)
-    readers = {**readers, **(optional or {})}
-
-    def read(value: Any, where: _Where, key: str | int) -> list[dict[str, Any]]:
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        if not isinstance(value, (list, tuple)):
-            _wrong(where, key, f"a list of dicts with {', '.join(map(repr, sorted(required)))}", value)
-        here = _inside(where, key, value)
-        return [_shaped(item, here, index, readers, required) for index, item in enumerate(value)]
-
-    return read
+    """The reader of a list of dicts that have all these keys, and may have the optional ones."""
+    required, readers = frozenset(readers), {**readers, **(optional or {})}
+    expected = f"a list of dicts with {', '.join(map(repr, sorted(required)))}"
+    return lambda value: _each(_sequence(value, expected), _shaped, readers, required, None, 3)
 
 
-def _reserved(value: Any, where: _Where, key: str | int) -> NoReturn:
-    _wrong(where, key, "under another key: 'objects' is reserved for what the engine makes", value)
+def _reserved(value: Any) -> NoReturn:
+    raise _Wrong("under another key: 'objects' is reserved for what the engine makes", value)
 
 
 _LABEL: Mapping[str, _Reader] = {"label": _text, "confidence": _confidence}
@@ -244,8 +233,8 @@ _DETECTION: Mapping[str, _Reader] = {
 }
 _SHAPES: Mapping[str, _Reader] = {
     "mask": _mask,
-    "keypoints": _points((2, 3), _ANY_COUNT, "a list of points [x, y] or [x, y, confidence], in pixels"),
-    "corners": _points((2,), range(4, 5), "four points [x, y] in pixels"),
+    "keypoints": _points((2, 3), "a list of points [x, y] or [x, y, confidence], in pixels"),
+    "corners": _points((2,), "four points [x, y] in pixels", range(4, 5)),
 }
 _RESULT: Mapping[str, _Reader] = {
     "detections": _list_of(_DETECTION, _SHAPES),
@@ -257,33 +246,32 @@ _RESULT: Mapping[str, _Reader] = {
 }
 
 
-def _plain(value: Any, where: _Where, key: str | int, digits: int | None) -> Any:
+def _plain(value: Any, digits: int | None, depth: int = 1) -> Any:
     """Any JSON value."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _text(value, where, key)
+        return _text(value)
     if isinstance(value, int):
         if value.bit_length() > _MAX_INTEGER_BITS:
-            _wrong(where, key, f"an integer of at most {_MAX_INTEGER_BITS} bits", "a larger one")
+            raise _Wrong(f"an integer of at most {_MAX_INTEGER_BITS} bits", "a larger one")
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            _wrong(where, key, "a finite number or None", value)
+            raise _Wrong("a finite number or None", value)
         return float(value) if digits is None else round(float(value), digits)
-    if isinstance(value, Mapping):
-        return _shaped(value, where, key, {}, frozenset(), digits)
-    if isinstance(value, (set, frozenset)):
-        value = sorted(value)
     if isinstance(value, np.ndarray):
-        value = value.tolist()
-        if not isinstance(value, list):
-            return _plain(value, where, key, digits)
-    if isinstance(value, (list, tuple)):
-        here = _inside(where, key, value)
-        return [_plain(item, here, index, digits) for index, item in enumerate(value)]
+        return _plain(value.tolist(), digits, depth)
     if isinstance(value, np.generic):
         single = float(value) if isinstance(value, np.floating) else value.item()
         if not isinstance(single, np.generic):
-            return _plain(single, where, key, digits)
-    _wrong(where, key, "a number, a string, a list, a dict, None, or a NumPy array of numbers", value)
+            return _plain(single, digits, depth)
+    if depth > _MAX_DEPTH:
+        raise _Wrong(f"nested at most {_MAX_DEPTH} deep, and not within itself", value)
+    if isinstance(value, Mapping):
+        return _shaped(value, {}, digits=digits, depth=depth + 1)
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value)
+    if isinstance(value, (list, tuple)):
+        return _each(value, _plain, digits, depth + 1)
+    raise _Wrong("a number, a string, a list, a dict, None, or a NumPy array of numbers", value)

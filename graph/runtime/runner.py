@@ -1,4 +1,4 @@
-"""What one step does with the calls that reach it: cut or decode, classify many at once, and shape the answers.
+"""Processes the calls of one step: cut or decode, classify many at once, make the answers.
 
 This is the core of a step in every runtime. It has no threads and no event loop; the runtime decides where each part
 runs: :meth:`StepRunner.prepare` and :meth:`StepRunner.finish` may run anywhere, :meth:`StepRunner.infer` in one thread
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Configuration:
-    """All of a step that tunables change, replaced as a whole: what a call sees of it belongs together."""
+    """Everything about a step that tunables change. Replaced as a whole, so that each call sees a consistent one."""
 
     step: PlannedStep
     cuts: Mapping[str, PlannedStep]
@@ -40,12 +40,11 @@ class _Configuration:
 
 @dataclass(slots=True)
 class Prepared:
-    """One call, ready for the model: N images with their contexts. ``len()`` is N, what the call takes of a batch.
+    """One call, ready for the model: N images with their contexts. ``len()`` is N, its share of a batch.
 
     Attributes:
-        configuration: the one that ``images`` were made for; after :meth:`StepRunner.infer` the one that the model
-            ran with.
-        divisor: the whole image comes at this fraction of its size.
+        configuration: what ``images`` were made for; after :meth:`StepRunner.infer`, what the model ran with.
+        divisor: the whole image was decoded at 1/divisor of its size.
         decode_s: spent on its pixels so far.
         model_s: spent in the model's batches that it was in.
         ready_ns: when it was prepared, since the epoch.
@@ -74,7 +73,7 @@ def load_classifier(step: PlannedStep) -> BaseClassifier:
         return step.cls(**step.params)
     except SetupError as error:
         raise type(error)(f"step '{step.name}': {error}", **error.fields) from error
-    except Exception as error:  # whatever a plug-in's constructor raises
+    except Exception as error:  # a plug-in's constructor may raise anything
         arguments = ", ".join(f"{key}={value!r}" for key, value in step.params.items())
         raise SetupError(
             f"step '{step.name}': {step.class_path}({arguments}) failed with {type(error).__name__}: {error}",
@@ -89,7 +88,7 @@ class StepRunner:
         plan: the pipeline; the step's own part and the crop rules of its dependents are read from it.
         name: which step this is.
         classifier: the loaded model, see :func:`load_classifier`.
-        progress: called before each of the model's batches: those of one call may be many.
+        progress: called before each batch of the model; one call may need several.
         batch_done: called after each of them with its number of images and its duration in seconds.
         replica: names this process in answers.
     """
@@ -134,11 +133,11 @@ class StepRunner:
         )
 
     def warm_up(self) -> None:
-        """Let the model run once at the largest batch that comes."""
+        """Run the model once with the largest batch."""
         self.classifier.warm_up(self._configuration.step.serve.max_batch_size)
 
     def prepare(self, request: StepRequest) -> Prepared | StepAnswer:
-        """Get the pixels of a call: decoded, cut, or as they came. Where that fails, the answer that says why."""
+        """Get the pixels of a call: decoded, cut, or as received; if that fails, the answer with the error."""
         configuration, started = self._configuration, time.perf_counter()
         if _cut_otherwise(request, configuration):
             return StepAnswer(configuration.info, wants_frame=True)
@@ -147,12 +146,12 @@ class StepRunner:
             contexts = tuple({**request.context, "detection": target.detection} for target in request.targets)
         try:
             images, divisor = _pixels(request, configuration)
-        except Exception as error:  # noqa: BLE001 - this call's failure, and not that of the others
+        except Exception as error:  # noqa: BLE001 - a failure of this call, not of the others
             return StepAnswer(configuration.info, error=self._error(error, request))
         return Prepared(request, configuration, images, contexts, divisor, time.perf_counter() - started)
 
     def infer(self, batch: Sequence[Prepared]) -> list[list[Any] | StepError]:
-        """Classify the images of many calls at once; for each call its results, or why it has none.
+        """Classify the images of many calls at once. Returns for each call its results, or its error.
 
         Images of different calls share the model's batches of at most ``max_batch_size``. When a batch raises, its
         calls are tried one at a time, so that one bad image fails alone. Calls that were prepared before tunables
@@ -167,7 +166,7 @@ class StepRunner:
             results = self._classify(
                 [i for call in batch for i in call.images], [c for call in batch for c in call.contexts]
             )
-        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is its step's failure
+        except Exception as error:  # noqa: BLE001 - anything that a plug-in raises is a failure of its step
             _add_model_time(batch, started)
             if len(batch) == 1:
                 return [self._error(error, batch[0].request)]
@@ -197,7 +196,7 @@ class StepRunner:
         return results
 
     def finish(self, call: Prepared, outcome: list[Any] | StepError) -> StepAnswer:
-        """Shape the answer of one call, and cut the crops of the steps that hang on it."""
+        """Make the answer of one call, and cut the crops of the dependent steps."""
         info, started = call.configuration.info, time.perf_counter()
         if _cut_otherwise(call.request, call.configuration):
             return StepAnswer(info, wants_frame=True)
@@ -219,8 +218,8 @@ class StepRunner:
         return StepAnswer(info, result=result, crops=crops, timings=_timings(call, started))
 
     def calls_along(self, call: Prepared, answer: StepAnswer) -> dict[str, StepRequest]:
-        """The calls of the steps that are answered along with this one (``PlannedStep.carries``), by name; of those
-        only that have something to look at."""
+        """The calls of the steps that are answered with this one (``PlannedStep.carries``), by name, without those that
+        have no crops."""
         calls = {}
         step = call.configuration.step
         for name in step.carries:
@@ -240,10 +239,10 @@ class StepRunner:
         return calls
 
     def _error(self, error: Exception, request: StepRequest) -> StepError:
-        """The error as it travels: without the traceback, which stays in this process's log."""
+        """The error as it is sent: without the traceback, which is only logged here."""
         if isinstance(error, InputError):
             return StepError(type(error).__name__, str(error), error)
-        # Escaped, for results and logs are UTF-8: an error may quote a file name or data of any bytes.
+        # Escaped, because results and logs are UTF-8, and an error may quote a file name or data of any bytes.
         detail = _as_utf8(str(error))
         said = detail if isinstance(error, BadResult) else _as_utf8("".join(traceback.format_exception(error)))
         name, ids = self._configuration.step.name, {"request_id": request.request_id}
@@ -260,7 +259,7 @@ class StepRunner:
         answer: dict[str, dict[int, Image]] = {}
         for name, spec in request.cut_for.items():
             dependent = call.configuration.cuts.get(name)
-            if dependent is None:
+            if dependent is None or dependent.crops is None:
                 continue  # the caller's pipeline is newer than this replica's
             context = {call.configuration.step.name: result}
             condition, budget = dependent.condition, Budget(dependent.rule_operations)
@@ -271,15 +270,15 @@ class StepRunner:
                     and not condition(context=context, image=request.image, budget=budget)
                 ):
                     continue
-                found = picks(dependent, context, request.image, result["detections"], budget)
+                found = picks(dependent.crops, context, request.image, result["detections"], budget)
                 targets = [target for target in found if target is not None]
             except RuleError:
-                continue  # the engine decides the same rule again, and the failure is that step's
+                continue  # the engine evaluates the rule again, and the failure is that step's
             crops = {target.index: _cut(request.frame.pixels(), target.detection, spec) for target in targets}
             if left is not None:
                 left -= sum(image.nbytes for image in crops.values())
                 if left < 0:
-                    break  # the dependent gets the encoded image and cuts for itself
+                    break  # the dependent step gets the encoded image and cuts its crops itself
             answer[name] = crops
         return answer
 
@@ -295,15 +294,15 @@ def _timings(call: Prepared, finishing_since: float) -> Timings:
 
 
 def _cut_otherwise(request: StepRequest, configuration: _Configuration) -> bool:
-    """Whether the crops that came were cut in another way than the step wants them: the caller knew another version."""
+    """Whether the crops were cut in another way than the step wants them: the caller has another version."""
     return request.crops is not None and request.crop != configuration.info.crop
 
 
 def _pixels(request: StepRequest, configuration: _Configuration) -> tuple[tuple[Image, ...], int]:
-    """The images of a call, and at which fraction of its size the whole image is."""
+    """The images of a call, and the divisor of the whole image's size."""
     if request.crops is not None:
         for image in request.crops:
-            image.flags.writeable = False  # arrays that were unpickled come writable
+            image.flags.writeable = False  # unpickled arrays are writable
         return request.crops, 1
     if request.frame is None:  # a bug in the caller, not a user's mistake
         raise RuntimeError("the engine sent neither the image nor its crops")
@@ -317,8 +316,8 @@ def _pixels(request: StepRequest, configuration: _Configuration) -> tuple[tuple[
 
 
 def _tunables(step: PlannedStep) -> dict[str, Any]:
-    """Every tunable's value: as the file gives it, else the constructor's default, so that removing one from the
-    file resets it."""
+    """The value of every tunable: from the file, else the constructor's default, so that removing one from the file
+    resets it."""
     parameters = constructor_of(step.cls).parameters
     return {key: step.params.get(key, parameters[key].default) for key in sorted(step.cls.tunables)}
 
@@ -328,7 +327,7 @@ def _as_utf8(text: str) -> str:
 
 
 def _at_full_size(result: dict[str, Any], call: Prepared) -> dict[str, Any]:
-    """Boxes and shapes in pixels of the full image, where the classifier saw a reduced one."""
+    """Convert boxes and shapes to pixels of the full image if the classifier got a reduced one."""
     if call.divisor > 1:
         limits = [call.request.image["width"], call.request.image["height"]] * 2
         for detection in result.get("detections", ()):

@@ -15,7 +15,7 @@ from serve_app.deployments.hosting import StepHost
 from serve_app.deployments.replica_logs import set_up_logs, stop_buffering_logs
 from serve_app.deployments.replica_telemetry import replica_labels, start_telemetry, stop_telemetry
 from serve_app.deployments.rollout import Rollout
-from serve_app.deployments.step_groups import StepCall, CallOutcome, answer_group
+from serve_app.deployments.step_groups import CallOutcome, StepCall, answer_group
 
 __all__ = ["StepDeployment"]
 

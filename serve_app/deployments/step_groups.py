@@ -16,7 +16,7 @@ from serve_app.ray_internals import CALL_BYTES
 if TYPE_CHECKING:
     from serve_app.deployments.hosting import StepHost
 
-__all__ = ["StepCall", "CallOutcome", "answer_group", "call_bytes"]
+__all__ = ["CallOutcome", "StepCall", "answer_group", "call_bytes"]
 
 _log = logging.getLogger(__name__)
 

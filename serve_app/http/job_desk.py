@@ -19,6 +19,7 @@ from serve_app.images import PresignedUpload, Sources, Uploads
 from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
 from serve_app.refusals import Forbidden, JobsUnavailable
 from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
+from serve_app.results.deletion import delete_job
 from serve_app.telemetry.tracing import current_traceparent
 
 __all__ = ["JobDesk", "JobItem", "UploadRequest"]
@@ -154,7 +155,7 @@ class JobDesk:
             JobsUnavailable: the store is unavailable; what has begun is finished by the next compaction.
         """
         async with self._available():
-            await self._store.delete(job_id, by, self._uploads.delete)
+            await asyncio.to_thread(delete_job, self._store.objects, job_id, by, self._uploads.delete)
 
     async def presign(self, owner: str | None, content_type: str, size: int) -> PresignedUpload:
         """See :meth:`serve_app.images.Uploads.presign`.

@@ -211,12 +211,6 @@ class ResultStore:
             return JobStatus("running", None, marker)
         return None if marker is None or marker.withdrawn else JobStatus("queued", None, marker)
 
-    async def delete(self, job_id: str, by: str, delete_upload: Callable[[JobMarker], None]) -> bool:
-        """See :func:`serve_app.results.deletion.delete_job`."""
-        from serve_app.results.deletion import delete_job  # which imports this module
-
-        return await self._run(delete_job, self.objects, job_id, by, delete_upload)
-
     async def journal(self, outcomes: Sequence[Outcome]) -> None:
         """Write results to the journal. One that is written twice is compacted once."""
         lines = [outcome.encode() for outcome in outcomes if outcome.status == "succeeded"]

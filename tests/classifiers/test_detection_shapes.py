@@ -252,7 +252,7 @@ def test_polygons_are_ultralytics_masks(yolos: Callable[[str], Path]) -> None:
     assert pixels > 50_000
 
 
-@pytest.mark.parametrize("architecture", ["yolo11n-seg", "yolo26n-seg"])
+@pytest.mark.parametrize("architecture", ["yolo11n-seg", pytest.param("yolo26n-seg", marks=pytest.mark.slow)])
 def test_same_masks_as_ultralytics_itself(yolos: Callable[[str], Path], square: np.ndarray, architecture: str) -> None:
     detections, reference = both(yolos(architecture), square)
 

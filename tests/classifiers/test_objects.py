@@ -265,7 +265,7 @@ def test_boxes_of_a_head_without_overlaps_are_all_kept_best_first(build: Build) 
         ((7, 9), {"task": "depth"}, "is a model for 'depth'; use one for detect, segment, pose, obb or classify"),
         ((7, 9), {"task": "segment"}, "must have 2 outputs, but has"),
         ((11, 9), {"task": "pose", "kpt_shape": [17, 3]}, r"has 4 values for the keypoints .* are \(17, 3\); export"),
-        ((7, 9), {"names": {}}, "does not say which classes it knows; export it with ultralytics"),
+        ((7, 9), {"names": {}}, "does not name its classes; export it with ultralytics"),
     ],
 )
 def test_what_is_not_a_detector_is_refused(
@@ -319,7 +319,7 @@ def test_what_an_export_cannot_do(build: Build, arguments: dict[str, Any], messa
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("metadata.yaml", "holds the class names"), ("model.bin", "model.bin to where model.xml is")],
+    [("metadata.yaml", "has the class names"), ("model.bin", "model.bin to where model.xml is")],
 )
 def test_incomplete_folder(build: Build, missing: str, message: str) -> None:
     folder = build(OVERLAPPING)
@@ -333,7 +333,7 @@ def test_two_models_in_one_folder(build: Build) -> None:
     folder = build(OVERLAPPING)
     (folder / "other.xml").touch()
 
-    with pytest.raises(SetupError, match=r"holds 2 OpenVINO models; name one of its \.xml files"):
+    with pytest.raises(SetupError, match=r"has 2 OpenVINO models; name one of its \.xml files"):
         ObjectClassifier(str(folder))
 
 
@@ -404,7 +404,7 @@ def test_onnx_on_the_cpu(tmp_path: Path) -> None:
 def test_onnx_without_metadata(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(constant_onnx(OVERLAPPING, {}))
 
-    with pytest.raises(SetupError, match="does not say which classes it knows"):
+    with pytest.raises(SetupError, match="does not name its classes"):
         ObjectClassifier(str(tmp_path / "model.onnx"))
 
 

@@ -122,7 +122,7 @@ def test_labels_change_in_place(encoders: Callable[[str], Path], monkeypatch: py
         ({"labels": {"car": []}}, "must not be empty"),
         ({"templates": ["a photo"]}, r"templates.0: must match"),
         ({"labels": {"car": "a " + "photo " * 20}}, "a prompt of 'car' has 2[0-9] tokens, and the model reads 16"),
-        ({"labels": ["car", "car"]}, "labels: 'car' is there twice"),
+        ({"labels": ["car", "car"]}, "labels: 'car' is listed twice"),
     ],
 )
 def test_labels_that_do_not_fit(encoders: Callable[[str], Path], arguments: dict[str, Any], message: str) -> None:

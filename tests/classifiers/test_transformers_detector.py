@@ -142,7 +142,7 @@ def test_an_image_keeps_its_shape_where_the_processor_keeps_it(checkpoints: Call
 
 
 @pytest.mark.filterwarnings("ignore")  # tracing, which is how OpenVINO converts, is deprecated in torch
-@pytest.mark.parametrize("kind", ["detr", "rt_detr"])
+@pytest.mark.parametrize("kind", ["detr", pytest.param("rt_detr", marks=pytest.mark.slow)])
 def test_an_export_gives_what_torch_gives(checkpoints: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
     import torch
     from transformers import AutoModelForObjectDetection
@@ -257,7 +257,7 @@ def test_labels_change_in_place(checkpoints: Callable[[str], Path], monkeypatch:
     ("kind", "labels", "message"),
     [
         ("owlvit", None, "looks for labels that are given as text; give `labels`"),
-        ("detr", ["cat"], "has classes of its own and takes no `labels`; choose among them with `classes`"),
+        ("detr", ["cat"], "has fixed classes and takes no `labels`; choose among them with `classes`"),
         ("owlvit", ["a " * 20], r"a prompt of .* has 22 tokens, and the model reads 16"),
         ("grounding", ["a " * 300], r"together they have 30\d tokens, the model reads 256"),
         ("owlvit", [], "labels.*must not be empty"),

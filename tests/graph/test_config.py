@@ -302,7 +302,7 @@ def test_what_is_not_there_leaves_no_empty_blocks() -> None:
         ({"mak": {"timeout_ms": 3}}, "unknown step 'mak'; did you mean 'make'?"),
         ({"make": {"timeout": 3}}, "not a tunable; did you mean 'timeout_ms'?"),
         ({"make": {"timeout_ms": 0}}, "must be at least 1; got 0"),
-        ({"make": {"serve": {"max_batch_size": "8"}}}, "expected a whole number, for example 8; got the text '8'"),
+        ({"make": {"serve": {"max_batch_size": "8"}}}, "expected a whole number, for example 8; got the string '8'"),
     ],
 )
 def test_tunables_that_do_not_fit(tuned: dict[str, Any], message: str) -> None:

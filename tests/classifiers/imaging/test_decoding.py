@@ -418,7 +418,7 @@ def test_truncated(image_format: str, share: float) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "0 bytes came"),
+        (b"", "the image is empty: 0 bytes"),
         (b"hello world", "not an image: the bytes start with b'hello wo'"),
         (b"<!doctype html><html><body><svg/></body></html>", "not an image"),
         (b"<?xml version='1.0'?><note/>", "not an image"),

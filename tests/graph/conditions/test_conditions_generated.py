@@ -125,7 +125,6 @@ class Expressions:
             return self.pick(*strings, *self.bound(), depth=0)
         return self.pick(
             lambda d: f"({self.string(d)} + {self.string(d)})",
-            lambda d: f"({self.string(d)} * {self.whole()})",
             lambda d: f"{self.string(d)}[{self.whole()}]",
             lambda d: f"{self.string(d)}[{self.slice()}]",
             lambda d: f"({self.string(d)} or {self.string(d)})",
@@ -149,9 +148,7 @@ class Expressions:
             lambda d: f"({self.any(d)},)",
             lambda d: f"[{self.loop(d, self.any)}]",
             lambda d: f"({self.list(d)} + {self.list(d)})",
-            lambda d: f"({self.list(d)} * {self.whole()})",
             lambda d: f"{self.list(d)}[{self.slice()}]",
-            lambda d: f"sum([{self.list(d)}, {self.list(d)}], {self.random.choice(['[]', '()', '[1]'])})",
             "context['det']['detections']",
             self.numbers,
             depth=depth,
@@ -172,7 +169,7 @@ class Expressions:
         if depth <= 0:
             return self.pick("{}", "{'a': 1}", "detection", "image", "context['scene']['scores']", depth=0)
         return self.pick(
-            lambda d: f"{{{self.string(d)}: {self.any(d)}, {self.any(0)}: {self.any(d)}}}",
+            lambda d: f"{{{self.string(d)}: {self.any(d)}, {self.number(0)}: {self.any(d)}}}",
             self.mapping_loop,
             lambda d: self.mapping(0),
             depth=depth,
@@ -182,7 +179,7 @@ class Expressions:
         if depth <= 0:
             return self.pick("{1, 2}", "{'car', 'bus'}", "{0}", depth=0)
         return self.pick(
-            lambda d: f"{{{self.any(0)}, {self.string(d)}}}",
+            lambda d: f"{{{self.truth(0)}, {self.string(d)}}}",
             lambda d: f"{{{self.loop(d, self.number)}}}",
             lambda d: f"({self.set(d)} - {self.set(d)})",
             depth=depth,
@@ -286,9 +283,11 @@ def canonical(value: Any) -> Any:
 STRICTER = (
     "larger than 2**64",
     "not finite",
-    "not a real number",
     "does too much work",
-    "'%' works on numbers only",
+    "works on numbers only",
+    "sum() adds numbers",
+    "a tuple cannot be a key",
+    "of numbers up to 2**64",
 )
 """What a rule refuses and Python does."""
 
@@ -314,7 +313,7 @@ def check_same_as_python(text: str) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")  # Python's, of "'set' object is not subscriptable"
-@pytest.mark.parametrize("examples", [40, pytest.param(160, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, pytest.param(160, marks=pytest.mark.slow)])
 def test_decides_as_python_does(examples: int) -> None:
     outcomes: Counter[str] = Counter()
 
@@ -336,14 +335,12 @@ def test_decides_as_python_does(examples: int) -> None:
 _CONDITIONS = Path(graph.conditions.__file__).parent
 MODULES = {
     "<rule>",
-    *(
-        str(Path(graph.conditions.__file__).with_name(f"{name}.py"))
-        for name in ("rule", "budget", "compiler", "values")
-    ),
+    *(str(Path(graph.conditions.__file__).with_name(f"{name}.py")) for name in ("rule", "compiler", "values")),
 }
 HELPERS = (
     "difflib.py",
     "heapq.py",
+    "reprlib.py",
     "collections/__init__.py",
     "<string>",
     "classifiers/errors.py",
@@ -643,7 +640,7 @@ def trees(seed: int) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("texts", "examples", "expected"),
     [
-        (hostile_rules, 60, {"decided": 400, "undecidable": 300, "too much work": 100}),
+        (hostile_rules, 60, {"decided": 400, "undecidable": 300, "too much work": 50}),
         (token_soups, 140, {"refused": 2_500, "decided": 5}),
         (trees, 200, {"refused": 3_000, "decided": 100, "undecidable": 100}),
     ],
@@ -681,7 +678,11 @@ def test_no_builtin_is_in_reach() -> None:
             assert check_harmless(text) == "refused", text
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.text(max_size=60))
-def test_any_text_is_harmless(text: str) -> None:
-    check_harmless(text)
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_any_text_is_harmless(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, derandomize=True)
+    @given(st.text(max_size=60))
+    def check(text: str) -> None:
+        check_harmless(text)
+
+    check()

@@ -11,7 +11,6 @@ import pytest
 
 from classifiers.errors import SetupError, VisionError
 from graph.conditions import MAX_OPERATIONS, Budget, Rule, RuleError, RuleSyntaxError, compile_rule
-from graph.conditions.budget import MAX_SIZE
 from graph.conditions.rule import Kind
 from graph.conditions.syntax import MAX_DEPTH, MAX_LENGTH
 
@@ -83,7 +82,7 @@ HELD = [
     "[1, 2, 3][1:] == [2, 3]",
     "(1, 2, 3)[:2] == (1, 2)",
     "'abc'[True] == 'b'",
-    "{1: 'a', (1, 2): 'b', None: 'c'}[(1, 2)] == 'b'",
+    "{1: 'a', 'x': 'b', None: 'c'}[None] == 'c'",
     # comparing
     "1 < 2 <= 2 != 3 > 0 >= 0 == 0",
     "not 1 < 2 < 2",
@@ -94,7 +93,7 @@ HELD = [
     "'ab' < 'b'",
     "'ee' in 'street'",
     "2 in (1, 2) and 'a' in {'a': 1} and [1] in [[1]] and 3 not in {1, 2}",
-    "(1, 2) in {(1, 2), 3}",
+    "1 in {1, 'a'} and 'b' not in {1, 'a'}",
     # logic
     "(0 or 'x') == 'x'",
     "(1 and '') == ''",
@@ -111,7 +110,6 @@ HELD = [
     "2 ** -1 == 0.5 and 1 ** 1000 == 1 and (-1) ** 1001 == -1 and 2 ** 64 > 0",
     "-(-3) == 3 and +3 == 3 and -True == -1",
     "'a' + 'b' == 'ab' and [1] + [2] == [1, 2] and (1,) + () == (1,)",
-    "'ab' * 2 == 'abab' and 2 * [0] == [0, 0] and (1,) * -1 == ()",
     "{1, 2} - {2} == {1}",
     "True + True == 2",
     # functions
@@ -121,7 +119,6 @@ HELD = [
     "min(3, 1, 2) == 1 and max([3, 1, 2]) == 3 and max('abc') == 'c' and min({3, 2}) == 2",
     "max([], default=7) == 7 and min([2], default=7) == 2 and max((x for x in []), default=None) is None",
     "sum([1, 2, 0.5]) == 3.5 and sum([1], 2) == 3 and sum({1, 2}) == 3 and sum((x for x in [1]), 1) == 2",
-    "sum([[1], [2]], []) == [1, 2] and sum(((1,), (2,)), ()) == (1, 2)",
     "any([0, 1]) and not any([]) and all([]) and not all([1, 0]) and any({'a': 0})",
     # comprehensions
     "any(d['class_name'] == 'person' and d['confidence'] > 0.5 for d in context['det']['detections'])",
@@ -245,9 +242,9 @@ REFUSED = [
     ("[1 for __class__ in [1]]", "cannot use '__class__' for its variable"),
     ("[x for x in x]", "unknown name 'x'"),
     ("[x for x in [1]] and x", "unknown name 'x'"),
-    ("[1 for x[0] in [1]]", "a comprehension cannot put its values into x[0]"),
-    ("[1 for x.y in [1]]", "a comprehension cannot put its values into x.y"),
-    ("[1 for x, *y in [[1]]]", "a comprehension cannot put its values into *y"),
+    ("[1 for x[0] in [1]]", "a comprehension cannot assign to x[0]"),
+    ("[1 for x.y in [1]]", "a comprehension cannot assign to x.y"),
+    ("[1 for x, *y in [[1]]]", "a comprehension cannot assign to *y"),
     ("[1 async for x in [1]]", "'async for' is not allowed; write 'for'"),
     # nodes
     ("lambda: 1", "lambda is not allowed; write the expression itself"),
@@ -262,8 +259,10 @@ REFUSED = [
     ("(yield 1)", "yield 1 is not allowed"),
     ("(yield from [1])", "yield from [1] is not allowed"),
     ("[1][1:2, 3]", "1:2 is not allowed"),
-    ("1 is 1", "'is' only goes with None; write '=='"),
-    ("True is not False", "'is' only goes with None"),
+    ("1 is 1", "'is' is for None only; write '=='"),
+    ("True is not False", "'is' is for None only"),
+    ("1 < 2 in [2]", "'in' cannot be part of a chain; join two comparisons with 'and'"),
+    ("1 in [1] in [[1]]", "'in' cannot be part of a chain"),
     ("1 | 2", "'|' is not allowed; write 'or'"),
     ("1 & 2", "'&' is not allowed; write 'and'"),
     ("1 ^ 2", "'^' is not allowed; write '!='"),
@@ -444,7 +443,7 @@ UNDECIDABLE = [
     ),
     ("context['scene']['qqqq']", "KeyError: 'qqqq' in:"),
     ("context['scene'][1]", "KeyError: 1 in:"),
-    ("context['scene']['" + "x" * 200 + "']", "KeyError: '" + "x" * 59 + "... in:"),
+    ("context['scene']['" + "x" * 200 + "']", "KeyError: 'xxxxxxxxxxxx...xxxxxxxxxxxxx' in:"),
     ("context['det']['detections'][3]", "IndexError: list index out of range in:"),
     ("context['det']['detections']['car']", "TypeError: list indices must be integers or slices, not str"),
     ("context['scene']['note']['x']", "TypeError: 'NoneType' object is not subscriptable"),
@@ -469,7 +468,8 @@ UNDECIDABLE = [
     ("'a' - 'b'", "TypeError: unsupported operand type(s) for -: 'str' and 'str'"),
     ("'%s' % 1", "TypeError: '%' works on numbers only"),
     ("'%(a)s' % {'a': 1}", "TypeError: '%' works on numbers only"),
-    ("'a' * 'b'", "TypeError: can't multiply sequence by non-int of type 'str'"),
+    ("'a' * 2", "TypeError: '*' works on numbers only"),
+    ("[0] * 10 ** 9", "TypeError: '*' works on numbers only"),
     ("-'a'", "TypeError: bad operand type for unary -: 'str'"),
     ("+[]", "TypeError: bad operand type for unary +: 'list'"),
     ("abs('a')", "TypeError: bad operand type for abs(): 'str'"),
@@ -479,7 +479,11 @@ UNDECIDABLE = [
     ("len(1)", "TypeError: object of type 'int' has no len()"),
     ("sum(['a'])", "TypeError: unsupported operand type(s) for +: 'int' and 'str'"),
     ("sum(['a'], 'b')", "TypeError: sum() can't sum strings"),
-    ("sum([1], [2])", 'TypeError: can only concatenate list (not "int") to list'),
+    ("sum([[1], [2]], [])", "TypeError: sum() adds numbers; to join lists write [x for part in parts for x in part]"),
+    ("sum([[1]])", "TypeError: unsupported operand type(s) for +: 'int' and 'list'"),
+    ("{(1, 2)}", "TypeError: a tuple cannot be a key or in a set; use a string or a number"),
+    ("(1, 2) in {1}", "TypeError: a tuple cannot be a key"),
+    ("{(1, 2): 3}", "TypeError: a tuple cannot be a key"),
     ("any(1)", "TypeError: 'int' object is not iterable"),
     ("[x for x in 1]", "TypeError: 'int' object is not iterable"),
     ("max([])", "ValueError: max() of nothing; write max(..., default=0)"),
@@ -492,7 +496,7 @@ UNDECIDABLE = [
     ("1e308 + 1e308 - 1e308", "OverflowError: a number is not finite"),
     ("10.0 ** 400", "OverflowError"),
     ("sum([1e308, 1e308])", "OverflowError: a number is not finite"),
-    ("(-8) ** 0.5", "ValueError: the result is not a real number"),
+    ("round(context['big']['huge'][0], 3)", "OverflowError: round() takes up to 20 digits, of numbers up to 2**64"),
     ("2 ** 64 + 1", "OverflowError: a whole number is larger than 2**64"),
     ("2 ** 65", "OverflowError: a whole number is larger than 2**64"),
     ("9 ** 9 ** 9", "OverflowError: a whole number is larger than 2**64"),
@@ -532,9 +536,8 @@ def test_what_cannot_be_decided_is_said(source: str, message: str) -> None:
             "OverflowError: a whole number is larger than 2**64 in the constant 9**9**9**9",
         ),
         ("image['width'] > 9**9**9**9", 18, "larger than 2**64 in the constant 9**9**9**9"),
-        ("'a'*10**10 == 'b'", 1, "does too much work: a value of 10000000000 items or characters"),
-        ("[1]*10**9 == 1", 1, "does too much work: a value of 1000000000 items"),
-        ("detection['class_name'] == 'a' * 20000", 28, "does too much work: a value of 20000 items"),
+        ("'a'*10**10 == 'b'", 1, "TypeError: '*' works on numbers only in the constant 'a'*10**10"),
+        ("detection['class_name'] == 'a' * 20000", 28, "TypeError: '*' works on numbers only in the constant"),
         ("any(x == 1 / 0 for x in detection['bbox'])", 10, "ZeroDivisionError: division by zero in the constant 1 / 0"),
         ("detection['bbox'][2 ** 70] > 1", 19, "larger than 2**64 in the constant 2 ** 70"),
         ("detection['bbox'][:10 ** 20] == []", 20, "larger than 2**64 in the constant 10 ** 20"),
@@ -544,7 +547,7 @@ def test_what_cannot_be_decided_is_said(source: str, message: str) -> None:
             "TypeError: unhashable type: 'list' in the constant {'a', ['b']}",
         ),
         ("{'a': 1}[detection['class_name']] < max([])", 37, "ValueError: max() of nothing"),
-        ("sum(1 for x in [1] * 9999 for y in [1] * 9999) > 1", 1, "does too much work: the rules of this step may do"),
+        (f"sum(1 for x in '{'x' * 999}' for y in '{'y' * 999}') > 1", 1, "does too much work: the rules of this step"),
     ],
 )
 def test_constant_parts_are_evaluated_when_a_rule_is_compiled(source: str, column: int, message: str) -> None:
@@ -563,58 +566,38 @@ def test_a_key_that_a_client_made_long_is_not_compared() -> None:
 # ---- bounded work
 
 TOO_MUCH = [
-    "'a' * 10 ** 9",
-    "[0] * 10 ** 9",
-    "10 ** 9 * (0,)",
-    "len('a' * 10001)",
-    "'ab' * 5000 + 'c'",
-    "[x for x in context['big']['list'][:29000]]",
+    "[x for x in context['big']['list'][:29999]]",
     "{x for x in context['big']['list']}",
     "{x: 1 for x in context['big']['list']}",
     "sum(1 for x in context['big']['list'] for y in context['big']['list'])",
-    "sum([[[1] * 1000] * 1000] * 1000, [])",
-    "sum([[1] * 9000] * 9000, [])",
-    "sum([(1,) * 100] * 200, ())",
-    "max([['a' * 10000] * 100] * 100) == 1",
-    "min([[1] * 1000] * 1000)",
-    "[0] * 10000 in [[0] * 10000] * 100",
-    "context['big']['list'] == context['big']['list'] + [1]",
     "any(-1 in context['big']['list'] for x in [1, 2, 3, 4, 5])",
-    "'abcabcabc' * 900 in context['big']['text']",
-    "any('b' * 100 in context['big']['text'] for x in [1, 2, 3])",
+    "any(max(context['big']['list']) < 0 for x in [1, 2, 3])",
+    "max([context['big']['rows'], context['big']['rows']]) == 1",
+    "context['big']['rows'] in [context['big']['rows'][1:] for x in [1, 2, 3]]",
+    "all(context['big']['list'] != context['big']['list'][1:] for x in [1, 2, 3])",
+    "context['big']['text'][:9000] in context['big']['text']",
+    "any(context['big']['text'][1:50] in context['big']['text'] for x in [1])",
     "context['big']['table'] == context['big']['table']",
     "context['big']['table'] in [{}]",
-    "all([1, 2, context['big']['list']] == [1, 2, context['big']['list']] for x in [1, 2, 3])",
-    "context['big']['list'][:] + [1]",
-    "context['big']['text'][:] + 'b'",
-    "not all(context['big']['list'][:] for x in 'abcdefghijklmnopqrst')",
-    "not all(context['big']['text'][1:] for x in 'abcdefghijklmnopqrst')",
+    "any(not (context['big']['list'][:] + [1]) for x in [1, 2, 3])",
+    "not all(context['big']['list'][:] for x in 'abcdef')",
+    "not all(context['big']['text'][1:] for x in 'abcdef')",
     "any(x for x in context['big']['list'] for y in [])",
-    "any(not all(s) for s in [{x for x in context['big']['list'][1:900]}] for y in 'a' * 30)",
+    "any(not all(s) for s in [{x for x in context['big']['list'][1:900]}] for y in context['big']['list'][:30])",
     "all(context['big']['list'][:] for x in context['big']['list'])",
     "sum(len(context['big']['text'][1:]) for x in context['big']['list']) > 1",
-    "any(max(context['big']['list']) < 0 for x in [1, 2, 3])",
     "any(not all(context['big']['text']) for x in [1, 2, 3])",
-    "[y for y in [x for x in [0] * 9999] for z in [x for x in [0] * 9999]]",
-    "any(not a for a in [1] * 9000 for b in [1] * 9000)",
-    # as values that share parts, a thousand times as large as they look
-    "[[[[[[1] * 9] * 99] * 99] * 99] * 99] == [[[[[[1] * 9] * 99] * 99] * 99] * 99]",
-    "[x == y for x in [[[[[1] * 99] * 99] * 99]] for y in [[[[[1] * 99] * 99] * 99]]]",
-    "any(round(x, 3) == 1 for x in context['big']['huge'])",
+    # values that share parts are a thousand times as large as they look
+    "[[a, a, a] for a in [context['big']['rows']]] == [[a] for a in [context['big']['rows']]]",
+    "[[x for y in x] for x in [context['big']['list'][:9000]]] == []",
     "any(x % 3e-308 == 1 for x in context['big']['huge'] for y in context['big']['huge'])",
     "any(x // 3 == 1 for x in context['big']['huge'] for y in context['big']['huge'])",
-    # numbers that meet in a hash table
-    "{(x, x) for x in context['big']['list'][:9000]}",
-    "[x for x in {x * 7 for x in context['big']['list'][:2500]} for y in {z for z in context['big']['list'][:2500]}]",
-    "{(x,) for x in context['big']['list'][:700]} - {(x,) for x in context['big']['list'][:700]} == 1",
 ]
 
 
 @pytest.mark.parametrize("source", TOO_MUCH)
 def test_work_is_bounded(source: str) -> None:
-    with pytest.raises(
-        (RuleError, RuleSyntaxError), match=r"does too much work: (the rules of this step|a value of \d+)"
-    ):
+    with pytest.raises(RuleError, match=r"does too much work: the rules of this step may do 30,000 operations"):
         decide("condition", source, context={"big": BIG})
 
 
@@ -626,14 +609,13 @@ def test_a_deep_value_is_not_compared_to_its_end() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "len('a' * 10000) == 10000",
         "len([x for x in context['big']['list'][:10000]]) == 10000",
         "any(x == 4999 for x in context['big']['list'])",
         "'abab' in context['big']['text']",
         "49999 in context['big']['list'] and '49999' in context['big']['table']",
         "context['big']['table']['49999'] == 49999",
         "len(context['big']['list'][::-1]) == 50000",
-        "context['big']['rows'] != [] and [] != context['big']['rows']",
+        "context['big']['rows'] != []",
         "sum(abs(a['x'] - b['x']) < 3 for a in image['metadata'] for b in image['metadata']) == 294",
         "max(context['big']['list'][:20000]) == 19999",
         "len({x for x in context['big']['list'][:2000]}) == 2000",
@@ -653,7 +635,7 @@ def test_operations_are_counted() -> None:
 
 
 def test_limits_are_the_documented_ones() -> None:
-    assert (MAX_OPERATIONS, MAX_SIZE) == (30_000, 10_000)
+    assert MAX_OPERATIONS == 30_000
     names = ", ".join(repr(f"class number {n}") for n in range(200))
     assert len(names) > 3_800
     assert decide("crops", f"detection['class_name'] not in ({names})")
@@ -746,12 +728,10 @@ def test_reads(source: str, reads: set[str], reads_metadata: bool) -> None:
             [("image[\n'width']", 800), ("len('ä')", 1)],
         ),
         (
-            "len(['a'] * image['width'] * 100)",
+            "len([x for x in image['metadata']['camera'] for y in image['metadata']['camera']]) > image['width'] / 0",
             [
-                (
-                    "len(['a'] * image['width'] * 100)",
-                    "does too much work: a value of 80000 items or characters, 10000 are allowed",
-                ),
+                ("len([x for x in image['metadata']['camera'] for y in image['metadata']['camera']])", 36),
+                ("image['metadata']['camera']", "gate-3"),
                 ("image['width']", 800),
             ],
         ),
@@ -805,7 +785,7 @@ def test_takes_any_mapping_and_changes_nothing() -> None:
             raise KeyError(key)
 
     context, image = Lazy(det={"detections": [1, 2]}), Lazy(width=1, height=2, metadata={})
-    rule = compile_rule("condition", "sum([context['det']['detections'], [3]], []) == [1, 2, 3] and len(image) == 3")
+    rule = compile_rule("condition", "context['det']['detections'] + [3] == [1, 2, 3] and len(image) == 3")
     assert rule(context=context, image=image)
     assert context == {"det": {"detections": [1, 2]}}
 

@@ -261,7 +261,7 @@ class TestFailing:
         _, explained, *_ = explain(engine.plan, result)
         assert "15,000 operations" in str((explained.crops[-1] if explained.crops else explained.condition).error)
 
-    @pytest.mark.parametrize("steps", [1, 5, 30])
+    @pytest.mark.parametrize("steps", [1, 30])
     async def test_ordinary_rules_over_hundreds_of_detections_do_not_come_near_it(self, steps: int) -> None:
         crowd = {"detections": [PERSON] * 300 + [CAR] * 300, "detected_classes": ["car", "person"]}
         rules = {
@@ -296,7 +296,7 @@ class TestFailing:
         detectors = {"d": FOUND, "e": {"detections": [CAR], "detected_classes": ["car"]}}
         engine, _ = make(step("d"), step("e"), step("c", ["d", "e"], crops="True"), **detectors)
         result = await engine.run(FRAME)
-        assert "say which with `crops_from: d`" in result["steps"][2]["error"]["detail"]
+        assert "choose one with `crops_from: d`" in result["steps"][2]["error"]["detail"]
         engine, backend = make(step("d"), step("e"), step("c", ["d", "e"], crops="True", crops_from="e"), **detectors)
         assert statuses(await engine.run(FRAME))["c"] == "ok"
         assert [target.detection for target in backend.requests["c"].targets or ()] == [CAR]

@@ -358,7 +358,7 @@ def test_several_mistakes_in_one_file_are_all_reported(tmp_path: Path) -> None:
     """A mistake in the first step and one in the second, of each kind at least once."""
     first = [path for path in BAD_VALUES if path[:2] == ("pipeline", 0) and len(path) > 3]
     others = [path for path in BAD_VALUES if path[:2] == ("pipeline", 1) and len(path) > 2]
-    for one, other in zip(itertools.cycle(first), [*others, *others], strict=False):
+    for one, other in zip(itertools.cycle(first), others, strict=False):
         data = yaml.safe_load(GOOD)
         for path in (one, other):
             parent = data
@@ -467,7 +467,7 @@ def only_pipeline_errors(text: str, path: Path) -> None:
         check_form(error, path, re.sub("[\r\x85\u2028\u2029]", "\n", text))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(EDITS, min_size=1, max_size=6))
 def test_edited_text_is_a_pipeline_or_a_pipeline_error(tmp_path: Path, edits: list[tuple[int, int, str]]) -> None:
     text = GOOD
@@ -476,7 +476,7 @@ def test_edited_text_is_a_pipeline_or_a_pipeline_error(tmp_path: Path, edits: li
     only_pipeline_errors(text, tmp_path / "edited.yaml")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=200))
 def test_any_text_is_a_pipeline_error(tmp_path: Path, text: str) -> None:
     only_pipeline_errors(text, tmp_path / "any.yaml")
@@ -489,7 +489,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*BAD_VALUES, *REQUIRED]), VALUES), min_size=1, max_size=4))
 def test_any_values_are_a_pipeline_or_a_pipeline_error(changes: list[tuple[Path_, Any]]) -> None:
     data = yaml.safe_load(GOOD)

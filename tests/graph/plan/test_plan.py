@@ -187,10 +187,7 @@ AGAIN = "gets the encoded image and decodes it again"
             [DET, TWO, step("b", depends_on=["det", "two"], crops=CARS)],
             [
                 f"step 'two' {AGAIN}: it has no dependencies, as 'det'",
-                (
-                    "step 'b' fails when more than one of 'det', 'two' has detections; "
-                    "say whose it means with `crops_from`"
-                ),
+                ("step 'b' fails when more than one of 'det', 'two' has detections; choose one with `crops_from`"),
             ],
         ),
         (

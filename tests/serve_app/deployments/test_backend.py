@@ -321,7 +321,9 @@ class TestGroups:
 
     async def test_the_priority_is_that_of_the_engine(self) -> None:
         handle = Handle([info(plan())], ANSWER)
-        await Engine(plan(), make(plan(), detect=handle), priority=Priority.QUEUE).run(Frame.from_array(draw()), timeout_s=9)
+        await Engine(plan(), make(plan(), detect=handle), priority=Priority.QUEUE).run(
+            Frame.from_array(draw()), timeout_s=9
+        )
         [[call]] = handle.groups
         assert call.request.priority == Priority.QUEUE
         assert call.left_s == pytest.approx(9, abs=1)

@@ -13,7 +13,7 @@ import pytest
 from graph.engine.messages import CropSpec, StepAnswer, StepInfo, StepRequest
 from graph.failures import DeadlineExceeded, StepUnavailable
 from serve_app.deployments.hosting import StepHost
-from serve_app.deployments.step_groups import StepCall, CallOutcome, answer_group, call_bytes
+from serve_app.deployments.step_groups import CallOutcome, StepCall, answer_group, call_bytes
 from serve_app.ray_internals import CALL_BYTES
 
 INFO = StepInfo("config", "weights", CropSpec(None, "stretch", 0.0))

@@ -12,8 +12,8 @@ Floats = npt.NDArray[np.float32]
 SIZE = (64, 32)
 """(H, W) that crops are looked at in. 128 x 64 is no more accurate."""
 
-# Each channel goes a third of the way to where the brightest parts of a photograph should lie, which takes back some of
-# the lamp's colour and of a wrong exposure, and leaves a red garment red. The norm of degree 6 is "Shades of Gray"
+# Each channel is moved a third of the way to where the brightest parts of a photograph should be. That corrects a part
+# of the light's colour and of a wrong exposure, and keeps a red garment red. The norm of degree 6 is "Shades of Gray"
 # (Finlayson and Trezzi, Color Imaging Conference 2004).
 _NORM_DEGREE = 6
 _NORM_TARGET = 0.7
@@ -25,7 +25,7 @@ _POWERS = ((np.arange(256) / 255) ** _NORM_DEGREE).astype(np.float32)
 _ROWS = ((np.arange(SIZE[0]) + 0.5) / SIZE[0]).astype(np.float32)
 _COLUMNS = ((np.arange(SIZE[1]) + 0.5) / SIZE[1]).astype(np.float32)
 
-# A bell around the middle of the breast. That lies lower where the crop ends at the waist, which shows by a large face.
+# A bell around the middle of the breast. It is lower if the crop ends at the waist, which a large face shows.
 _BREAST_ROW, _LOWEST_BREAST_ROW, _BREAST_COLUMN = 0.31, 0.49, 0.5
 _BREAST_ROW_PER_SKIN = 0.45
 _ROW_SPREAD, _COLUMN_SPREAD = 0.14, 0.27

@@ -1,4 +1,4 @@
-"""What persons wear."""
+"""The color of a person's T-shirt."""
 
 from __future__ import annotations
 
@@ -9,17 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from classifiers.attributes.colour_names import COLOUR_NAMES, name_memberships, skin_likeness
+from classifiers.attributes.garment import SIZE, balanced, breast_weights, show_a_face, unlike_background
 from classifiers.base import BaseClassifier, Image
-from classifiers.clothing import (
-    COLOUR_NAMES,
-    SIZE,
-    balanced,
-    breast_weights,
-    name_memberships,
-    show_a_face,
-    skin_likeness,
-    unlike_background,
-)
 from classifiers.imaging import crop
 from classifiers.tunables import Tunables, check
 
@@ -29,7 +21,7 @@ TopK = Annotated[int, Field(ge=1, le=len(COLOUR_NAMES))]
 SkinSuppression = Annotated[float, Field(ge=0, le=1)]
 BackgroundSuppression = Annotated[float, Field(ge=0, le=100)]
 
-# Bits of each channel that name a colour, and that tell it from the background.
+# Bits per channel for naming a colour, and for comparing it with the background.
 _FINE_BITS, _COARSE_BITS = 5, 4
 
 _LEAST_HEIGHT, _LEAST_WIDTH = 32, 12
@@ -51,18 +43,18 @@ class TShirtColorClassifier(BaseClassifier):
     """The colour of what a person wears above the waist, as one of the eleven basic colour terms.
 
     Takes the crop of a person with the head at the top, from head to foot or only the upper part. Every pixel votes for
-    the names that its colour has; the vote counts most on the breast, and little where the colour is one of skin or of
-    what is seen beside the person. There are no weights to load; a crop takes a fraction of a millisecond.
+    the names that its colour has. Votes have the highest weight on the breast, and little for colours of skin and
+    of the background. There are no weights to load; a crop takes a fraction of a millisecond.
 
     The result of a crop is ``{"label": "black", "confidence": 0.8, "labels": [{"label": "black", "confidence": 0.8},
     {"label": "grey", "confidence": 0.1}, ...]}``: the most confident first, the confidences of all eleven sum to 1.
-    It is ``{"label": "unknown", "confidence": 0.0, "labels": [], "reason": ...}`` where too little of the person is
-    seen, or where a face fills the crop.
+    It is ``{"label": "unknown", "confidence": 0.0, "labels": [], "reason": ...}`` if too little of the person is
+    visible, or a face fills the crop.
 
     Args:
         top_k: how many names ``labels`` has, 1..11.
-        skin_suppression: share of its vote that a skin-coloured pixel loses, 0..1. Less is better for beige garments.
-        background_suppression: how strongly a colour that is also seen beside the person loses votes, 0..100; 0: not.
+        skin_suppression: share of its vote that a skin-coloured pixel loses, 0..1. Lower is better for beige garments.
+        background_suppression: how strongly colours of the background lose votes, 0..100; 0: not at all.
 
     Raises:
         SetupError: an argument is out of its range.
@@ -163,6 +155,6 @@ def _numbers(pixels: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int32]:
 
 
 def _palette(bits: int) -> npt.NDArray[np.uint8]:
-    """(8**bits, 3): the middle of each colour that can be told apart with so many bits a channel."""
+    """(8**bits, 3): the middle of each colour that this number of bits per channel can represent."""
     steps = (np.arange(2**bits) * 2 ** (8 - bits) + 2 ** (7 - bits)).astype(np.uint8)
     return np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)

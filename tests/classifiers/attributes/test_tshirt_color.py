@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from classifiers import Image, SetupError
 from classifiers.attributes import TShirtColorClassifier
-from classifiers.clothing.colour_names import COLOUR_NAMES, name_memberships, skin_likeness
+from classifiers.attributes.colour_names import COLOUR_NAMES, name_memberships, skin_likeness
 from classifiers.imaging.crops import crop
 
 Colour = tuple[int, int, int]
