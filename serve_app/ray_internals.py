@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 __all__ = [
+    "CALL_BYTES",
     "ClusterStore",
     "application_states",
     "bootstrap_address",
@@ -28,8 +29,9 @@ __all__ = [
     "session_dir",
 ]
 
-# Detections, contexts and the bytes of pickle beside the pixels.
-_ROOM_BYTES = 512 * 1024
+CALL_BYTES = 512 * 1024
+"""Room in a message for each call or answer beside its pixels or its encoded image: detections, contexts, shapes."""
+
 _KV_NAMESPACE = "visiongraph"
 _ANSWER_S = 5.0
 
@@ -79,7 +81,7 @@ def crop_budget_bytes() -> int:
     ``RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`` allows in this process."""
     from ray.serve._private.constants import RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH
 
-    return max(0, int(RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH) - _ROOM_BYTES)
+    return max(0, int(RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH) - CALL_BYTES)
 
 
 def free_resources() -> dict[str, dict[str, float]]:

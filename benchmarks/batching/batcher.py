@@ -11,6 +11,7 @@ from statistics import mean, median
 from ray import serve
 from starlette.requests import Request
 
+from graph.engine import Priority
 from serve_app.deployments.batch_gate import BatchGate
 
 __all__ = ["Batcher"]
@@ -61,7 +62,7 @@ class Batcher:
     async def _call(self, item: int) -> int:
         if self._gate is None:
             return await self._infer(item)
-        async with self._gate(1):
+        async with self._gate(1, Priority.INTERACTIVE, time.monotonic()):
             return await self._infer(item)
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=0.0)

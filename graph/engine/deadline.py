@@ -1,14 +1,24 @@
-"""The deadline of a request."""
+"""The deadline of a request. It travels with the calls of its steps, so that none works for a caller that is gone."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 from graph.failures import DeadlineExceeded
 
-__all__ = ["deadline"]
+__all__ = ["deadline", "expires_at"]
+
+_EXPIRES_AT: ContextVar[float | None] = ContextVar("expires_at", default=None)
+
+
+def expires_at(limit_s: float | None = None) -> float | None:
+    """When the caller stops waiting, by the event loop's clock: at the deadline around it or after ``limit_s``,
+    whichever is sooner; ``None``: never."""
+    limit = None if limit_s is None else asyncio.get_running_loop().time() + limit_s
+    return min((at for at in (_EXPIRES_AT.get(), limit) if at is not None), default=None)
 
 
 @asynccontextmanager
@@ -22,9 +32,11 @@ async def deadline(limit_s: float | None, since: float | None = None) -> AsyncIt
     Raises:
         DeadlineExceeded: the deadline passed.
     """
-    since = asyncio.get_running_loop().time() if since is None else since
+    now = asyncio.get_running_loop().time()
+    until = None if limit_s is None else (now if since is None else since) + limit_s
+    token = _EXPIRES_AT.set(expires_at(None if until is None else until - now))
     try:
-        async with asyncio.timeout_at(None if limit_s is None else since + limit_s) as limit:
+        async with asyncio.timeout_at(until) as limit:
             yield
     except TimeoutError:
         if not limit.expired():
@@ -35,3 +47,5 @@ async def deadline(limit_s: float | None, since: float | None = None) -> AsyncIt
             "allow more time or send a smaller image",
             timeout_ms=limit_ms,
         ) from None
+    finally:
+        _EXPIRES_AT.reset(token)

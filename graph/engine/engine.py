@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from classifiers import InputError
 from graph.conditions import Budget, RuleError
-from graph.engine.deadline import deadline
+from graph.engine.deadline import deadline, expires_at
 from graph.engine.frame import Frame
-from graph.engine.messages import Carried, StepAnswer, StepInfo, StepRequest, Target, loaded_digest
+from graph.engine.messages import Carried, Priority, StepAnswer, StepInfo, StepRequest, Target, loaded_digest
 from graph.engine.observing import Decisions, Status, StepObserver, StepOutcome
 from graph.engine.selection import detections_for, picks
 from graph.failures import Overloaded, StepFailed, StepUnavailable
@@ -61,12 +61,21 @@ class Engine:
         plan: the pipeline.
         backend: where its steps run.
         observer: told how each step ends on each image.
+        priority: of its images, where they wait with others.
     """
 
-    def __init__(self, plan: Plan, backend: StepBackend, *, observer: StepObserver | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        backend: StepBackend,
+        *,
+        observer: StepObserver | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> None:
         self.plan = plan
         self._backend = backend
         self._observer = observer
+        self._priority = priority
 
     async def fingerprint(self) -> str:
         """Identity of the plan with the loaded weights: structure, rules, parameters, code versions.
@@ -107,7 +116,8 @@ class Engine:
             Overloaded: a step's queue is full, it cannot be reached, or it failed while the pipeline is being changed.
         """
         image = {"width": frame.width, "height": frame.height, "metadata": dict(metadata or {})}
-        walk = _Walk(self.plan, self._backend, self._observer, frame, image, request_id or uuid.uuid4().hex)
+        identity = request_id or uuid.uuid4().hex
+        walk = _Walk(self.plan, self._backend, self._observer, frame, image, identity, self._priority)
         async with deadline(timeout_s):
             return await walk.run()
 
@@ -122,6 +132,7 @@ class _Walk:
     frame: Frame
     image: dict[str, Any]
     request_id: str
+    priority: Priority
     tasks: dict[str, asyncio.Task[StepOutcome]] = field(default_factory=dict)
     infos: Mapping[str, StepInfo] = field(default_factory=dict)
     is_mixed: bool = False
@@ -234,6 +245,8 @@ class _Walk:
             crop_budget_bytes=self.backend.crop_budget_bytes,
             request_id=self.request_id,
             sha256=self.frame.sha256,
+            priority=self.priority,
+            expires_at=expires_at(step.timeout_s),
         )
 
 

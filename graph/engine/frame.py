@@ -109,6 +109,11 @@ class Frame:
         pixels = self.pixels()
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
+    @property
+    def nbytes(self) -> int:
+        """What travels between processes: the encoded bytes; of an array, its pixels."""
+        return len(self._data) if self._data or self._pixels is None else self._pixels.nbytes
+
     def pixels(self) -> Image:
         """The upright image, (H, W, 3) RGB uint8, read-only; decoded on the first call in this process. Thread-safe.
 

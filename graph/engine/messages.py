@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from classifiers import Image, InputError, ResizeMode
@@ -13,6 +14,7 @@ from graph.engine.frame import Frame
 __all__ = [
     "Carried",
     "CropSpec",
+    "Priority",
     "StepAnswer",
     "StepError",
     "StepInfo",
@@ -59,6 +61,17 @@ class StepInfo(NamedTuple):
         return loaded_digest(self.config, self.weights)
 
 
+class Priority(IntEnum):
+    """Which calls are taken first where several wait for the same step."""
+
+    INTERACTIVE = 0
+    """A client waits for the answer."""
+    QUEUE = 1
+    """A message from a queue."""
+    BACKGROUND = 2
+    """Nobody waits: a candidate that is compared with the deployed version."""
+
+
 class Timings(NamedTuple):
     """What an answer took where the step is loaded.
 
@@ -94,6 +107,8 @@ class StepRequest:
         crop_budget_bytes: limit on the crops that are returned with the answer; crops beyond it are left out.
         request_id: the request's identity, for logs.
         sha256: of the image's bytes, in hex.
+        priority: where it waits with others.
+        expires_at: when its caller stops waiting, by the clock of the caller's event loop; ``None``: never.
         traceparent: of the caller's span (W3C Trace Context), where it is sampled.
     """
 
@@ -107,6 +122,8 @@ class StepRequest:
     crop_budget_bytes: int | None = None
     request_id: str = ""
     sha256: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    expires_at: float | None = None
     traceparent: str = ""
 
 

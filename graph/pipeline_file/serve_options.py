@@ -108,7 +108,7 @@ class ServeConfig(Closed):
     max_ongoing_requests: int | None = Field(
         None,
         ge=1,
-        description="Requests that a replica accepts at once; null: twice `max_batch_size`: one batch runs, one fills.",
+        description="Requests that a replica works on at once; null: two batches, of which one runs and one fills.",
         examples=[16],
     )
     max_queued_requests: int | None = Field(

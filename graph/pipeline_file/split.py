@@ -14,7 +14,7 @@ from graph.pipeline_file.schema import PipelineConfig, StepConfig
 __all__ = ["merge", "structure", "tunables"]
 
 _RULES = ("condition", "crops", "crops_from", "timeout_ms", "on_error")
-_BATCHING = ("max_batch_size", "batch_wait_ms", "max_ongoing_requests")  # the last has to fit the first
+_BATCHING = ("max_batch_size", "batch_wait_ms", "max_ongoing_requests", "max_queued_requests")
 
 
 def structure(config: PipelineConfig) -> dict[str, Any]:

@@ -233,6 +233,7 @@ class StepRunner:
                     crop=call.request.cut_for[name],
                     request_id=call.request.request_id,
                     sha256=call.request.sha256,
+                    priority=call.request.priority,
                     traceparent=call.request.traceparent,
                 )
         return calls

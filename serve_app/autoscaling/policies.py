@@ -87,12 +87,12 @@ class _Policy:
 
 
 class StepPolicy(_Policy):
-    """Scales a step by its crops in progress, which callers send along and replicas publish.
+    """Scales a step by its load in progress (crops, or requests), which callers send along and replicas publish.
 
     With no replica, Serve itself starts one at the first request.
 
     Args:
-        crops_per_replica: target of crops in progress per replica.
+        crops_per_replica: target of load in progress per replica.
         upscale_delay_s: how long more must be needed before replicas are added.
         downscale_delay_s: how long fewer must suffice before replicas are removed.
     """

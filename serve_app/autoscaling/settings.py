@@ -49,13 +49,14 @@ def worker_replicas(num_replicas: int | None, scaling: BacklogAutoscaling | None
 
 
 def step_replicas(num_replicas: int | None, scaling: AutoscalingConfig | None, max_batch_size: int) -> dict[str, Any]:
-    """Serve's options for the number of replicas of a step: fixed; by the crops in progress, as its callers count them;
-    or, with ``target_ongoing_requests``, by requests, as Serve itself does."""
-    if scaling is None or scaling.target_ongoing_requests is not None:
-        return entry_replicas(num_replicas, scaling, max_batch_size)
-    crops = scaling.target_ongoing_crops or float(max_batch_size)
+    """Serve's options for the number of replicas of a step: fixed, or by the crops or, with
+    ``target_ongoing_requests``, the requests in progress, as its callers count them. Serve itself would count groups of
+    them, and only those that were sent."""
+    if scaling is None:
+        return {"num_replicas": num_replicas or 1}
+    target = scaling.target_ongoing_requests or scaling.target_ongoing_crops or float(max_batch_size)
     delays = scaling.model_dump(include={"upscale_delay_s", "downscale_delay_s"})
-    return _by_policy("StepPolicy", scaling, crops_per_replica=crops, **delays)
+    return _by_policy("StepPolicy", scaling, crops_per_replica=target, **delays)
 
 
 def _by_policy(name: str, scaling: AutoscalingConfig | BacklogAutoscaling, **kwargs: Any) -> dict[str, Any]:

@@ -10,20 +10,21 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from graph.engine import StepRequest
+from graph.pipeline_file import AutoscalingConfig
 from serve_app.autoscaling.decisions import WINDOW_S
 from serve_app.queues.protocol import QueueStats
 
-__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "CropsInProgress", "Rate", "ReplicaLoad", "worker_stats"]
+__all__ = ["CROPS", "HEARTBEAT", "CallerLoad", "LoadInProgress", "Rate", "ReplicaLoad", "call_load", "worker_stats"]
 
 HEARTBEAT = "alive"
 """Always published, so that a missing number is distinguished from a missing report."""
 CROPS = "crops:"
-"""Followed by a caller's id: the crops that it has in progress at the step that publishes."""
+"""Followed by a caller's id: the load that it has in progress at the step that publishes."""
 
 _REPORTED_S = 10.0
 
 CallerLoad: TypeAlias = "tuple[str, int]"
-"""A caller's id, and the crops that it has in progress at the step that it calls."""
+"""A caller's id, and the load that it has in progress at the step that it calls."""
 
 
 def worker_stats(queue: QueueStats | None, *, rate: float, in_hand: int, room: int) -> dict[str, float]:
@@ -62,31 +63,36 @@ class Rate:
         return sum(number for at, number in self._done if at >= since) / WINDOW_S
 
 
-def _crops(request: StepRequest) -> int:
-    """The size of a call in a batch: its crops, or one for the whole image."""
-    return 1 if request.targets is None else len(request.targets)
+def call_load(request: StepRequest, scaling: AutoscalingConfig | None) -> int:
+    """What one call adds to the load of a step: its crops, or one for the whole image; one in any case where the step
+    is scaled by requests."""
+    by_requests = scaling is not None and scaling.target_ongoing_requests is not None
+    return 1 if request.targets is None or by_requests else len(request.targets)
 
 
-class CropsInProgress:
-    """A caller's count of its crops in progress at each deployment: waiting for a replica, or in one."""
+class LoadInProgress:
+    """A caller's load in progress at each deployment: waiting to be sent, or in a replica."""
 
     def __init__(self) -> None:
         self._id = uuid.uuid4().hex[:12]
-        self._crops: Counter[str] = Counter()
+        self._load: Counter[str] = Counter()
 
     @contextmanager
-    def call(self, deployment: str, request: StepRequest) -> Iterator[CallerLoad]:
-        """Count a call while it is in progress. Gives the load that is sent along with it to the deployment."""
-        crops = _crops(request)
-        self._crops[deployment] += crops
+    def call(self, deployment: str, load: int) -> Iterator[None]:
+        """Count a call while it is in progress."""
+        self._load[deployment] += load
         try:
-            yield self._id, self._crops[deployment]
+            yield
         finally:
-            self._crops[deployment] -= crops
+            self._load[deployment] -= load
+
+    def at(self, deployment: str) -> CallerLoad:
+        """What is sent along with a message to the deployment."""
+        return self._id, self._load[deployment]
 
 
 class ReplicaLoad:
-    """What a step's replica knows of its load: the crops in progress that its callers sent last, and its own rate."""
+    """What a step's replica knows of its load: what its callers sent last, and its own rate."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -94,24 +100,28 @@ class ReplicaLoad:
         self._rate = Rate(clock)
 
     @contextmanager
-    def call(self, load: CallerLoad, request: StepRequest) -> Iterator[None]:
-        """Count a call, with the load of its caller, this call included."""
-        caller, in_progress = load
-        crops = _crops(request)
+    def calls(self, caller_load: CallerLoad, size: int) -> Iterator[None]:
+        """Count calls of one caller while the block lasts.
+
+        Args:
+            caller_load: of their caller, these calls included.
+            size: their share of it.
+        """
+        caller, in_progress = caller_load
         self._callers[caller] = in_progress, self._clock()
         try:
             yield
         finally:
-            # a caller that makes no further call has at least this one less
+            # a caller that makes no further call has at least these less
             in_progress, told = self._callers.get(caller, (0, 0.0))
-            self._callers[caller] = max(0, in_progress - crops), told
-            self._rate.count(crops)
+            self._callers[caller] = max(0, in_progress - size), told
+            self._rate.count(size)
             self._forget()
 
     def stats(self) -> dict[str, float]:
         """What the replica returns from ``record_autoscaling_stats``."""
         self._forget()
-        callers = {CROPS + caller: float(crops) for caller, (crops, _) in self._callers.items()}
+        callers = {CROPS + caller: float(load) for caller, (load, _) in self._callers.items()}
         return {HEARTBEAT: 1.0, "rate": self._rate.per_s(), **callers}
 
     def _forget(self) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from classifiers import SetupError
 from graph.engine import StepAnswer, StepInfo, StepRequest
 from graph.failures import Overloaded, StepUnavailable, Unreachable
 from graph.plan import Plan
-from serve_app.autoscaling import CropsInProgress
+from serve_app.autoscaling import LoadInProgress, call_load
 from serve_app.deployments.crashes import Crashes
 from serve_app.deployments.hosting import StepHost
-from serve_app.ray_internals import is_gone, replica_count
+from serve_app.deployments.step_groups import CallOutcome, StepCall, call_bytes
+from serve_app.deployments.window import Limits, Window
+from serve_app.ray_internals import CALL_BYTES, is_gone, replica_count
 from serve_app.telemetry.tracing import step_span
 
 __all__ = ["ServeBackend"]
@@ -30,6 +33,10 @@ __all__ = ["ServeBackend"]
 _ATTEMPTS = 5
 _RETRY_AFTER_S = 1
 
+# A group is answered when its last call is. With more crops than these batches in it, calls wait too long for each
+# other; with fewer, calls of many crops never travel together (benchmarks/groups).
+_GROUP_BATCHES = 4
+
 _LOOK_EVERY_S = 0.25
 _ANSWER_S = 5.0
 _ASSUMED_S = 2.0
@@ -39,8 +46,20 @@ _AGREE_S = 600.0
 _log = logging.getLogger(__name__)
 
 
+class _Call(NamedTuple):
+    """A call before it is sent; the times are those of the event loop's clock."""
+
+    step: str
+    request: StepRequest
+    is_alone: bool
+    since: float
+
+
 class ServeBackend:
     """Steps behind deployment handles, and those in this process. Use it from one event loop.
+
+    Calls of one deployment wait here, in a :class:`serve_app.deployments.window.Window`, not in Serve's router, and
+    travel in groups.
 
     Args:
         plan: the pipeline, with the deployment of each step.
@@ -68,12 +87,31 @@ class ServeBackend:
         }
         self._always_running = [name for name in self._hosts if not plan[name].serve.scales_to_zero]
         self._deployments = {step.name: step.host for step in plan}
-        self._in_progress = CropsInProgress()
+        self._load = LoadInProgress()
         self._here = here
         self._infos: dict[str, StepInfo] = {}  # of the steps elsewhere
-        self._waiting: dict[DeploymentResponse[Any], str] = {}  # calls in progress, and their deployments
+        self._under_way: dict[DeploymentResponse[Any], str] = {}  # groups, and their deployments
         self._watch: asyncio.Task[None] | None = None
         self._gone_until: dict[str, float] = {}  # deployments that were removed, and until when that is assumed
+        self._windows: dict[str, Window[_Call, StepAnswer]] = {}
+        self.reconfigure(plan)
+
+    def reconfigure(self, plan: Plan) -> None:
+        """Take the limits of the steps' deployments from the plan; calls in progress go on."""
+        for name, handle in self._hosts.items():
+            options = plan[name].serve
+            limits = Limits(
+                group_calls=options.max_batch_size,
+                group_crops=_GROUP_BATCHES * options.max_batch_size,
+                group_bytes=(self.crop_budget_bytes or 0) + CALL_BYTES,
+                under_way=options.ongoing_requests,
+                waiting=options.max_queued_requests,
+            )
+            if name in self._windows:
+                self._windows[name].limits = limits
+            else:
+                self._windows[name] = Window(partial(self._send, name), limits, partial(replica_count, handle))
+        self._scaling = {name: plan[name].serve.autoscaling for name in self._hosts}
 
     async def describe(self) -> Mapping[str, StepInfo]:
         """See :class:`graph.engine.engine.StepBackend`."""
@@ -151,27 +189,27 @@ class ServeBackend:
         if step in self._here:
             return await self._here.call(step, request)
         deployment = self._deployments[step]
-        if self._gone_until.get(deployment, 0.0) > time.monotonic() and replica_count(self._hosts[deployment]) == 0:
-            raise _unavailable(step)
+        since = asyncio.get_running_loop().time()
         alone = self._crashes.is_suspect(deployment, request.sha256)
-        with self._in_progress.call(deployment, request) as load:
+        with self._load.call(deployment, call_load(request, self._scaling[deployment])):
             for attempt in range(1, _ATTEMPTS + 1):  # pragma: no branch
-                response = cast("DeploymentResponse[Any]", self._hosts[deployment].remote(step, request, load, alone))
-                self._waiting[response] = deployment
-                if self._watch is None or self._watch.done():
-                    self._watch = asyncio.create_task(self._end_hopeless_calls())
                 try:
-                    answer: StepAnswer = await response
+                    answer = await self._windows[deployment](
+                        _Call(step, request, alone, since),
+                        crops=1 if request.targets is None else len(request.targets),
+                        nbytes=call_bytes(request),
+                        priority=request.priority,
+                        since=since,
+                        is_alone=alone,
+                        is_retried=attempt > 1,
+                    )
                     break
-                except asyncio.CancelledError:
-                    response.cancel()  # type: ignore[no-untyped-call]
-                    raise
-                except BackPressureError as error:
+                except asyncio.QueueFull:
                     raise Overloaded(
                         f"step '{step}' is overloaded: its queue is full; try again",
                         step=step,
                         retry_after_s=_RETRY_AFTER_S,
-                    ) from error
+                    ) from None
                 except RayServeException as error:
                     raise _unavailable(step) from error
                 except (ActorDiedError, ActorUnavailableError) as error:
@@ -182,24 +220,53 @@ class ServeBackend:
                             retry_after_s=_RETRY_AFTER_S,
                         ) from error
                     alone = await self._crashes.after(error.actor_id, deployment, request.sha256)
-                finally:
-                    del self._waiting[response]
         if alone and answer.error is None:
             self._crashes.acquit(deployment, request.sha256)
         self._infos[step] = answer.info
         self._infos.update((name, carried.answer.info) for name, carried in answer.carried.items())
         return answer
 
-    async def _end_hopeless_calls(self) -> None:
-        """Cancel calls that wait for a deployment that was removed: in Serve they would wait forever."""
-        while self._waiting:
+    async def _send(self, deployment: str, calls: Sequence[_Call]) -> tuple[Sequence[CallOutcome], int]:
+        """Send a group to one of the deployment's replicas, which Serve chooses.
+
+        Raises:
+            RayServeException: the deployment was removed.
+        """
+        handle = self._hosts[deployment]
+        if self._gone_until.get(deployment, 0.0) > time.monotonic() and replica_count(handle) == 0:
+            raise RayServeException(f"the deployment '{deployment}' was removed")
+        now = asyncio.get_running_loop().time()
+        group = [_leaving(call, now) for call in calls]
+        response = cast("DeploymentResponse[Any]", handle.remote(group, self._load.at(deployment)))
+        self._under_way[response] = deployment
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._end_hopeless_groups())
+        try:
+            reply: tuple[Sequence[CallOutcome], int] = await response
+            return reply
+        except asyncio.CancelledError:
+            response.cancel()  # type: ignore[no-untyped-call]
+            raise
+        finally:
+            del self._under_way[response]
+
+    async def _end_hopeless_groups(self) -> None:
+        """Cancel groups that wait for a deployment that was removed: in Serve they would wait forever."""
+        while self._under_way:
             await asyncio.sleep(_LOOK_EVERY_S)
-            for deployment in set(self._waiting.values()):
+            for deployment in set(self._under_way.values()):
                 handle = self._hosts[deployment]
                 if replica_count(handle) == 0 and await is_gone(handle):
                     self._gone_until[deployment] = time.monotonic() + _ASSUMED_S
-                    for response in [each for each, name in self._waiting.items() if name == deployment]:
+                    for response in [each for each, name in self._under_way.items() if name == deployment]:
                         response.cancel()  # type: ignore[no-untyped-call]
+
+
+def _leaving(call: _Call, now: float) -> StepCall:
+    """The call as it travels: clocks of two machines differ, so times are sent as durations."""
+    expires_at = call.request.expires_at
+    left_s = None if expires_at is None else max(0.0, expires_at - now)
+    return StepCall(call.step, call.request, call.is_alone, now - call.since, left_s)
 
 
 def _unavailable(step: str) -> StepUnavailable:

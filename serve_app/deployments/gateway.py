@@ -94,6 +94,7 @@ class Gateway:
         if not self._is_ready:
             await self._backend.agree(plan)
             self._is_ready = True
+        self._backend.reconfigure(plan)
         self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
 
     def check_health(self) -> None:

@@ -16,8 +16,10 @@ from ray import serve
 
 from classifiers.backends import thread_count
 from graph.engine import Carried, StepAnswer, StepError, StepInfo, StepRequest
+from graph.pipeline_file import INGRESS
 from graph.plan import Plan, PlannedStep
 from graph.runtime import Prepared, StepRunner, load_classifier
+from serve_app.deployments.admission import Admission
 from serve_app.deployments.batch_gate import BatchGate
 from serve_app.deployments.crashes import Crashes, InProgress, Turns
 from serve_app.deployments.replica_telemetry import replica_name
@@ -47,6 +49,9 @@ class StepHost:
     is called by one thread, one batch at a time. Several steps in a process of one core share one thread: in threads of
     their own they would evict each other from the core's cache.
 
+    A process that has the deployment of a step works on as many calls at once as its ``max_ongoing_requests`` says; the
+    others wait without being decoded.
+
     Nothing is loaded before the first :meth:`reconfigure`.
 
     Args:
@@ -64,6 +69,7 @@ class StepHost:
         self._work = _Work(in_progress, deadline_s)
         self._names = frozenset(step.name for step in plan.hosted_by(host))
         self._steps: dict[str, _HostedStep] = {}
+        self._admission = Admission(None)
 
     def __contains__(self, step: object) -> bool:
         return step in self._names
@@ -74,6 +80,8 @@ class StepHost:
         Raises:
             SetupError: a model could not be loaded; the message names the step.
         """
+        if self._host != INGRESS:  # the gateway and the workers count requests themselves
+            self._admission.most = plan[self._host].serve.ongoing_requests
         if not self._steps:
             # In a thread: the event loop has to answer health checks meanwhile.
             self._steps = await asyncio.to_thread(self._load, plan)
@@ -95,28 +103,38 @@ class StepHost:
         """The configuration of each step, by name."""
         return {name: step.info for name, step in self._steps.items()}
 
-    async def call(self, step: str, request: StepRequest, *, alone: bool = False) -> StepAnswer:
-        """Answer one call, and those of the steps that are answered along with it; ``alone``: while no other call is in
-        progress."""
-        crashes, image, came = self._crashes, request.sha256, time.time()
-        if crashes is None:
-            return await self._call(step, request)
-        try:
-            alone = crashes.is_suspect(self._host, image) or alone
-        except Quarantined as error:
-            return StepAnswer(self._steps[step].info, error=StepError(type(error).__name__, str(error), error))
-        # the same image may have come several times, and once is enough
-        async with self._turns(alone, lambda: not crashes.acquitted_since(self._host, image, came)):
-            answer = await self._call(step, request)
-            if alone and answer.error is None:
-                crashes.acquit(self._host, image)
-        return answer
+    async def call(
+        self, step: str, request: StepRequest, *, alone: bool = False, since: float | None = None
+    ) -> StepAnswer:
+        """Answer one call, and those of the steps that are answered along with it.
 
-    async def _call(self, step: str, request: StepRequest) -> StepAnswer:
-        answer, along = await self._steps[step].call(request)
+        Args:
+            step: which step.
+            request: with what.
+            alone: while no other call is in progress.
+            since: when its caller made the call, by the event loop's clock; default: now.
+        """
+        since = asyncio.get_running_loop().time() if since is None else since
+        crashes, image, came = self._crashes, request.sha256, time.time()
+        async with self._admission(request.priority, since):
+            if crashes is None:
+                return await self._call(step, request, since)
+            try:
+                alone = crashes.is_suspect(self._host, image) or alone
+            except Quarantined as error:
+                return StepAnswer(self._steps[step].info, error=StepError(type(error).__name__, str(error), error))
+            # the same image may have come several times, and once is enough
+            async with self._turns(alone, lambda: not crashes.acquitted_since(self._host, image, came)):
+                answer = await self._call(step, request, since)
+                if alone and answer.error is None:
+                    crashes.acquit(self._host, image)
+            return answer
+
+    async def _call(self, step: str, request: StepRequest, since: float) -> StepAnswer:
+        answer, along = await self._steps[step].call(request, since)
         if not along:
             return answer
-        carried = await asyncio.gather(*(self._carry(*call) for call in along.items()))
+        carried = await asyncio.gather(*(self._carry(*call, since) for call in along.items()))
         crops = {name: images for name, images in answer.crops.items() if name not in along}
         return replace(answer, crops=crops, carried=dict(zip(along, carried, strict=True)))
 
@@ -127,12 +145,10 @@ class StepHost:
         """
         self._work.check()
 
-    async def _carry(self, step: str, request: StepRequest) -> Carried:
+    async def _carry(self, step: str, request: StepRequest, since: float) -> Carried:
         started = time.perf_counter()
         with step_span(step, request, parent=request.traceparent) as traced:
-            answer, _ = await self._steps[step].call(
-                traced
-            )  # it looks at crops: no other step is answered along with it
+            answer, _ = await self._steps[step].call(traced, since)  # of crops: nothing is answered along with it
         targets = tuple(target.index for target in request.targets or ())
         return Carried(targets, answer, round(1000 * (time.perf_counter() - started), 1))
 
@@ -237,7 +253,7 @@ class _HostedStep:
         self._gate.wait_s = options.batch_wait_ms / 1000
         self._batched.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
 
-    async def call(self, request: StepRequest) -> tuple[StepAnswer, Mapping[str, StepRequest]]:
+    async def call(self, request: StepRequest, since: float) -> tuple[StepAnswer, Mapping[str, StepRequest]]:
         """The answer, and the calls of the steps to be answered along with it."""
         if request.crops is None:
             prepared = await self._in_thread(self._pixel_threads, [request], self._runner.prepare, request)
@@ -245,7 +261,7 @@ class _HostedStep:
             prepared = self._runner.prepare(request)
         if isinstance(prepared, StepAnswer):
             return prepared, {}
-        async with self._gate(len(prepared)):
+        async with self._gate(len(prepared), request.priority, since):
             outcome = await cast("Callable[[Prepared], Awaitable[_Outcome]]", self._batched)(prepared)
         if request.cut_for:
             answer = await self._in_thread(self._pixel_threads, [request], self._runner.finish, prepared, outcome)

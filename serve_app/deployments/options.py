@@ -34,9 +34,9 @@ _EVERY_DEPLOYMENT = {
     "health_check_timeout_s": 10,
 }
 
-# Requests at one gateway replica, and at a proxy before one has them. Serve counts them before their bodies have
-# arrived, so this limit is high, and the gateway itself counts those that it works on and those that wait
-# (GatewayConfig.max_ongoing_requests, max_queued_requests).
+# Serve's limits are so high that it never lets anything wait: the limits of the file are enforced here, the gateway's
+# (GatewayConfig.max_ongoing_requests, max_queued_requests) once a body has arrived, those of a step where calls wait to
+# travel together (serve_app.deployments.window).
 _SERVES_LIMIT = 10_000
 
 
@@ -55,8 +55,7 @@ def step_options(plan: Plan, name: str) -> dict[str, Any]:
     options = plan[name].serve
     return {
         "ray_actor_options": _reserved(plan.hosted_by(name)),
-        "max_ongoing_requests": options.ongoing_requests,
-        "max_queued_requests": options.max_queued_requests or -1,  # no limit
+        "max_ongoing_requests": _SERVES_LIMIT,
         **_EVERY_DEPLOYMENT,
         **step_replicas(options.num_replicas, options.autoscaling, options.max_batch_size),
     }

@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from graph import Engine, Plan, load_plan
+from graph.engine import Priority
 from graph.pipeline_file import INGRESS, merge
 from serve_app.autoscaling import worker_stats
 from serve_app.config import FetchConfig, IntakeConfig
@@ -57,7 +58,7 @@ class Worker:
         crashes = crashes_of_this_replica(INGRESS)
         self._host = StepHost(plan, INGRESS, deadline_s, crashes)
         self._backend = ServeBackend(plan, handles, self._host, crop_budget_bytes(), crashes)
-        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan), priority=Priority.QUEUE)
         self._store = ResultStore.from_uri(config.results)
         self._consumer: Consumer | None = None
         self._uploads = Uploads.of(config, plan.config.limits.max_bytes)
@@ -73,7 +74,8 @@ class Worker:
         await self._host.reconfigure(plan)
         if self._consumer is None:
             await self._backend.agree(plan)
-        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan))
+        self._backend.reconfigure(plan)
+        self._engine = Engine(plan, self._backend, observer=StepRecorder(plan), priority=Priority.QUEUE)
         if self._consumer is None:
             self._consumer = self._make_consumer(plan)
             self._consumer.start()

@@ -262,7 +262,8 @@ TUNED = {
     "timeout in serve": make(serve={"timeout_ms": 3}),
     "on_error": make(on_error="fail"),
     "a tunable of the class": make(params={"makes": 3, "confidence": 0.9, "labels": ["a"]}),
-    "batching": make(serve={"max_batch_size": 3, "batch_wait_ms": 1.5, "max_ongoing_requests": 3}),
+    "batching": make(serve={"max_batch_size": 3, "batch_wait_ms": 1.5}),
+    "limits": make(serve={"max_ongoing_requests": 9, "max_queued_requests": 3}),
     "an empty block": make(serve={}),
 }
 

@@ -6,6 +6,7 @@ The folder stands on the import path, as a package outside the project would.
 from __future__ import annotations
 
 import io
+import os
 import random
 import threading
 import time
@@ -130,6 +131,24 @@ class Sleeper(BaseClassifier):
                     file.write(f"{len(images)}\n")
             time.sleep(self.seconds)
         return [{"batch": len(images)} for _ in images]
+
+
+class Worker(BaseClassifier):
+    """Takes ``seconds`` for a batch, and says in which process, and with how many others of the batch."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    @property
+    def name(self) -> str:
+        return "worker"
+
+    def process(self, image: Image, context: Mapping[str, Any]) -> dict[str, Any]:
+        return self.process_batch([image], [context])[0]
+
+    def process_batch(self, images: Sequence[Image], contexts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        time.sleep(self.seconds)
+        return [{"process": os.getpid(), "batch": len(images)} for _ in images]
 
 
 class Lingerer(BaseClassifier):

@@ -9,8 +9,9 @@ from toys import draw
 
 from classifiers import BadImage
 from graph import DeadlineExceeded, Engine, Frame, Overloaded, Plan, StepFailed, StepUnavailable, load_plan
+from graph.engine.deadline import deadline
 from graph.engine.explanation import explain
-from graph.engine.messages import Carried, CropSpec, StepAnswer, StepError, StepInfo, StepRequest
+from graph.engine.messages import Carried, CropSpec, Priority, StepAnswer, StepError, StepInfo, StepRequest
 
 PERSON = {"bbox": [10.0, 10.0, 50.0, 90.0], "confidence": 0.9, "class_id": 1, "class_name": "person"}
 CAR = {"bbox": [100.0, 100.0, 180.0, 150.0], "confidence": 0.8, "class_id": 0, "class_name": "car"}
@@ -75,6 +76,28 @@ async def until(what: Any) -> None:
     async with asyncio.timeout(5):
         while not what():  # noqa: ASYNC110 - the condition is the engine's own state
             await asyncio.sleep(0)
+
+
+class TestWhatTravelsWithACall:
+    async def test_its_priority(self) -> None:
+        engine, backend = make(step("a"))
+        await engine.run(FRAME)
+        assert backend.requests["a"].priority == Priority.INTERACTIVE
+        await Engine(engine.plan, backend, priority=Priority.BACKGROUND).run(FRAME)
+        assert backend.requests["a"].priority == Priority.BACKGROUND
+
+    async def test_when_its_caller_stops_waiting(self) -> None:
+        engine, backend = make(step("a"), step("b", timeout_ms=50))
+        await engine.run(FRAME)
+        began = asyncio.get_running_loop().time()
+        assert backend.requests["a"].expires_at is None
+        assert backend.requests["b"].expires_at == pytest.approx(began + 0.05, abs=0.04)
+        async with deadline(10, since=began - 4), deadline(60):
+            await engine.run(FRAME, timeout_s=20)
+        assert backend.requests["a"].expires_at == pytest.approx(began + 6, abs=0.1)
+        assert backend.requests["b"].expires_at == pytest.approx(began + 0.05, abs=0.04)
+        await engine.run(FRAME, timeout_s=20)
+        assert backend.requests["a"].expires_at == pytest.approx(began + 20, abs=1)
 
 
 FOUND = {"detections": [PERSON, CAR], "detected_classes": ["car", "person"]}

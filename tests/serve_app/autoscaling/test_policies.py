@@ -20,8 +20,9 @@ from graph.engine.messages import StepRequest, Target
 from graph.pipeline_file.serve_options import AutoscalingConfig
 from serve_app.autoscaling import (
     BacklogAutoscaling,
-    CropsInProgress,
+    LoadInProgress,
     ReplicaLoad,
+    call_load,
     entry_replicas,
     step_replicas,
     worker_replicas,
@@ -62,22 +63,13 @@ def context(target: int, *reports: dict[str, float], requests: float = 0.0, at: 
     )
 
 
-def request(crops: int | None) -> StepRequest:
-    targets = None if crops is None else tuple(Target(i, {}) for i in range(crops))
-    return StepRequest(image={}, context={}, targets=targets)
-
-
 class TestCounts:
     def test_a_step_hears_what_its_callers_have_under_way(self) -> None:
         now = 0.0
-        heard, gateway, worker = ReplicaLoad(lambda: now), CropsInProgress(), CropsInProgress()
-        with gateway.call("step", request(50)) as first, gateway.call("step", request(3)) as second:
-            assert (first[1], second[1]) == (50, 53)
-            with (
-                heard.call(second, request(3)),
-                worker.call("step", request(None)) as third,
-                heard.call(third, request(None)),
-            ):
+        heard, gateway, worker = ReplicaLoad(lambda: now), LoadInProgress(), LoadInProgress()
+        with gateway.call("step", 50), gateway.call("step", 3), worker.call("step", 1):
+            assert gateway.at("step")[1] == 53
+            with heard.calls(gateway.at("step"), 3), heard.calls(worker.at("step"), 1):
                 stats = heard.stats()
                 assert sorted(v for k, v in stats.items() if k.startswith("crops:")) == [1.0, 53.0]
         assert sum(v for k, v in heard.stats().items() if k.startswith("crops:")) == 50.0  # the other call is elsewhere
@@ -86,9 +78,18 @@ class TestCounts:
         assert heard.stats() == {"alive": 1.0, "rate": 0.0}
 
     def test_other_steps_count_by_themselves(self) -> None:
-        caller = CropsInProgress()
-        with caller.call("makes", request(5)), caller.call("colours", request(2)) as load:
-            assert load[1] == 2
+        caller = LoadInProgress()
+        with caller.call("makes", 5), caller.call("colours", 2):
+            assert caller.at("colours")[1] == 2
+        assert caller.at("makes")[1] == 0
+
+    @pytest.mark.parametrize(
+        ("crops", "by", "load"), [(None, "crops", 1), (5, "crops", 5), (None, "requests", 1), (5, "requests", 1)]
+    )
+    def test_a_call_counts_as_its_step_is_scaled(self, crops: int | None, by: str, load: int) -> None:
+        targets = None if crops is None else tuple(Target(i, {}) for i in range(crops))
+        scaling = AutoscalingConfig.model_validate({"max_replicas": 2, f"target_ongoing_{by}": 2.0})
+        assert call_load(StepRequest(image={}, context={}, targets=targets), scaling) == load
 
     def test_a_worker_leaves_out_what_it_does_not_know(self) -> None:
         stats = worker_stats(QueueStats(7, None, None), rate=1.5, in_hand=3, room=8)
@@ -245,11 +246,13 @@ class TestOptions:
         assert worker_replicas(3, None, "") == {"num_replicas": 3}
         assert step_replicas(None, None, 8) == {"num_replicas": 1}
 
-    def test_a_step_by_crops_unless_it_says_requests(self) -> None:
-        by_crops = step_replicas(None, AutoscalingConfig(max_replicas=4), 8)["autoscaling_config"]
-        assert by_crops["policy"]["policy_kwargs"]["crops_per_replica"] == 8
-        by_requests = step_replicas(None, AutoscalingConfig(max_replicas=4, target_ongoing_requests=2.0), 8)
-        assert "policy" not in by_requests["autoscaling_config"]
+    @pytest.mark.parametrize(
+        ("given", "target"), [({}, 8), ({"target_ongoing_crops": 3.0}, 3), ({"target_ongoing_requests": 2.0}, 2)]
+    )
+    def test_a_step_by_crops_unless_it_says_requests(self, given: dict[str, float], target: float) -> None:
+        scaling = AutoscalingConfig.model_validate({"max_replicas": 4, **given})
+        options = step_replicas(None, scaling, 8)["autoscaling_config"]
+        assert options["policy"]["policy_kwargs"]["crops_per_replica"] == target
 
     def test_at_most_below_at_least_is_a_mistake(self) -> None:
         with pytest.raises(ValueError, match="at least min_replicas"):

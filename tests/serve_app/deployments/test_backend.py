@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ray.exceptions import ActorUnavailableError
 from ray.serve._private.common import DeploymentID
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
+from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
 from toys import draw
 
 from classifiers import SetupError
 from graph import Engine, Frame, Overloaded, Plan, StepUnavailable, Unreachable, load_plan
-from graph.engine.messages import CropSpec, StepAnswer, StepInfo, StepRequest
+from graph.engine.messages import CropSpec, Priority, StepAnswer, StepInfo, StepRequest, Target
+from serve_app.autoscaling import CallerLoad
 from serve_app.deployments import backend as module
 from serve_app.deployments.backend import ServeBackend
 from serve_app.deployments.hosting import StepHost
+from serve_app.deployments.step_groups import StepCall
 
 DETECT = {"name": "detect", "class": "toys.Blobs"}
 IDLE = {"name": "idle", "class": "toys.Size", "serve": {"autoscaling": {"min_replicas": 0, "max_replicas": 1}}}
@@ -55,6 +58,8 @@ class Handle:
         self.infos = infos
         self.outcomes = list(outcomes)
         self.responses: list[Response] = []
+        self.groups: list[list[StepCall]] = []
+        self.loads: list[CallerLoad] = []
         self.woken = False
         self.is_gone = False
 
@@ -67,9 +72,19 @@ class Handle:
         self.outcomes.append({})
         return self
 
-    def remote(self, *_: Any) -> Response:
-        self.responses.append(Response(self.outcomes.pop(0)))
+    def remote(self, *sent: Any) -> Response:
+        outcome = self.outcomes.pop(0)
+        if sent:
+            self.groups.append(sent[0])
+            self.loads.append(sent[1])
+        if isinstance(outcome, StepAnswer):
+            outcome = self.reply(outcome)
+        self.responses.append(Response(outcome))
         return self.responses[-1]
+
+    def reply(self, answer: StepAnswer) -> tuple[list[StepAnswer], int]:
+        """The same answer to each call of the last group, from a replica where no group waits."""
+        return [answer for _ in self.groups[-1]], 0
 
     def broadcast(self, method: str) -> Handle:
         assert method == "describe"
@@ -101,7 +116,7 @@ def info(of: Plan, step: str = "detect") -> dict[str, StepInfo]:
 
 
 def make(of: Plan, **handles: Handle) -> ServeBackend:
-    return ServeBackend(of, handles, StepHost(of, "ingress"), 1000, _NoCrashes())  # type: ignore[arg-type]
+    return ServeBackend(of, handles, StepHost(of, "ingress"), 10_000_000, _NoCrashes())  # type: ignore[arg-type]
 
 
 class _NoCrashes:
@@ -113,6 +128,7 @@ class _NoCrashes:
 
 
 REQUEST = StepRequest(image={}, context={})
+ANSWER = StepAnswer(info(plan())["detect"], result={})
 
 
 class TestAgreeing:
@@ -184,17 +200,16 @@ class TestCalls:
             with pytest.raises(StepUnavailable):
                 await backend.call("detect", REQUEST)
         assert all(response.cancelled for response in handle.responses)
-        assert len(handle.responses) == 2  # the last one did not even wait
+        assert len(handle.responses) == 1  # both were in one group, and the last one did not even wait
 
     async def test_reach_a_deployment_that_came_back(self) -> None:
-        answer = StepAnswer(info(plan())["detect"], result={})
-        handle = Handle([], None, answer)
+        handle = Handle([], None, ANSWER)
         handle.is_gone = True
         backend = make(plan(), detect=handle)
         with pytest.raises(StepUnavailable):
             await backend.call("detect", REQUEST)
         handle.infos = [info(plan())]
-        assert await backend.call("detect", REQUEST) == answer
+        assert await backend.call("detect", REQUEST) == ANSWER
 
     async def test_to_one_with_replicas_are_waited_for(self) -> None:
         handle = Handle([info(plan())], None)
@@ -202,7 +217,7 @@ class TestCalls:
         call = asyncio.create_task(make(plan(), detect=handle).call("detect", REQUEST))
         await asyncio.sleep(0.1)
         assert not call.done()
-        handle.responses[0]._future.set_result(StepAnswer(info(plan())["detect"], result={}))
+        handle.responses[0]._future.set_result(handle.reply(ANSWER))
         assert (await call).result == {}
 
     @pytest.mark.parametrize(
@@ -210,10 +225,9 @@ class TestCalls:
         [
             ([GONE], StepUnavailable),
             ([RequestCancelledError()], StepUnavailable),
-            ([BackPressureError(1, 1)], Overloaded),
             ([ActorUnavailableError("gone", b"0" * 16)] * module._ATTEMPTS, Unreachable),
         ],
-        ids=["not there", "cancelled by its replica", "full", "dies again and again"],
+        ids=["not there", "cancelled by its replica", "dies again and again"],
     )
     async def test_that_do_not_reach_their_step_fail_the_request(
         self, outcomes: list[Exception], expected: type[Exception]
@@ -231,3 +245,85 @@ class TestCalls:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert handle.responses[0].cancelled
+
+
+def detect_with(**serve: Any) -> Plan:
+    return load_plan({"pipeline": [DETECT | {"serve": serve}]})
+
+
+class TestGroups:
+    async def test_calls_that_wait_travel_together_and_say_how_long_they_may_take(self) -> None:
+        handle = Handle([info(plan())], None, None, ANSWER)
+        backend = make(plan(), detect=handle)
+        first = []
+        for _ in range(2):
+            first.append(asyncio.create_task(backend.call("detect", REQUEST)))
+            await asyncio.sleep(0.01)
+        now = asyncio.get_running_loop().time()
+        requests = [replace(REQUEST, expires_at=at) for at in (None, now + 5)]
+        later = [asyncio.create_task(backend.call("detect", request)) for request in requests]
+        await asyncio.sleep(0.05)
+        handle.responses[0]._future.set_result(([ANSWER], 1))
+        assert await asyncio.gather(*later) == [ANSWER, ANSWER]
+        assert [len(group) for group in handle.groups] == [1, 1, 2]
+        assert handle.groups[2][0].left_s is None
+        assert handle.groups[2][1].left_s == pytest.approx(4.95, abs=0.04)
+        assert handle.groups[2][1].waited_s == pytest.approx(0.05, abs=0.04)
+        assert [load for _, load in handle.loads] == [1, 2, 3]  # and what waits is counted
+        first[1].cancel()
+
+    async def test_an_error_that_came_back_is_that_of_its_call(self) -> None:
+        late = StepUnavailable("step 'detect' is not in this deployment; try again")
+        handle = Handle([info(plan())], ([ANSWER, late], 0))
+        backend = make(plan(), detect=handle)
+        calls = (backend.call("detect", REQUEST) for _ in range(2))
+        assert await asyncio.gather(*calls, return_exceptions=True) == [ANSWER, late]
+
+    async def test_too_many_that_wait_are_refused(self) -> None:
+        limited = detect_with(max_batch_size=1, max_ongoing_requests=1, max_queued_requests=2)
+        handle = Handle([info(limited)] * 2, *[None] * 2)
+        backend = make(limited, detect=handle)
+        calls = [asyncio.create_task(backend.call("detect", REQUEST)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        assert len(handle.groups) == 2  # one at each replica
+        [refused] = [call for call in calls if call.done()]
+        with pytest.raises(Overloaded, match="its queue is full") as caught:
+            await refused
+        assert caught.value.fields == {"step": "detect", "retry_after_s": 1}
+        for call in calls:
+            call.cancel()
+
+    async def test_a_full_queue_does_not_refuse_what_a_dead_replica_had(self) -> None:
+        limited = detect_with(max_batch_size=1, max_ongoing_requests=1, max_queued_requests=1)
+        handle = Handle([info(limited)], None, ANSWER, ANSWER)
+        backend = make(limited, detect=handle)
+        calls = []
+        for _ in range(2):
+            calls.append(asyncio.create_task(backend.call("detect", REQUEST)))
+            await asyncio.sleep(0.01)
+        handle.responses[0]._future.set_exception(ActorUnavailableError("gone", b"0" * 16))
+        assert await asyncio.gather(*calls) == [ANSWER, ANSWER]
+
+    async def test_new_limits_are_taken_in_place(self) -> None:
+        handle = Handle([info(plan())], ANSWER, *[ANSWER] * 4)
+        backend = make(plan(), detect=handle)
+        backend.reconfigure(detect_with(max_batch_size=1))
+        await asyncio.gather(*(backend.call("detect", REQUEST) for _ in range(4)))
+        assert [len(group) for group in handle.groups] == [1, 1, 1, 1]
+
+    @pytest.mark.parametrize(("by", "expected"), [("target_ongoing_crops", 3), ("target_ongoing_requests", 1)])
+    async def test_the_load_is_counted_as_the_step_is_scaled(self, by: str, expected: int) -> None:
+        scaled = detect_with(autoscaling={"max_replicas": 2, by: 4.0})
+        handle = Handle([info(scaled)], ANSWER)
+        request = replace(REQUEST, targets=tuple(Target(index, {}) for index in range(3)))
+        await make(scaled, detect=handle).call("detect", request)
+        assert handle.loads[0][1] == expected
+
+    async def test_the_priority_is_that_of_the_engine(self) -> None:
+        handle = Handle([info(plan())], ANSWER)
+        await Engine(plan(), make(plan(), detect=handle), priority=Priority.QUEUE).run(
+            Frame.from_array(draw()), timeout_s=9
+        )
+        [[call]] = handle.groups
+        assert call.request.priority == Priority.QUEUE
+        assert call.left_s == pytest.approx(9, abs=1)

@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
+from graph.engine import Priority
 from serve_app.deployments.batch_gate import BatchGate
+
+INTERACTIVE = Priority.INTERACTIVE, 0.0  # and when it came
 
 
 class Model:
@@ -16,14 +19,14 @@ class Model:
         self.groups: list[list[str]] = []
         self._done = asyncio.Event()
 
-    async def call(self, name: str) -> str:
-        async with self.gate(len(name)):
+    async def call(self, name: str, priority: Priority) -> str:
+        async with self.gate(len(name), priority, asyncio.get_running_loop().time()):
             self.inside.append(name)
             await self._done.wait()
         return name
 
-    async def start(self, *names: str) -> list[asyncio.Task[str]]:
-        tasks = [asyncio.create_task(self.call(name)) for name in names]
+    async def start(self, *names: str, priority: Priority = Priority.INTERACTIVE) -> list[asyncio.Task[str]]:
+        tasks = [asyncio.create_task(self.call(name, priority)) for name in names]
         await self.settle()
         return tasks
 
@@ -76,6 +79,31 @@ async def test_the_next_group_waits_for_the_last_call_of_this_one() -> None:
     assert model.inside == ["c"]
 
 
+async def test_what_waits_goes_by_priority_and_not_together() -> None:
+    model = Model(8)
+    await model.start("a")
+    await model.start("x", priority=Priority.BACKGROUND)
+    await model.start("q", "r", priority=Priority.QUEUE)
+    await model.start("h")
+    for group in ("a", "h", "qr", "x"):
+        assert model.inside == [*group]
+        await model.finish()
+
+
+async def test_batches_of_lower_priority_are_short_while_clients_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(8)
+    await model.start(*"abcdefgh", priority=Priority.QUEUE)
+    assert model.inside == [*"abcdefgh"]
+    await model.start("client")
+    await model.start(*"ijklmnop", priority=Priority.QUEUE)
+    for group in (["client"], ["i", "j"], ["k", "l"]):
+        await model.finish()
+        assert model.inside == group
+    monkeypatch.setattr("serve_app.deployments.batch_gate._CLIENTS_S", 0.0)
+    await model.finish()
+    assert model.inside == ["m", "n", "o", "p"]
+
+
 async def test_a_call_larger_than_a_batch_goes_alone() -> None:
     model = Model(2)
     await model.start("a")
@@ -112,26 +140,26 @@ async def test_a_call_that_is_cancelled_as_its_turn_comes_does_not_block_the_gat
     second: asyncio.Task[None]
 
     async def enter() -> None:
-        async with gate(1):
+        async with gate(1, *INTERACTIVE):
             raise AssertionError("it was cancelled before it ran")
 
-    async with gate(1):
+    async with gate(1, *INTERACTIVE):
         second = asyncio.create_task(enter())
         await asyncio.sleep(0)
     gate._let_through()  # its turn has come, and it has not run yet
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
-    async with asyncio.timeout(1), gate(1):
+    async with asyncio.timeout(1), gate(1, *INTERACTIVE):
         pass
 
 
 async def test_an_error_opens_the_gate() -> None:
     gate = BatchGate(4)
     with pytest.raises(ValueError, match="model"):
-        async with gate(1):
+        async with gate(1, *INTERACTIVE):
             raise ValueError("model")
-    async with asyncio.timeout(1), gate(1):
+    async with asyncio.timeout(1), gate(1, *INTERACTIVE):
         pass
 
 
