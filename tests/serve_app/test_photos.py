@@ -12,7 +12,7 @@ import pytest
 from toys import draw, encoded
 
 from classifiers import SetupError
-from serve_app.local import photos
+from serve_app import photos
 from serve_app.photos import demo_photos, fetch_car_photos
 
 JPEG = encoded(draw(("car", 2, 2, 20, 20)), "JPEG")
