@@ -163,7 +163,7 @@ def _counts(plan: Plan, results: Sequence[dict[str, Any]]) -> dict[str, dict[str
             inputs = [crops_of(each) for each in plan[name].depends_on]
             if 0 in inputs:
                 return 0
-            if not all(each in result["context"] for each in plan[name].depends_on):  # noqa: B023
+            if name not in explained or not all(each in result["context"] for each in plan[name].depends_on):  # noqa: B023
                 return None
             step = explained[name]
             if step["condition"] is not None and not step["condition"]["held"]:

@@ -29,6 +29,7 @@ from serve_app.access import key_checks as api_keys
 from serve_app.access import tokens
 from serve_app.access.credentials import Authenticator
 from serve_app.access.key_file import create_key, key_hash, revoke_key
+from serve_app.telemetry.log_fields import FIELDS
 
 
 @pytest.fixture
@@ -459,7 +460,8 @@ async def test_nothing_secret_is_logged(
     async with gateway(backend, {**provider.auth(), "keys_file": str(keys_file)}) as client:
         for credential in (key, token, key + "x", token[:-9] + "x"):
             await client.post("/v1/images?key=" + credential, headers={**bearer(credential), "X-Request-Id": "r"})
-    ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
-    assert any('"key":"jwt:acme"' in line for line in ours)
+    records = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    ours = [f"{record.getMessage()} {json.dumps(getattr(record, FIELDS, {}))}" for record in records]
+    assert any('"key": "jwt:acme"' in line for line in ours)
     for secret in (key.partition(".")[2], token.split(".")[2][:40]):
         assert secret not in "\n".join(ours)

@@ -217,5 +217,5 @@ class TestRouting:
             assert (await client.get("/v1/pipeline/")).status_code == 200
             response = await client.post("/v1/images/", content=PNG, headers={"Content-Type": "image/png"})
             assert response.status_code == 200
-            assert (await client.get("/")).status_code == 404
+            assert (await client.get("/")).status_code == 200
             assert (await client.get("/v1/pipeline//")).status_code == 404

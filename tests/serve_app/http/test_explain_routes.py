@@ -85,3 +85,9 @@ async def test_mistakes_in_rules(client: httpx.AsyncClient, rules: dict[str, Any
 async def test_the_number_of_results_is_bounded(client: httpx.AsyncClient) -> None:
     body = {"results": [await result_of(client)] * 101, "rules": {}}
     problem(await client.post("/v1/what-if", json=body), 400, "malformed")
+
+
+async def test_a_result_without_steps_says_nothing_of_them(client: httpx.AsyncClient) -> None:
+    result = {**await result_of(client), "steps": []}
+    counted = steps(await client.post("/v1/what-if", json={"results": [result], "rules": {}}))
+    assert counted["slow"]["before"] == {"runs": 0, "crops": 0, "unknown": 1}
