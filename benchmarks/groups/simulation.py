@@ -75,7 +75,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Load:
-    """Calls of one priority: so many a second at random moments, or so many at once all the time.
+    """Calls of one priority: a rate at random moments, or a constant number at once.
 
     Attributes:
         sizes: crops of a call; each is as likely as the others.

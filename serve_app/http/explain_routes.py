@@ -16,10 +16,10 @@ from classifiers.validation import Closed
 from graph import PipelineError, Plan, load_plan
 from graph.engine import deadline, explain
 from serve_app.http.bodies import OPENAPI_BODY, read_upload
+from serve_app.http.image_routes import frame_of
 from serve_app.http.json_bodies import JsonBody, charset_of, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import JsonAnswer, Malformed, problems
 from serve_app.http.schemas import Explanation, Result, WhatIf
-from serve_app.images import read_frame
 
 __all__ = ["router"]
 
@@ -73,11 +73,7 @@ async def post_explain(request: Request) -> JSONResponse:
         result = await _sent_result(request)
         if result is None:
             upload = await read_upload(request)
-            data = upload.data
-            if upload.uri is not None:
-                client = request.state.principal
-                data = await here.fetcher.fetch(upload.uri, client.key_id, client.tenant)
-            frame = await read_frame(data, here.engine().plan.config.limits, upload.uri)
+            frame = await frame_of(request, upload)
             result = await here.engine().run(frame, metadata=upload.metadata, request_id=request.state.request_id)
         steps = await asyncio.to_thread(_explained, here.engine().plan, result)
     return JsonAnswer({"result": result, "steps": steps})

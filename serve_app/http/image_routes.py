@@ -24,7 +24,7 @@ from serve_app.images import read_frame
 from serve_app.telemetry.recording import ImageOutcome
 from serve_app.telemetry.tracing import span
 
-__all__ = ["router"]
+__all__ = ["frame_of", "router"]
 
 T = TypeVar("T")
 
@@ -78,14 +78,24 @@ def _counted(request: Request) -> Iterator[None]:
         request.app.state.count_image(outcome, time.monotonic() - request.state.arrived)
 
 
-async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Response:
-    here, facts = request.app.state, request.state.facts
-    data = upload.data
+async def frame_of(request: Request, upload: Upload) -> Frame:
+    """The image of a request, fetched where the client sent its address.
+
+    Raises:
+        Forbidden, FetchFailed: the address is not allowed, or does not answer with the image.
+        InputError: too many bytes or pixels, a type that is not served, or not an image.
+    """
+    here, data = request.app.state, upload.data
     if upload.uri is not None:
         client = request.state.principal
         with span("fetch"):
             data = await here.fetcher.fetch(upload.uri, client.key_id, client.tenant)
-    frame = await read_frame(data, here.engine().plan.config.limits, upload.uri)
+    return await read_frame(data, here.engine().plan.config.limits, upload.uri)
+
+
+async def _answer(request: Request, upload: Upload, *, as_picture: bool) -> Response:
+    here, facts = request.app.state, request.state.facts
+    frame = await frame_of(request, upload)
     if as_picture:
         here.drawings.check(frame, facts["bytes"])
     run = Engine.run if here.reuse is None else here.reuse.run

@@ -29,7 +29,7 @@ _COMMENTS = {
     "args": "The structure. A change rolls every deployment; each new replica starts before its old one stops.",
     "user_config": "The tunables of all steps, in one block. A change is applied in place, without a restart.",
     "max_surge_percent": "An update starts new replicas before it stops old ones; leave room for twice as many.",
-    "max_ongoing_requests": "So many that nothing waits in Serve: replicas enforce the limit of the pipeline.",
+    "max_ongoing_requests": "High enough that nothing waits in Serve: replicas enforce the limit of the pipeline.",
     "max_queued_requests": "Calls that may wait at each caller; beyond that clients get 503.",
     "backpressure_config": "The response when the queue is full, with Retry-After in seconds.",
     "health_check_period_s": "A replica that fails three checks, for example because its model hangs, is replaced.",

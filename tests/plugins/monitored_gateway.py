@@ -1,6 +1,6 @@
 """python -m monitored_gateway PORT FOLDER: a gateway and a worker in one process, which exports its metrics.
 
-What their steps do to an image stands in its first pixels, so that a test can plant a fault at any moment.
+The first pixels of an image say what their steps do to it, so that a test can plant a fault at any moment.
 """
 
 from __future__ import annotations
