@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import pyarrow as pa
 
@@ -42,6 +42,9 @@ __all__ = ["ChunkRunner", "Job"]
 
 _LOOK_EVERY_S = 0.5
 _IDLE_POLL_S = 0.05
+_STDERR = 2
+"""The file descriptor: ``sys.stderr`` may have been replaced by an object without one."""
+
 _FETCHED_AHEAD = 4
 _MOST_DEATHS = 2
 """An image that is run alone has ended the process this often: one more than a kill from outside explains."""
@@ -89,7 +92,7 @@ class _Ended:
 
 
 class ChunkRunner:
-    """Runs one chunk at a time.
+    """Runs one chunk at a time. A process of its own needs no :meth:`close`.
 
     Args:
         run: the run; ``None``: there is none yet, and only :meth:`check` and :meth:`try_out` are called.
@@ -99,6 +102,7 @@ class ChunkRunner:
         os.nice(job.nice)
         limit_threads()
         self._job = job
+        self._closed = threading.Event()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="bulk", daemon=True).start()
         window = max(4, *(step.serve.max_batch_size for step in job.plan))  # as VisionPipeline.stream
@@ -119,7 +123,22 @@ class ChunkRunner:
         except SetupError as error:
             self._error = str(error)  # raised by a call: an actor whose constructor fails is made again and again
             return
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._watchdog.start()
+
+    def close(self) -> None:
+        """Stop the watchdog, which would go on to end this process, and the models."""
+        self._closed.set()
+        if self._error is None:
+            self._watchdog.join()
+            self._backend.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def check(self) -> dict[str, str]:
         """The ``fingerprint`` of the pipeline with the weights that are loaded, or the ``error``."""
@@ -235,12 +254,14 @@ class ChunkRunner:
         limits = {step.name: max(job.least_stuck_s, step.timeout_s or job.timeout_s) for step in job.plan}
         while True:
             # by a thread that needs no Python: code that never gives up Python's lock stops this one
-            faulthandler.dump_traceback_later(max(limits.values()) + job.least_stuck_s, exit=True)
-            time.sleep(_LOOK_EVERY_S)
+            faulthandler.dump_traceback_later(max(limits.values()) + job.least_stuck_s, exit=True, file=_STDERR)
+            if self._closed.wait(_LOOK_EVERY_S):
+                break
             now = time.monotonic()
             for step, since in tuple(self._backend.busy_since.items()):
                 if now - since > limits[step]:
                     self._end(f"step '{step}' worked on one batch for over {limits[step]:g} s")
+        faulthandler.cancel_dump_traceback_later()
 
     def _end(self, reason: str) -> NoReturn:
         _log.error("%s: the process ends, and its chunk is repeated", reason)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import ProcessCollector, start_http_server
+from prometheus_client import start_http_server
 from pydantic import Field, ValidationError, field_validator
 
 from classifiers import SetupError
@@ -97,14 +97,12 @@ class Exporter:
         except SetupError:
             self._end_server()
             raise
-        self._process = ProcessCollector(registry=REGISTRY)
 
     def close(self) -> None:
         """Withdraw the announcement, and end the endpoint."""
         self._file.unlink(missing_ok=True)
         os.close(self._lock)
         self._end_server()
-        REGISTRY.unregister(self._process)
 
     def _end_server(self) -> None:
         self._server.shutdown()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector
 
 from serve_app.telemetry.histogram import Histogram
 
@@ -47,6 +47,8 @@ class _Registry(CollectorRegistry):
 
 REGISTRY: Final = _Registry()
 """Of this process."""
+
+ProcessCollector(registry=REGISTRY)
 
 _IMAGE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -31,7 +31,8 @@ class InProcess:
     def __init__(self, job: Job, sources: Sequence[str], *, chunk_size: int = 100, skip_known: bool = False) -> None:
         self.job, self.sources = job, open_sources(sources, job.fetch)
         self.chunk_size, self.skip_known = chunk_size, skip_known
-        fingerprint = ChunkRunner(job).check()["fingerprint"]
+        with ChunkRunner(job) as runner:
+            fingerprint = runner.check()["fingerprint"]
         self.run = begin_run(objects_from_uri(job.out), job.plan.name, sources, fingerprint, restart=False)
         self.ledger = Ledger(objects_from_uri(job.out), self.run)
 
@@ -41,7 +42,8 @@ class InProcess:
 
     def chunk(self, number: int, session: str = "one") -> dict[str, Any]:
         """Run a chunk; its counts."""
-        answer = ChunkRunner(replace(self.job, session=session), self.run)({"number": number, "error": ""})
+        with ChunkRunner(replace(self.job, session=session), self.run) as runner:
+            answer = runner({"number": number, "error": ""})
         assert not answer["error"], answer
         counts: dict[str, Any] = json.loads(answer["counts"])
         return counts
