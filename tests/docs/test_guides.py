@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ import yaml
 from brokers import AWS, moto_server
 from tiny_models import save_image_classifier, save_image_text_model, save_yolo
 from toys import draw, encoded
+from ultralytics.utils import ASSETS
 
 from serve_app.local.ports import free_port
 
@@ -130,6 +132,21 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("block", _run("checkpoints"))
 def test_with_checkpoints(block: Block, folder: Path, checkpoints: Path) -> None:
     _execute(block, folder, VISIONGRAPH_MODELS=str(checkpoints))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "step"), [("vehicles.yaml", "vehicle_kind"), ("scenes.yaml", "scene")])
+def test_a_step_of_the_guide_is_added_to_the_demo(file: str, step: str, folder: Path, checkpoints: Path) -> None:
+    guide = (ROOT / "docs" / "add-a-classification.md").read_text()
+    [example] = (found["text"] for found in _EXAMPLE.finditer(guide) if found["file"] == file)
+    lines = example[example.index(f"  - name: {step}") :].replace("'truck'", "'bus'").splitlines()
+    assert len(lines) <= 6
+    (folder / "photo.jpg").write_bytes((ASSETS / "bus.jpg").read_bytes())
+    (folder / "demo.yaml").write_text("\n".join([(ROOT / "configs" / "demo.yaml").read_text(), *lines, ""]))
+    block = Block(Path(os.devnull), "", "visiongraph run demo.yaml photo.jpg > result.json")
+    _execute(block, folder, VISIONGRAPH_MODELS=str(checkpoints))
+    [status] = (each for each in json.loads((folder / "result.json").read_text())["steps"] if each["name"] == step)
+    assert status["status"] == "ok"
 
 
 @pytest.mark.slow

@@ -163,6 +163,29 @@ def test_an_image_that_ends_the_process_becomes_a_failure(bad: str, tmp_path: Pa
     assert len(rows(tmp_path / "out")) == 11
 
 
+CLOSED = """
+import io, sys, time
+from pathlib import Path
+from bulk_runs import make_job
+from serve_app.bulk.chunk_runner import ChunkRunner
+images, out = sys.argv[1:]
+pipeline = {"name": "one", "pipeline": [{"name": "one", "class": "soak.steps.One"}]}
+sys.stderr = io.StringIO()
+for _ in range(2):
+    with ChunkRunner(make_job(pipeline, [images], Path(out), timeout_s=0.2, least_stuck_s=0.2)) as runner:
+        assert "fingerprint" in runner.check()
+time.sleep(1.5)  # longer than a model may be stuck
+print("lives", flush=True)
+"""
+
+
+def test_a_process_lives_on_when_the_runner_is_closed(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", CLOSED, str(tmp_path), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "lives\n", done.stderr
+
+
 def test_a_process_that_is_killed_from_outside_costs_no_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(4):

@@ -1,4 +1,4 @@
-"""The classes for other people's models give the same results in process and on Serve."""
+"""The classes for other people's models give the same results in process, on Serve and in bulk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from bulk_runs import InProcess, failures, make_job, rows
 from tiny_models import save_image_classifier, save_image_text_model, save_yolo
 from toys import draw, encoded
 
@@ -79,3 +80,26 @@ def test_masks_keypoints_labels_and_texts(tmp_path: Path, deploy: Callable[..., 
     assert {found["label"] for found in context["kind"]["objects"]} <= {"car", "dog"}
     picture = client.post("/v1/images?annotate=true", content=PHOTO, headers={"Content-Type": "image/png"}, timeout=60)
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+def test_masks_and_keypoints_in_bulk(tmp_path: Path) -> None:
+    config = pipeline(tmp_path)
+    with VisionPipeline(config) as local:
+        expected = local.run(PHOTO)
+    photo = tmp_path / "images" / "photo.png"
+    photo.parent.mkdir()
+    photo.write_bytes(PHOTO)
+
+    InProcess(make_job(config, [str(photo.parent)], tmp_path / "out"), [str(photo.parent)]).all()
+
+    assert failures(tmp_path / "out") == {}
+    row = rows(tmp_path / "out")[photo.as_uri()]
+    assert json.loads(row["context"]) == expected["context"]
+    found = {name: [each for each in row["detections"] if each["step"] == name] for name in ("masks", "poses")}
+    context = expected["context"]
+    for name, key in (("masks", "mask"), ("poses", "keypoints")):
+        assert [json.loads(json.dumps(each[key])) for each in found[name]] == [
+            each[key] for each in context[name]["detections"]
+        ]
