@@ -29,6 +29,7 @@ from serve_app.telemetry.tracing import current_traceparent, record, span, trace
 __all__ = ["Consumer", "Pace"]
 
 _RECEIVE_HANGS_S = 60.0
+_CANCEL_AGAIN_S = 1.0
 _CLOSE_S = 5.0
 _BATCH = 10
 _LONGEST_DELAY_S = 60.0
@@ -115,9 +116,11 @@ class Consumer:
             if late:
                 await asyncio.wait(late)
         await self._acknowledger.flush()
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        running = set(self._loops)
+        while running:  # a broker's client may swallow a cancellation, and the loop goes on
+            for loop in running:
+                loop.cancel()
+            _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
         await self._disconnect()
 
     async def _disconnect(self) -> None:
@@ -177,6 +180,8 @@ class Consumer:
         try:
             await self._process(message)
         except (Stopped, asyncio.CancelledError):
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()  # the message is requeued before the task ends
             await call_broker(lambda: self._queue.nack(message), "requeue a message")
             self._release(message, "requeued")
         except Exception as error:  # noqa: BLE001 - a bug must not lose the message

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from toys import draw, encoded
 
 from graph import LocalBackend, Overloaded, Plan, StepBackend, StepUnavailable, Unreachable, load_plan
 from graph.engine.messages import StepAnswer, StepRequest
-from serve_app.queues import Message, Queue, QueueUnavailable, queue_from_url
+from serve_app.queues import Message, Queue, QueueStats, QueueUnavailable, queue_from_url
 from serve_app.results import (
     JobMarker,
     Objects,
@@ -460,6 +460,27 @@ async def test_what_is_in_hand_when_the_worker_stops_is_ended_or_given_back(at: 
         async with consuming(at, backend, plan=plan):
             await until(at.is_empty)
         assert len(rows(at)) == 12
+
+
+async def test_a_client_that_ignores_a_cancellation_does_not_keep_the_worker(at: Place, toys: LocalBackend) -> None:
+    """As that of Redis does where its answer arrives in the same moment."""
+    asked = 0
+
+    def deaf(queue: Queue) -> Queue:
+        async def stats() -> QueueStats:
+            nonlocal asked
+            asked += 1
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            return QueueStats(None, None, None)
+
+        queue.stats = stats  # type: ignore[method-assign]
+        return queue
+
+    async with asyncio.timeout(20):
+        async with consuming(at, toys, queue=deaf):
+            await until(lambda: asked)
+    assert asked == 1
 
 
 async def test_leases_are_renewed_while_an_image_is_worked_on(at: Place, tmp_path: Path) -> None:
