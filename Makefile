@@ -59,8 +59,8 @@ test-slow: install ## The tests that take long: whole clusters, memory, many mor
 	$(BIN)/python -m pytest -m slow $(ALONE)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow $(ALONE:%=--ignore=%)
 
-nodes: install ## Clusters of several nodes on this machine: one dies, one is drained
-	$(BIN)/python -m pytest -m nodes tests/serve_app/deployments/test_several_nodes.py
+nodes: install ## Clusters of several nodes on this machine: nodes die, are drained, come and go with the load
+	$(BIN)/python -m pytest -m nodes tests/serve_app/deployments
 
 chaos: install ## Images through the queues while replicas, brokers and stores die; SEEDS, BROKERS, IMAGES, FAULTS choose
 	PYTHONPATH=tests/plugins $(BIN)/python -m chaos --seeds $(SEEDS) --brokers $(BROKERS) --images $(IMAGES) --faults $(FAULTS)

@@ -19,6 +19,8 @@ from unittest import mock
 
 import httpx
 import psutil
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from toys import draw, encoded
 
 from serve_app.local import FAST_ENVIRONMENT
@@ -37,9 +39,40 @@ from serve_app.app import AppArgs, build
 from serve_app.local import LOGGING
 arguments = json.loads(sys.argv[1])
 ray.init(arguments["address"], namespace="serve", log_to_driver=False)
-serve.start(http_options={"host": "0.0.0.0", "port": arguments["port"]}, logging_config=dict(LOGGING))
+options = {"host": "0.0.0.0", "port": arguments["port"]}
+serve.start(arguments["proxies"], http_options=options, logging_config=dict(LOGGING))
 serve.run(build(AppArgs(**arguments["args"])), name="app", logging_config=dict(LOGGING))
 """
+
+_LIST = """
+import json, sys
+import ray
+ray.init(sys.argv[1], log_to_driver=False)
+print(json.dumps([(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]))
+"""
+
+
+_HEAD_STARTS_S = 120
+_FOR_SSH = ("setup_commands", "head_setup_commands", "worker_setup_commands", "cluster_synced_files")
+"""Keys that Ray fills in before it starts a node over SSH."""
+
+
+def _run(environment: Mapping[str, str], *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*map(str, command)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def _deploy(environment: Mapping[str, str], address: str, port: int, proxies: str, args: Mapping[str, Any]) -> None:
+    text = json.dumps({"address": address, "port": port, "proxies": proxies, "args": args})
+    _run(environment, sys.executable, "-c", _DEPLOY, text)
 
 
 @dataclass
@@ -56,6 +89,7 @@ class Nodes:
     environment: Mapping[str, str]
     http_port: int = field(default_factory=free_port)
     _workers: dict[str, Any] = field(default_factory=dict)
+    _ports: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -78,11 +112,28 @@ class Nodes:
         address = f"127.0.0.{number}"
         place = self.folder / str(number)
         place.mkdir()
-        ports = {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port())} if self._workers else {}
+        self._ports[address] = free_port() if self._workers else self.http_port
+        ports = {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self._ports[address])} if self._workers else {}
         own = haproxy_environment(find_haproxy(), place) | ports
         with mock.patch.dict(os.environ, {**self.environment, **own, **(environment or {})}):
             self._workers[address] = self._cluster.add_node(node_ip_address=address, **options)
         return address
+
+    def url_at(self, address: str) -> str:
+        """Of the endpoint on a node."""
+        return f"http://127.0.0.1:{self._ports[address]}"
+
+    def restart_gcs(self) -> None:
+        """Start Ray's control service again where it has ended, as the operator starts the container of a head."""
+        head = self._cluster.head_node
+        if not self.gcs().is_running():
+            head.kill_gcs_server(check_alive=False)
+            head.start_gcs_server()
+
+    def gcs(self) -> psutil.Process:
+        """Ray's control service."""
+        [started] = self._cluster.head_node.all_processes["gcs_server"]
+        return psutil.Process(started.process.pid)
 
     def drain(self, address: str, seconds: int) -> None:
         """Tell Ray the number of seconds after which a node goes away, as the hook of a pod does."""
@@ -97,36 +148,106 @@ class Nodes:
 
     def deploy(self, **arguments: Any) -> None:
         """Deploy an application on the cluster, and return when it is running."""
-        text = json.dumps({"address": self.address, "port": self.http_port, "args": arguments})
-        self.run(sys.executable, "-c", _DEPLOY, text)
+        _deploy(self.environment, self.address, self.http_port, "EveryNode", arguments)
 
     def run(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command with the environment of the nodes."""
-        done = subprocess.run(
-            [*map(str, command)],
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-            timeout=150,
-            check=False,
-        )
-        assert not check or done.returncode == 0, done.stderr[-3000:]
-        return done
+        return _run(self.environment, *command, check=check)
+
+
+@dataclass
+class ElasticNodes:
+    """A head with Ray's autoscaler, which starts nodes as processes of this machine, and ends them.
+
+    Attributes:
+        address: of the head.
+        environment: of all nodes.
+        http_port: of the endpoint, which only the head has, for the nodes share the ports of this machine.
+    """
+
+    address: str
+    environment: Mapping[str, str]
+    http_port: int
+
+    @property
+    def url(self) -> str:
+        """Of the endpoint."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def workers(self) -> dict[str, dict[str, float]]:
+        """The resources of each living node but the head."""
+        printed = _run(self.environment, sys.executable, "-c", _LIST, self.address).stdout
+        listed = json.loads(next(line for line in printed.splitlines() if line.startswith("[[")))  # Ray logs there, too
+        return {node: resources for node, resources in listed if node != FAKE_HEAD_NODE_ID}
+
+    def kill(self, node: str) -> None:
+        """As when the machine fails."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.name() == "raylet" and process.environ()["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] == node:
+                    process.kill()
+
+    def deploy(self, **arguments: Any) -> None:
+        """Deploy an application on the cluster, and return when it is running."""
+        _deploy(self.environment, self.address, self.http_port, "HeadOnly", arguments)
+
+
+@contextmanager
+def elastic_nodes(folder: Path, config: Mapping[str, Any], **environment: str) -> Iterator[ElasticNodes]:
+    """A cluster as a file for ``ray up`` describes it, by the node provider that Ray's own tests use."""
+    mark, port = uuid.uuid4().hex, free_port()
+    address = f"127.0.0.2:{port}"
+    own = haproxy_environment(find_haproxy(), folder)
+    fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    head = {name: FAKE_HEAD_NODE_ID for name in ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING")}
+    common = FAST_ENVIRONMENT | own | _fixed(mark) | environment
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "gcs_address": address,
+        "launch_multiple": True,
+        "disable_node_updaters": True,  # these would install Ray over SSH
+        "head_node_id": FAKE_HEAD_NODE_ID,
+    }
+    types = dict(config["available_node_types"])
+    types[FAKE_HEAD_NODE_TYPE] = types.pop(config["head_node_type"])
+    cpus = types[FAKE_HEAD_NODE_TYPE]["resources"]["CPU"]
+    own_keys = {"provider": provider, "available_node_types": types, "head_node_type": FAKE_HEAD_NODE_TYPE}
+    file = folder / "autoscaling.yaml"
+    file.write_text(yaml.safe_dump({**config, **dict.fromkeys(_FOR_SSH, []), **own_keys}))
+    command = ["ray", "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.2", f"--num-cpus={cpus}"]
+    command += [f"--autoscaling-config={file}", f"--temp-dir={folder / 'ray'}", "--include-dashboard=false"]
+    with (folder / "head.log").open("w") as log:
+        program = str(Path(sys.executable).with_name(command[0]))
+        subprocess.Popen([program, *command[1:]], env={**os.environ, **common, **fake, **head}, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + _HEAD_STARTS_S
+        while "block forever" not in (text := (folder / "head.log").read_text()):
+            assert time.monotonic() < until, text
+            time.sleep(0.2)
+        yield ElasticNodes(address, common, free_port())
+    finally:
+        end_marked(mark)
 
 
 @contextmanager
 def nodes(folder: Path, **environment: str) -> Iterator[Nodes]:
     """A cluster in the fast configuration without nodes; all its processes are gone when the block ends."""
     mark = uuid.uuid4().hex
-    python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "plugins")])
-    fixed = {MARK: mark, "PYTHONPATH": python_path, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    cluster = Nodes(folder, {**FAST_ENVIRONMENT, **fixed, **environment})
+    cluster = Nodes(folder, FAST_ENVIRONMENT | _fixed(mark) | environment)
     try:
         yield cluster
     finally:
         end_marked(mark)
         with suppress(Exception):
             cluster._cluster.shutdown()
+
+
+def _fixed(mark: str) -> dict[str, str]:
+    python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "plugins")])
+    # a raylet takes longer to start on a busy machine
+    started = {"RAY_raylet_start_wait_time_s": "120"}
+    return {MARK: mark, "PYTHONPATH": python_path, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **started}
 
 
 def end_marked(mark: str) -> None:
@@ -181,4 +302,4 @@ class Load:
                 time.sleep(0.02)
 
 
-__all__ = ["STREET", "Load", "Nodes", "end_marked", "nodes"]
+__all__ = ["STREET", "ElasticNodes", "Load", "Nodes", "elastic_nodes", "end_marked", "nodes"]

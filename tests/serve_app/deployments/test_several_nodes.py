@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from brokers import need_server
 from nodes import STREET, Load, Nodes, nodes
+from redis_server import RedisServer, need_redis_server
+from toys import draw, encoded
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(300)]
 
@@ -32,17 +39,26 @@ PIPELINE = {
 }
 _BACK_TO_NORMAL_S = 30
 _DRAIN_S = 30
+_HEALTHY_S = 60
+_PROBE_S = 10
+"""Two periods of the readiness probe, after which no client is sent there."""
 
 
-@pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+@contextmanager
+def three_nodes(**environment: str) -> Iterator[Nodes]:
     """A head for the gateway, and two nodes for steps."""
     folder = Path("/tmp") / f"vg{time.time_ns() % 10**8}"  # HAProxy's socket wants a short path
     folder.mkdir()
-    with nodes(folder) as cluster:
+    with nodes(folder, **environment) as cluster:
         cluster.add(num_cpus=4, resources={"edge": 1})
         cluster.add(num_cpus=0, resources={"steps": 8})
         cluster.add(num_cpus=0, resources={"steps": 8})
+        yield cluster
+
+
+@pytest.fixture
+def cluster() -> Iterator[Nodes]:
+    with three_nodes() as cluster:
         yield cluster
 
 
@@ -64,17 +80,87 @@ def test_a_node_with_steps_is_killed(cluster: Nodes, poll: Callable[..., Any]) -
 
 
 def test_a_node_is_drained_before_it_goes(cluster: Nodes, poll: Callable[..., Any]) -> None:
-    """As the hook of an evicted pod does it: no request fails."""
+    """As the hook of an evicted pod does it: no request fails, not even of clients that still use its endpoint while
+    their load balancer finds out."""
     cluster.deploy(pipeline=PIPELINE, gateway={"auth": "none"})
+    endpoint = cluster.url_at("127.0.0.4")
+
+    def is_ready() -> bool:
+        return httpx.get(f"{endpoint}/-/healthz", timeout=5).status_code == 200
+
+    poll(is_ready)
     with Load(cluster.url) as load:
         poll(lambda: load.statuses()[200] > 50)
         began = time.monotonic()
-        cluster.drain("127.0.0.4", _DRAIN_S)
+        with Load(endpoint) as there:
+            cluster.drain("127.0.0.4", _DRAIN_S)
+            poll(lambda: not is_ready())
+            took_out_s = time.monotonic() - began
+            poll(lambda: time.monotonic() > began + took_out_s + _PROBE_S)
         poll(lambda: time.monotonic() > began + _DRAIN_S, _DRAIN_S + 5)
         cluster.kill("127.0.0.4")
         killed = time.monotonic()
         poll(lambda: load.statuses(killed)[200] > 50)
+    print(f"not ready after {took_out_s:.1f} s; at the drained node {there.statuses()}")
     assert set(load.statuses()) == {200}
+    assert set(there.statuses()) == {200}
+
+
+def test_jobs_while_a_node_dies(cluster: Nodes, tmp_path: Path, poll: Callable[..., Any]) -> None:
+    need_server("Redis", 6379)
+    name = f"nodes-{uuid.uuid4().hex[:8]}"
+    intake = {
+        "queue": f"redis://127.0.0.1:6379/0?stream={name}&lease_s=5",
+        "results": str(tmp_path / "results"),
+        "num_replicas": 2,
+    }
+    cluster.deploy(pipeline=PIPELINE, gateway={"auth": "none"}, intake=intake)
+
+    def submit(number: int) -> str:
+        image = encoded(draw(("car", 10, 10, 40 + number % 50, 60)))
+        answer = httpx.post(f"{cluster.url}/v1/jobs", content=image, headers={"Content-Type": "image/png"}, timeout=60)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["jobs"][0]["id"])
+
+    def states(of: Iterable[str]) -> Counter[str]:
+        return Counter(httpx.get(f"{cluster.url}/v1/jobs/{job}", timeout=60).json()["status"] for job in of)
+
+    with ThreadPoolExecutor(4) as clients:
+        jobs = [*clients.map(submit, range(100))]
+        cluster.kill("127.0.0.4")
+        jobs += clients.map(submit, range(100))
+    poll(lambda: states(jobs)["succeeded"] == len(set(jobs)), 120)
+    assert not list((tmp_path / "results" / "failures").glob("*"))
+
+
+@need_redis_server
+def test_the_redis_of_the_control_service_is_restarted(tmp_path: Path, poll: Callable[..., Any]) -> None:
+    """As in ray#64241: afterwards the control service used ever more CPU and memory."""
+    with RedisServer(tmp_path, keeps=True) as server, three_nodes(RAY_REDIS_ADDRESS=f"127.0.0.1:{server.port}") as cluster:
+        cluster.deploy(pipeline=PIPELINE, gateway={"auth": "none"})
+        with Load(cluster.url) as load:
+            poll(lambda: load.statuses()[200] > 50)
+            before = cluster.gcs().memory_info().rss
+            server.stop()
+            time.sleep(3)  # as long as a restart takes
+            server.start()
+            restarted = time.monotonic()
+
+            def is_healthy() -> bool:
+                cluster.restart_gcs()
+                return cluster.run("ray", "status", "--address", cluster.address, check=False).returncode == 0
+
+            poll(is_healthy, _HEALTHY_S)
+            cluster.deploy(pipeline=PIPELINE, gateway={"auth": "none", "timeout_ms": 9_000})  # changes go on
+            assert time.monotonic() < restarted + _HEALTHY_S
+            used = cluster.gcs().cpu_times().user
+            poll(lambda: time.monotonic() > restarted + _HEALTHY_S, _HEALTHY_S + 5)
+            share = (cluster.gcs().cpu_times().user - used) / 30
+            growth = cluster.gcs().memory_info().rss / before
+        print(f"CPU {share:.2f}, memory {growth:.2f}, {load.statuses()}")
+        assert set(load.statuses()) == {200}
+        assert share < 0.5
+        assert growth < 1.5
 
 
 def test_doctor(cluster: Nodes, tmp_path: Path) -> None:
