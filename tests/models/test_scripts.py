@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import openvino
@@ -14,7 +15,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from classifiers.weights.finding import find_model
 from models import build_centernet, train_car_make
+from serve_app.photos import demo_photos
 
 
 @pytest.mark.parametrize("script", [build_centernet, train_car_make], ids=lambda script: script.__name__)
@@ -144,3 +147,33 @@ def test_training_images_are_normalised_and_differ() -> None:
     assert images.shape == (2, 3, 98, 98)
     assert not torch.equal(images[0], images[1])
     assert train_car_make._normalised(grey).abs().max() < 0.5
+
+
+def test_an_export_is_read_back() -> None:
+    folder = find_model("vit_s14_car_make49")
+    assert folder is not None
+    exported = openvino.Core().read_model(folder / "model.xml")
+    sums = next(node for node in exported.get_ops() if node.get_friendly_name().startswith("MatMul_")).input_value(1)
+    side = exported.input(0).get_partial_shape()[2].get_length()
+    photo = cv2.cvtColor(cv2.imread(str(demo_photos()[0])), cv2.COLOR_BGR2RGB)[225:745, 20:804]  # a bus
+    images = [cv2.resize(image, (side, side)) for image in (photo, photo[:, ::-1])]
+    pixels = train_car_make._normalised(np.stack(images))
+    single = {"INFERENCE_PRECISION_HINT": "f32"}
+    expected = np.exp(openvino.compile_model(exported, "CPU", single)(pixels.numpy())[0])
+
+    network = train_car_make._network(196).eval()
+    train_car_make._load(network, folder / "model.xml")
+    with torch.inference_mode():
+        makes = network(pixels).logits.softmax(1).numpy() @ sums.get_node().data
+
+    np.testing.assert_allclose(makes, expected, atol=0.1)
+
+
+def test_positions_are_interpolated_for_other_sizes() -> None:
+    positions = torch.cat([torch.full((1, 1, 2), 9.0), torch.arange(100.0).reshape(1, 100, 1).expand(-1, -1, 2)], 1)
+
+    assert torch.equal(train_car_make._fitted(positions, 140), positions)
+    larger = train_car_make._fitted(positions, 154)
+    assert larger.shape == (1, 122, 2)
+    assert larger[0, 0].tolist() == [9, 9]
+    assert larger[0, 1:].mean() == pytest.approx(49.5, abs=0.1)
