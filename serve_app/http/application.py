@@ -78,6 +78,7 @@ def make_app(
     state.decoding = asyncio.Lock()  # pixels take 20 times the bytes of a JPEG
     state.drawings = Drawings(memory)
     state.count_image = ImageRecorder(engine().plan.name, "http")
+    state.count_explained = ImageRecorder(engine().plan.name, "explain")
     app.add_middleware(LenientRouting)
     app.add_middleware(
         BodyLimit,

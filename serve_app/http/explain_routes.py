@@ -16,7 +16,7 @@ from classifiers.validation import Closed
 from graph import PipelineError, Plan, load_plan
 from graph.engine import deadline, explain
 from serve_app.http.bodies import OPENAPI_BODY, read_upload
-from serve_app.http.image_routes import frame_of
+from serve_app.http.image_routes import counted, frame_of
 from serve_app.http.json_bodies import JsonBody, charset_of, content_type, is_json, mistakes_in, utf8
 from serve_app.http.problems import JsonAnswer, Malformed, problems
 from serve_app.http.schemas import Explanation, Result, WhatIf
@@ -69,12 +69,16 @@ async def post_explain(request: Request) -> JSONResponse:
     """The body is ``{"result": ...}`` with a result of this pipeline, or an image as for ``POST /v1/images``, which is
     run first."""
     here = request.app.state
-    async with deadline(here.config.timeout_ms / 1000, since=request.state.arrived):
+    limit_s, arrived = here.config.timeout_ms / 1000, request.state.arrived
+    async with deadline(limit_s, since=arrived):
         result = await _sent_result(request)
-        if result is None:
-            upload = await read_upload(request)
-            frame = await frame_of(request, upload)
-            result = await here.engine().run(frame, metadata=upload.metadata, request_id=request.state.request_id)
+    if result is None:
+        with counted(request, here.count_explained):
+            async with deadline(limit_s, since=arrived):
+                upload = await read_upload(request)
+                frame = await frame_of(request, upload)
+                result = await here.engine().run(frame, metadata=upload.metadata, request_id=request.state.request_id)
+    async with deadline(limit_s, since=arrived):
         steps = await asyncio.to_thread(_explained, here.engine().plan, result)
     return JsonAnswer({"result": result, "steps": steps})
 

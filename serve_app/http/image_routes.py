@@ -21,10 +21,10 @@ from serve_app.http.bodies import OPENAPI_BODY, Upload, read_upload
 from serve_app.http.problems import JsonAnswer, problems, status_of
 from serve_app.http.schemas import Result
 from serve_app.images import read_frame
-from serve_app.telemetry.recording import ImageOutcome
+from serve_app.telemetry.recording import ImageOutcome, ImageRecorder
 from serve_app.telemetry.tracing import span
 
-__all__ = ["frame_of", "router"]
+__all__ = ["counted", "frame_of", "router"]
 
 T = TypeVar("T")
 
@@ -52,15 +52,15 @@ async def post_image(
     limit_ms = request.app.state.config.timeout_ms
     if x_request_timeout_ms is not None:
         limit_ms = min(limit_ms, x_request_timeout_ms)
-    with _counted(request):
+    with counted(request, request.app.state.count_image):
         async with deadline(limit_ms / 1000, since=request.state.arrived):
             upload = await read_upload(request)
             return await unless_gone(request, _answer(request, upload, as_picture=annotate))
 
 
 @contextlib.contextmanager
-def _counted(request: Request) -> Iterator[None]:
-    """Count the image by how the block ends."""
+def counted(request: Request, count: ImageRecorder) -> Iterator[None]:
+    """Count the image by how the block ends, which has the deadline in it."""
     outcome: ImageOutcome = "failed"
     try:
         yield
@@ -75,7 +75,7 @@ def _counted(request: Request) -> Iterator[None]:
         outcome = "refused" if status_of(error) < 500 else "failed"
         raise
     finally:
-        request.app.state.count_image(outcome, time.monotonic() - request.state.arrived)
+        count(outcome, time.monotonic() - request.state.arrived)
 
 
 async def frame_of(request: Request, upload: Upload) -> Frame:

@@ -42,7 +42,9 @@ __all__ = [
     "outcome_of",
 ]
 
-Source: TypeAlias = Literal["http", "queue", "bulk"]
+Source: TypeAlias = Literal["http", "explain", "queue", "bulk"]
+"""``explain``: images that ``POST /v1/explain`` ran, apart from those whose result a client waits for."""
+
 ImageOutcome: TypeAlias = Literal["ok", "refused", "failed", "timed_out", "cancelled"]
 
 OUTCOMES: tuple[ImageOutcome, ...] = ("ok", "refused", "failed", "timed_out", "cancelled")

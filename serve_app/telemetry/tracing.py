@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import Link, SpanKind
@@ -46,6 +47,15 @@ __all__ = [
 ]
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+"""The first that is set holds."""
+
+_EXPORTERS = {
+    "http/protobuf": ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "'visiongraph[tracing]'"),
+    "grpc": ("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", "opentelemetry-exporter-otlp-proto-grpc"),
+}
+"""For each protocol the module of its exporter, and what to install."""
+
 _SAMPLED = 0.01
 """Of the images whose client sends no ``traceparent``, where ``OTEL_TRACES_SAMPLER`` says nothing."""
 
@@ -65,18 +75,34 @@ def set_up_tracing(**labels: str) -> None:
     """
     if not any(map(os.environ.get, _ENDPOINTS)) or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    except ImportError:
-        _log.error("no traces: the exporter is not installed; pip install 'visiongraph[tracing]'")
+    exporter = _exporter()
+    if exporter is None:
         return
     name = os.environ.get("OTEL_SERVICE_NAME", "visiongraph")
     resource = Resource.create({"service.name": name, **{f"visiongraph.{key}": value for key, value in labels.items()}})
     # None: what OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG say
     sampler = None if "OTEL_TRACES_SAMPLER" in os.environ else ParentBasedTraceIdRatio(_SAMPLED)
     provider = TracerProvider(sampler=sampler, resource=resource, id_generator=_TraceIds())
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     _providers.append(provider)
+
+
+def _exporter() -> SpanExporter | None:
+    """Of the protocol that the environment names; ``None``, and an error in the log, where it cannot be had."""
+    variable = next(filter(os.environ.get, _PROTOCOLS), _PROTOCOLS[-1])
+    protocol = os.environ.get(variable) or "http/protobuf"
+    if protocol not in _EXPORTERS:
+        _log.error("no traces: %s '%s' is not supported; set it to %s", variable, protocol, " or ".join(_EXPORTERS))
+        return None
+    module, package = _EXPORTERS[protocol]
+    try:
+        exporter: SpanExporter = importlib.import_module(module).OTLPSpanExporter()
+    except ImportError:
+        _log.error(
+            "no traces: %s is '%s', whose exporter is not installed; pip install %s", variable, protocol, package
+        )
+        return None
+    return exporter
 
 
 def stop_tracing() -> None:

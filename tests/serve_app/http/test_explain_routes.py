@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from gateways import PNG, app_over, client_of, problem
+from scrapes import growth
 
 from graph import LocalBackend
 
@@ -36,6 +37,22 @@ async def test_a_result_and_its_image_are_explained_alike(client: httpx.AsyncCli
     slow = of_result["slow"]
     assert (slow["status"], slow["condition"]["held"]) == ("skipped", False)
     assert slow["condition"]["values"] == [["image['metadata']", {}]]
+
+
+async def test_an_image_that_is_explained_is_counted_and_a_result_is_not(client: httpx.AsyncClient) -> None:
+    result = await result_of(client)
+    with growth() as grown:
+        assert (await client.post("/v1/explain", json={"result": result})).status_code == 200
+        for body, status in ((PNG, 200), (b"no image", 422)):
+            response = await client.post("/v1/explain", content=body, headers={"Content-Type": "image/png"})
+            assert response.status_code == status
+    images = {key: value for key, value in grown.items() if key.startswith("visiongraph_images_total")}
+    name = result["pipeline"]["name"]
+    assert images == {
+        f"visiongraph_images_total{{pipeline={name},source=explain,outcome={outcome}}}": 1
+        for outcome in ("ok", "refused")
+    }
+    assert grown["visiongraph_image_seconds_count{source=explain}"] == 1
 
 
 @pytest.mark.parametrize(

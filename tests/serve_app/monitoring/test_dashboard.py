@@ -33,6 +33,20 @@ def test_every_metric_is_on_the_dashboard_and_nothing_else() -> None:
     assert asked == {metric.describe()[0].name for metric in METRICS}
 
 
+def test_the_guide_lists_every_metric_with_its_labels_and_no_other() -> None:
+    listed: dict[str, set[str]] = {}
+    for line in (_ROOT / "docs" / "monitoring.md").read_text().splitlines():
+        if line.startswith("| `visiongraph_"):
+            names, labels = line.split("|")[1:3]
+            for name in re.findall(r"`(\w+)`", names):
+                listed[name] = set(re.findall(r"`(\w+)`", labels))
+    families = [(metric, metric.describe()[0]) for metric in METRICS]
+    assert listed == {
+        family.name + ("_total" if family.type == "counter" else ""): set(metric._labelnames)
+        for metric, family in families
+    }
+
+
 def test_every_question_of_the_operator_has_a_row() -> None:
     titles = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
     assert titles == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -157,6 +158,35 @@ async def test_without_a_collector_there_are_no_traces(
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     tracing.set_up_tracing()
     assert "traceparent" not in (await post(client, STREET, headers={"traceparent": PARENT})).headers
+
+
+@pytest.mark.parametrize(
+    ("variable", "protocol", "words"),
+    [
+        (
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "grpc",
+            "is 'grpc', whose exporter is not installed; pip install opentelemetry-exporter-otlp-proto-grpc",
+        ),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "'http/json' is not supported; set it to http/protobuf"),
+    ],
+)
+def test_a_protocol_that_cannot_be_used_is_an_error_that_says_what_to_do(
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+    protocol: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv(variable, protocol)
+    # as where it is not installed, also where it is
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    tracing.set_up_tracing()
+    assert words in caplog.text
+    with tracing.span("none", root=True, parent=PARENT) as span:
+        assert not span.is_recording()
+    assert spans_of(receiver) == []
 
 
 async def test_a_message_that_is_delivered_twice_stays_in_its_trace(
