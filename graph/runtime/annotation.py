@@ -21,6 +21,9 @@ Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _JPEG_QUALITY = 90
 _MAX_LABEL_LENGTH = 200
 _LEAST_KEYPOINT_CONFIDENCE = 0.5
+_DARK = (40, 40, 40)
+_MAX_ROWS = 60
+_MAX_PLACED = 400
 
 
 def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
@@ -41,16 +44,18 @@ def annotate(frame: Frame, result: Mapping[str, Any]) -> bytes:
     side = min(picture.size)
     size = max(11, round(side / 42))
     font = ImageFont.load_default(size)
-    line = max(1, round(side / 300))
+    line = max(2, round(side / 250))
+    remarks = [f"{name}: {_words(answer)}" for name, answer in result["context"].items() if "label" in answer]
+    labels: list[tuple[Box, str, Colour]] = [((0, 0, 0, 0), remark, _DARK) for remark in remarks]
     for detections, captions in _captioned(result["context"]):
         for detection, words in zip(detections, captions, strict=True):
             colour = _colour(detection["class_name"])
             box = _box(detection["bbox"], picture.size)
             _outline(draw, detection, box, colour, line)
-            _label(draw, (box[0], box[1]), " · ".join(words), font, colour)
-    remarks = [f"{name}: {_words(answer)}" for name, answer in result["context"].items() if "label" in answer]
-    for row, remark in enumerate(remarks):
-        _label(draw, (0, (row + 1) * size * 1.4), remark, font, (40, 40, 40))
+            labels.append((box, " · ".join(words), colour))
+    taken: list[Box] = []
+    for box, text, colour in labels:  # after all boxes, so that no line crosses a label
+        taken.append(_label(draw, box, text, font, colour, taken))
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
     return jpeg.getvalue()
@@ -106,12 +111,32 @@ def _colour(class_name: str) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _label(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Font, colour: Colour) -> None:
-    """White text on the box's colour, above the corner where there is room, and never outside the picture."""
+def _label(draw: ImageDraw.ImageDraw, box: Box, text: str, font: Font, colour: Colour, taken: list[Box]) -> Box:
+    """Text on the box's colour, in a place that covers no other label and is inside the picture."""
     text = text[:_MAX_LABEL_LENGTH]
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    width, height = right - left + 6, bottom - top + 6
-    x = max(0, min(corner[0], draw.im.size[0] - width))
-    y = max(0, corner[1] - height)
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 3 - left, y + 3 - top), text, fill="white", font=font)
+    place = _place(box, (right - left + 6, bottom - top + 6), draw.im.size, taken)
+    draw.rectangle(place, fill=colour)
+    draw.text((place[0] + 3 - left, place[1] + 3 - top), text, fill=_text_colour(colour), font=font)
+    return place
+
+
+def _place(box: Box, size: tuple[float, float], picture: tuple[int, int], taken: list[Box]) -> Box:
+    """Above the box, inside it at its top or bottom, below it, or in the nearest free row; above it where none is."""
+    width, height = size
+    x = max(0, min(box[0], picture[0] - width))
+    pitch = height + 1
+    rows = [box[1] - height, box[1], box[3] - height, box[3]]
+    rows += [box[1] - height + way * row * pitch for row in range(1, _MAX_ROWS) for way in (1, -1)]
+    near = [other for other in taken[:_MAX_PLACED] if other[0] <= x + width and x <= other[2]]
+    for y in rows:
+        if 0 <= y <= picture[1] - height and all(y > other[3] or y + height < other[1] for other in near):
+            return x, y, x + width, y + height
+    y = max(0, rows[0])
+    return x, y, x + width, y + height
+
+
+def _text_colour(colour: Colour) -> str:
+    """White, or black where that is easier to read (by the luminance of WCAG)."""
+    red, green, blue = ((part / 255) ** 2.2 for part in colour)
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "white"

@@ -101,6 +101,14 @@ def _host(text: str) -> str:
         ) from error
 
 
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in text or "*" in text or text != origin:
+        raise ValueError(f"'{text}' is not an origin; write scheme and host, such as https://app.example.com")
+    return text.lower()
+
+
 def _jwks(text: str, info: ValidationInfo) -> str:
     parts = urlsplit(text)
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
@@ -115,6 +123,7 @@ Network = Annotated[str, BeforeValidator(_network)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 Jwks = Annotated[str, AfterValidator(_jwks)]
 Host = Annotated[str, AfterValidator(_host)]
+Origin = Annotated[str, AfterValidator(_origin)]
 S3Prefix = Annotated[str, _folder_at("s3://")]
 GcsPrefix = Annotated[str, _folder_at("gs://")]
 
@@ -272,6 +281,9 @@ class GatewayConfig(Closed):
         None,
         description="Allowed Host headers, without port; *.example.com for all below it. Default: any; bound to a "
         "loopback address, the names of this machine",
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        (), description="Origins whose pages may call the API from a browser: https://app.example.com; default: none"
     )
     access_log: bool = Field(True, description="A JSON line per request in the replica's log")
     timeout_ms: int = Field(30_000, ge=1, description="Deadline of a request; X-Request-Timeout-Ms can only lower it")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from graph import Engine
 from serve_app.access import ClientAddresses, Guard
@@ -34,6 +35,16 @@ ROUTERS = (
 )
 """Each with the scope that its routes require, ``None`` for everyone, and the images that a request takes from the
 daily quota."""
+
+# beside those that every page may send
+_CORS_REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "X-API-Key",
+    "X-Request-Id",
+    "X-Request-Timeout-Ms",
+)
 
 
 def make_app(
@@ -88,6 +99,14 @@ def make_app(
         arrivals=Arrivals(config.min_body_bytes_per_s, config.max_arriving_per_client),
         slots=Slots(config.max_ongoing_requests, config.max_queued_requests),
     )
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=_CORS_REQUEST_HEADERS,
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
     if config.hosts is not None:
         app.add_middleware(KnownHosts, hosts=config.hosts)
     app.add_middleware(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from classifiers import SetupError
@@ -37,10 +37,10 @@ async def get_page() -> Response:
     return _file("index.html")
 
 
-@router.get("/page/examples")
-async def get_examples() -> JSONResponse:
-    """The names of the photos that the page offers."""
-    return JSONResponse(list(_examples()))
+@router.get("/page/offer")
+async def get_offer(request: Request) -> JSONResponse:
+    """What the page can offer here: the names of the example photos, and whether there is a queue for many images."""
+    return JSONResponse({"examples": list(_examples()), "jobs": request.app.state.desk is not None})
 
 
 @router.get("/page/examples/{name}")

@@ -4,12 +4,16 @@ const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const COLORS = ["#1f4fbf", "#a4243b", "#0b6e4f", "#7b2cbf", "#8a5a00", "#006d8f", "#9c2f7d", "#4d5b1e"];
 const AT_A_TIME = 3;
+const JOBS_AT_A_TIME = 16;
+const POLL_MS = 1000;
 
 /** The images of this visit: {file, name, url, state, result, error, explained}. */
 const images = [];
 let shown = null;
 let pipeline = null;
 let language = "curl";
+const measure = document.createElement("canvas").getContext("2d");
+let hasJobs = false;
 
 // ---- small helpers
 
@@ -47,6 +51,7 @@ async function call(path, options = {}) {
     const problem = await response.json().catch(() => ({}));
     const error = new Error(problem.detail ?? `The server answered ${response.status}.`);
     error.mistakes = problem.mistakes;
+    error.status = response.status;
     throw error;
   }
   return response.json();
@@ -75,7 +80,7 @@ function add(files) {
   }
   $("error").textContent = "";
   for (const file of chosen) {
-    images.push({ file, name: file.name || "pasted image", url: URL.createObjectURL(file), state: "waiting" });
+    images.push({ file, many: chosen.length > 1, name: file.name || "pasted image", url: URL.createObjectURL(file), state: "waiting" });
   }
   const first = images[images.length - chosen.length];
   if (chosen.length === 1) show(first);
@@ -87,16 +92,12 @@ let running = 0;
 async function work() {
   listImages();
   const next = images.find((image) => image.state === "waiting");
-  if (!next || running >= AT_A_TIME) return;
+  if (!next || running >= (next.many && hasJobs ? JOBS_AT_A_TIME : AT_A_TIME)) return;
   running += 1;
   next.state = "running";
   work();
   try {
-    next.result = await call("v1/images", {
-      method: "POST",
-      headers: { "Content-Type": next.file.type || "application/octet-stream" },
-      body: next.file,
-    });
+    next.result = next.many && hasJobs ? await runJob(next.file) : await postImage("v1/images", next.file);
     next.state = "done";
   } catch (error) {
     next.state = "failed";
@@ -105,6 +106,27 @@ async function work() {
   running -= 1;
   if (next === shown || !shown) show(next);
   work();
+}
+
+const postImage = (path, file) =>
+  call(path, { method: "POST", headers: { "Content-Type": file.type || "application/octet-stream" }, body: file });
+
+/** The result by way of the queue; without it where this key may send no jobs. */
+async function runJob(file) {
+  let accepted;
+  try {
+    accepted = await postImage("v1/jobs", file);
+  } catch (error) {
+    if (error.status !== 403) throw error;
+    hasJobs = false;
+    return postImage("v1/images", file);
+  }
+  for (;;) {
+    const job = await call(accepted.jobs[0].status_url);
+    if (job.status === "succeeded") return job.result;
+    if (job.status === "failed") throw new Error(job.error?.detail ?? "The job failed.");
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
 }
 
 function label(image) {
@@ -201,13 +223,15 @@ function drawBoxes() {
   const { width, height } = shown.result.image;
   const svg = $("boxes");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const size = Math.max(width, height) / 48; // of the text, in pixels of the image
+  // of the text, in pixels of the image: at least 12 px on the screen
+  const size = Math.max(Math.max(width, height) / 48, (12 * width) / ($("photo").clientWidth || width));
+  measure.font = `${size}px system-ui, sans-serif`;
   const taken = [];
   const objects = visible();
   svg.replaceChildren(...objects.map((object) => {
     const [left, top, right, bottom] = object.bbox;
     const text = drawn("text", { "font-size": size, x: 0, y: 0 }, document.createTextNode(words(object)));
-    const place = labelPlace(object.bbox, words(object).length * size * 0.56 + size * 0.6, size * 1.4, width, height, taken);
+    const place = labelPlace(object.bbox, measure.measureText(words(object)).width + size * 0.6, size * 1.4, width, height, taken);
     text.setAttribute("x", place.x + size * 0.3);
     text.setAttribute("y", place.y + size * 0.7);
     const color = colorOf(object.class_name);
@@ -456,8 +480,9 @@ async function start() {
   } catch (error) {
     fail(error);
   }
-  const names = await call("page/examples").catch(() => []);
-  $("examples").replaceChildren(...names.map((name) => {
+  const offer = await call("page/offer").catch(() => ({ examples: [], jobs: false }));
+  hasJobs = offer.jobs;
+  $("examples").replaceChildren(...offer.examples.map((name) => {
     const url = `page/examples/${encodeURIComponent(name)}`;
     return element("button", {
       type: "button",

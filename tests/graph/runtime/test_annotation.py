@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 
 from graph import Frame, annotate
+from graph.runtime import annotation
 
 GREY = Frame.from_array(np.full((240, 320, 3), 128, np.uint8))
 
@@ -124,3 +125,38 @@ def test_shapes_are_drawn() -> None:
         {"d": {"detections": [box | {"corners": [[-50.0, 90.0], [900.0, 90.0], [900.0, 999.0], [-50.0, 999.0]]}]}}
     )
     assert beyond.any()
+
+
+@pytest.mark.parametrize("size", [(320, 240), (1600, 1200)])
+def test_labels_do_not_cover_each_other(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[tuple[float, ...]] = []
+    label = annotation._label
+
+    def recording(*args: Any) -> Any:
+        places.append(label(*args))
+        return places[-1]
+
+    monkeypatch.setattr(annotation, "_label", recording)
+    crowd = [detection(100 + 4 * index, 100, 140 + 4 * index, 180) for index in range(8)]
+    frame = Frame.from_array(np.full((*size[::-1], 3), 128, np.uint8))
+    annotate(frame, {"context": {"d": {"detections": crowd}, "scene": {"label": "street"}}})
+    assert len(places) == 9
+    for index, (left, top, right, bottom) in enumerate(places):
+        assert 0 <= left < right <= size[0]
+        assert 0 <= top < bottom <= size[1]
+        for other in places[:index]:
+            assert right < other[0] or other[2] < left or bottom < other[1] or other[3] < top
+
+
+def test_text_is_black_on_light_colours() -> None:
+    assert annotation._text_colour((230, 230, 40)) == "black"
+    assert annotation._text_colour((20, 30, 160)) == "white"
+
+
+def test_lines_are_wider_in_larger_images() -> None:
+    def width(side: int) -> int:
+        frame = Frame.from_array(np.full((side, side, 3), 128, np.uint8))
+        box = detection(side * 0.2, side * 0.2, side * 0.8, side * 0.8)
+        return int(drawn({"d": {"detections": [box]}}, frame)[side // 2, : side // 2].sum())
+
+    assert 1 <= width(200) < width(2000)

@@ -182,6 +182,17 @@ def test_hosts() -> None:
         assert line.startswith("gateway.hosts.0: ")
 
 
+def test_origins() -> None:
+    origins = ["https://App.example", "http://localhost:3000"]
+    assert read_gateway_config({"auth": "none"}).cors_origins == ()
+    config = read_gateway_config({"auth": "none", "cors_origins": origins})
+    assert config.cors_origins == ("https://app.example", "http://localhost:3000")
+    for wrong in ("*", "app.example", "https://app.example/", "https://*.example", "https://u@app.example", "null", ""):
+        (line,) = lines({"auth": "none", "cors_origins": [wrong]})
+        assert line.startswith("gateway.cors_origins.0: ")
+        assert "https://app.example.com" in line
+
+
 def test_on_loopback_only_the_names_of_this_machine_are_known() -> None:
     default = read_gateway_config({"auth": "none"})
     assert default.bound_to("0.0.0.0").hosts is None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
 from gateways import PNG, app_over, client_of, config, post, problem
 
 from graph import Engine, LocalBackend
+from serve_app.access.key_file import create_key
 from serve_app.http import arrivals
 
 
@@ -219,3 +222,48 @@ class TestRouting:
             assert response.status_code == 200
             assert (await client.get("/")).status_code == 200
             assert (await client.get("/v1/pipeline//")).status_code == 404
+
+
+class TestOrigins:
+    """Whether the pages of other hosts may call the API."""
+
+    PREFLIGHT: ClassVar = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type, x-api-key",
+    }
+
+    async def test_none_by_default(self, backend: LocalBackend) -> None:
+        async with client_of(app_over(backend)) as client:
+            headers = {"Origin": "https://app.example"}
+            preflight = await client.options("/v1/images", headers=headers | self.PREFLIGHT)
+            assert preflight.status_code == 405
+            response = await client.get("/v1/pipeline", headers=headers)
+            assert response.status_code == 200
+            for each in (preflight, response):
+                assert not [name for name in each.headers if name.startswith("access-control-")]
+
+    async def test_listed(self, backend: LocalBackend, tmp_path: Path) -> None:
+        create_key(tmp_path / "keys.json", "acme", ["infer"])
+        rules = config(auth={"keys_file": str(tmp_path / "keys.json")}, cors_origins=["https://app.example"])
+        async with client_of(app_over(backend, rules)) as client:
+            headers = {"Origin": "https://app.example"}
+            preflight = await client.options("/v1/images", headers=headers | self.PREFLIGHT)
+            assert preflight.status_code == 200  # browsers send no credentials with it
+            assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+            assert "access-control-allow-credentials" not in preflight.headers
+            # and a page can read why it was refused
+            refused = await post(client, headers=headers)
+            problem(refused, 401)
+            assert refused.headers["access-control-allow-origin"] == "https://app.example"
+            assert "X-Request-Id" in refused.headers["access-control-expose-headers"]
+
+    @pytest.mark.parametrize(
+        "origin", ["https://evil.example", "http://app.example", "https://app.example:8443", "null"]
+    )
+    async def test_unlisted(self, backend: LocalBackend, origin: str) -> None:
+        async with client_of(app_over(backend, config(cors_origins=["https://app.example"]))) as client:
+            preflight = await client.options("/v1/images", headers={"Origin": origin} | self.PREFLIGHT)
+            assert preflight.status_code == 400
+            response = await client.get("/v1/pipeline", headers={"Origin": origin})
+            for each in (preflight, response):
+                assert "access-control-allow-origin" not in each.headers

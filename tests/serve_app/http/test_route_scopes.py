@@ -12,7 +12,7 @@ from serve_app.http.application import ROUTERS
 from serve_app.telemetry.log_fields import FIELDS
 
 PUBLIC = {"/v1/schema", "/healthz", "/readyz"}
-PAGE = {"/", "/page/examples", "/page/examples/{name}", "/page/{name}"}
+PAGE = {"/", "/page/offer", "/page/examples/{name}", "/page/{name}"}
 """Not in the document; nothing of a client is there."""
 
 
