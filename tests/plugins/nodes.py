@@ -199,7 +199,7 @@ def elastic_nodes(folder: Path, config: Mapping[str, Any], **environment: str) -
     address = f"127.0.0.2:{port}"
     own = haproxy_environment(find_haproxy(), folder)
     fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    head = {name: FAKE_HEAD_NODE_ID for name in ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING")}
+    head = dict.fromkeys(("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"), FAKE_HEAD_NODE_ID)
     common = FAST_ENVIRONMENT | own | _fixed(mark) | environment
     provider = {
         "type": "external",
@@ -214,9 +214,14 @@ def elastic_nodes(folder: Path, config: Mapping[str, Any], **environment: str) -
     cpus = types[FAKE_HEAD_NODE_TYPE]["resources"]["CPU"]
     own_keys = {"provider": provider, "available_node_types": types, "head_node_type": FAKE_HEAD_NODE_TYPE}
     file = folder / "autoscaling.yaml"
-    file.write_text(yaml.safe_dump({**config, **dict.fromkeys(_FOR_SSH, []), **own_keys}))
-    command = ["ray", "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.2", f"--num-cpus={cpus}"]
-    command += [f"--autoscaling-config={file}", f"--temp-dir={folder / 'ray'}", "--include-dashboard=false"]
+    file.write_text(yaml.safe_dump({**config, **{key: [] for key in _FOR_SSH}, **own_keys}))
+    command = ["ray", "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.2"]
+    command += [
+        f"--num-cpus={cpus}",
+        f"--autoscaling-config={file}",
+        f"--temp-dir={folder / 'ray'}",
+        "--include-dashboard=false",
+    ]
     with (folder / "head.log").open("w") as log:
         program = str(Path(sys.executable).with_name(command[0]))
         subprocess.Popen([program, *command[1:]], env={**os.environ, **common, **fake, **head}, stdout=log, stderr=log)
@@ -245,9 +250,13 @@ def nodes(folder: Path, **environment: str) -> Iterator[Nodes]:
 
 def _fixed(mark: str) -> dict[str, str]:
     python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "plugins")])
-    # a raylet takes longer to start on a busy machine
-    started = {"RAY_raylet_start_wait_time_s": "120"}
-    return {MARK: mark, "PYTHONPATH": python_path, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **started}
+    return {
+        MARK: mark,
+        "PYTHONPATH": python_path,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "120",  # it takes longer on a busy machine
+    }
 
 
 def end_marked(mark: str) -> None:

@@ -45,8 +45,9 @@ _PROBE_S = 10
 
 
 @contextmanager
-def three_nodes(**environment: str) -> Iterator[Nodes]:
-    """A head for the gateway, and two nodes for steps."""
+def _three_nodes(redis_port: int | None = None) -> Iterator[Nodes]:
+    """A head for the gateway, and two nodes for steps; the control service keeps its state in a Redis."""
+    environment = {} if redis_port is None else {"RAY_REDIS_ADDRESS": f"127.0.0.1:{redis_port}"}
     folder = Path("/tmp") / f"vg{time.time_ns() % 10**8}"  # HAProxy's socket wants a short path
     folder.mkdir()
     with nodes(folder, **environment) as cluster:
@@ -58,7 +59,7 @@ def three_nodes(**environment: str) -> Iterator[Nodes]:
 
 @pytest.fixture
 def cluster() -> Iterator[Nodes]:
-    with three_nodes() as cluster:
+    with _three_nodes() as cluster:
         yield cluster
 
 
@@ -79,7 +80,9 @@ def test_a_node_with_steps_is_killed(cluster: Nodes, poll: Callable[..., Any]) -
     assert failed <= 2 * load.clients
 
 
-def test_a_node_is_drained_before_it_goes(cluster: Nodes, poll: Callable[..., Any]) -> None:
+def test_a_node_is_drained_before_it_goes(
+    cluster: Nodes, poll: Callable[..., Any], record_property: Callable[[str, object], None]
+) -> None:
     """As the hook of an evicted pod does it: no request fails, not even of clients that still use its endpoint while
     their load balancer finds out."""
     cluster.deploy(pipeline=PIPELINE, gateway={"auth": "none"})
@@ -101,7 +104,7 @@ def test_a_node_is_drained_before_it_goes(cluster: Nodes, poll: Callable[..., An
         cluster.kill("127.0.0.4")
         killed = time.monotonic()
         poll(lambda: load.statuses(killed)[200] > 50)
-    print(f"not ready after {took_out_s:.1f} s; at the drained node {there.statuses()}")
+    record_property("not ready after", round(took_out_s, 1))
     assert set(load.statuses()) == {200}
     assert set(there.statuses()) == {200}
 
@@ -134,9 +137,11 @@ def test_jobs_while_a_node_dies(cluster: Nodes, tmp_path: Path, poll: Callable[.
 
 
 @need_redis_server
-def test_the_redis_of_the_control_service_is_restarted(tmp_path: Path, poll: Callable[..., Any]) -> None:
+def test_the_redis_of_the_control_service_is_restarted(
+    tmp_path: Path, poll: Callable[..., Any], record_property: Callable[[str, object], None]
+) -> None:
     """As in ray#64241: afterwards the control service used ever more CPU and memory."""
-    with RedisServer(tmp_path, keeps=True) as server, three_nodes(RAY_REDIS_ADDRESS=f"127.0.0.1:{server.port}") as cluster:
+    with RedisServer(tmp_path, keeps=True) as server, _three_nodes(server.port) as cluster:
         cluster.deploy(pipeline=PIPELINE, gateway={"auth": "none"})
         with Load(cluster.url) as load:
             poll(lambda: load.statuses()[200] > 50)
@@ -157,7 +162,8 @@ def test_the_redis_of_the_control_service_is_restarted(tmp_path: Path, poll: Cal
             poll(lambda: time.monotonic() > restarted + _HEALTHY_S, _HEALTHY_S + 5)
             share = (cluster.gcs().cpu_times().user - used) / 30
             growth = cluster.gcs().memory_info().rss / before
-        print(f"CPU {share:.2f}, memory {growth:.2f}, {load.statuses()}")
+        record_property("cores of the control service", round(share, 2))
+        record_property("its memory, times before", round(growth, 2))
         assert set(load.statuses()) == {200}
         assert share < 0.5
         assert growth < 1.5
