@@ -19,6 +19,7 @@ from graph import Plan, load_plan, mermaid
 from serve_app.cli.arguments import PipelineArgument, print_figures, stderr, stdout
 from serve_app.cli.input_files import SourceError, expand, read
 from serve_app.planning import (
+    EXAMPLE_PRICES,
     Cost,
     DayCurve,
     Measurements,
@@ -61,8 +62,14 @@ def plan(
         Path | None, typer.Option(metavar="FILE", help="Write what the sample showed, to be edited and used again.")
     ] = None,
     nodes: Annotated[
-        str, typer.Option("--nodes", "--prices", metavar="FILE", help="Types of nodes, and all prices.")
-    ] = "configs/prices.yaml",
+        Path,
+        typer.Option(
+            "--nodes",
+            "--prices",
+            metavar="FILE",
+            help="Types of nodes, and all prices; by default, examples.",
+        ),
+    ] = EXAMPLE_PRICES,
     utilisation: Annotated[float, typer.Option(help="Share of the replicas' time to be used at the peak.")] = 0.7,
     queue: Annotated[
         bool, typer.Option("--queue/--http", help="Images come through a queue (workers, requests), or over HTTP.")

@@ -16,7 +16,10 @@ from serve_app.planning.packing import Item, NodeType, PackedNodes, pack
 from serve_app.planning.sizing import DeploymentSize
 from serve_app.planning.yaml_files import read_model
 
-__all__ = ["Cost", "Prices", "RequestPrices", "cost_of_a_day", "read_prices"]
+__all__ = ["EXAMPLE_PRICES", "Cost", "Prices", "RequestPrices", "cost_of_a_day", "read_prices"]
+
+EXAMPLE_PRICES = Path(__file__).with_name("prices.yaml")
+"""A file to copy and edit."""
 
 
 class RequestPrices(Closed):
@@ -79,7 +82,7 @@ class Cost:
 
 
 def read_prices(path: str | Path) -> Prices:
-    """Read a prices file, such as ``configs/prices.yaml``.
+    """Read a prices file, such as :data:`EXAMPLE_PRICES`.
 
     Raises:
         SetupError: it cannot be read, or has errors; all are named.

@@ -18,7 +18,7 @@ def test_the_table_is_what_plan_computes(images: float) -> None:
     measured = read_measurements(ROOT / "docs" / "scaling-measurements.yaml")
     sizing = size(load_plan(ROOT / "configs" / "demo.yaml"), measured, day.peak_per_s)
     cost = cost_of_a_day(
-        sizing.deployments, day, read_prices(ROOT / "configs" / "prices.yaml"), 0.7, with_requests=True
+        sizing.deployments, day, read_prices(ROOT / "serve_app" / "planning" / "prices.yaml"), 0.7, with_requests=True
     )
     cells = [
         f"{day.peak_per_s:,.0f}/s",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toys import draw, encoded
 
-PRICES = Path(__file__).parents[3] / "configs" / "prices.yaml"
+PRICES = Path(__file__).parents[3] / "serve_app" / "planning" / "prices.yaml"
 Run = Callable[..., tuple[int, str, str]]
 
 

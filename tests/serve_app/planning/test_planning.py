@@ -12,7 +12,7 @@ from classifiers import SetupError
 from graph import load_plan
 from serve_app.planning import DayCurve, Measurements, cost_of_a_day, read_measurements, read_prices, size
 
-PRICES = Path(__file__).parents[3] / "configs" / "prices.yaml"
+PRICES = Path(__file__).parents[3] / "serve_app" / "planning" / "prices.yaml"
 
 PIPELINE = {
     "pipeline": [
