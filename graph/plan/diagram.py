@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
+from collections.abc import Mapping
 
 from graph.plan.plan import Plan
 from graph.plan.planned_step import PlannedStep
@@ -14,8 +15,13 @@ _RULE_CHARACTERS = 62
 _FONT = "DejaVu Sans,Helvetica,sans-serif"
 
 
-def mermaid(plan: Plan) -> str:
-    """The plan as a Mermaid flowchart: conditions on the lines that lead to a step, crop rules in its box."""
+def mermaid(plan: Plan, rates: Mapping[str, str] | None = None) -> str:
+    """The plan as a Mermaid flowchart: conditions on the lines that lead to a step, crop rules in its box.
+
+    Args:
+        plan: the pipeline.
+        rates: what to write on the lines that lead to a step instead of its condition, by its name.
+    """
     numbers = {step.name: f"step{index}" for index, step in enumerate(plan)}
     lines = ["flowchart LR", "    image([image])"]
     for step in plan:
@@ -24,7 +30,10 @@ def mermaid(plan: Plan) -> str:
             texts.append(f"crops: {_mermaid_text(step.crops.source)}")
         lines.append(f'    {numbers[step.name]}["{"<br/>".join(texts)}"]')
     for step in plan:
-        label = "" if step.condition is None else f'|"if {_mermaid_text(step.condition.source)}"|'
+        text = "" if step.condition is None else f"if {step.condition.source}"
+        if rates is not None:
+            text = rates.get(step.name, "")
+        label = f'|"{_mermaid_text(text)}"|' if text else ""
         lines += [
             f"    {source} -->{label} {numbers[step.name]}"
             for source in ([numbers[name] for name in step.depends_on] or ["image"])

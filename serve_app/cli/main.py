@@ -15,6 +15,7 @@ from serve_app.cli.inspect_commands import graph, models, schema, validate
 from serve_app.cli.key_commands import keys
 from serve_app.cli.metrics_command import metrics
 from serve_app.cli.new_commands import new
+from serve_app.cli.plan_command import plan
 from serve_app.cli.queue_commands import dlq, queue, submit
 from serve_app.cli.result_commands import compact, query
 from serve_app.cli.retention_commands import results, retention
@@ -43,6 +44,7 @@ _COMMANDS = (
     graph,
     schema,
     models,
+    plan,
     render,
     serve,
     demo,
