@@ -135,11 +135,9 @@ class Uploads:
             self.objects.delete(upload_key(marker.owner, self.check(marker.uri)))
 
     def _read(self, key: str) -> bytes:
-        if len(key.rsplit("/", 1)[-1]) == _CHOSEN_DIGITS:  # the gateway has seen the bytes of the others
-            info = self.objects.info(key)
-            if info is not None and info.size > self._max_bytes:
-                raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
-        data = self.objects.get(key)
+        # the gateway has seen the bytes of the others, perhaps under a higher limit
+        is_unseen = len(key.rsplit("/", 1)[-1]) == _CHOSEN_DIGITS
+        data = self.objects.get(key, self._max_bytes if is_unseen else None)
         if data is None:
             raise FetchFailed("there is no such upload: it did not arrive, was deleted, or its retention has ended")
         return data

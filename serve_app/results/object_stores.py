@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import obstore
 from obstore.store import GCSStore, ObjectStore
 
-from classifiers import SetupError, VisionError
+from classifiers import SetupError, TooManyBytes, VisionError
 from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, presigned_s3_put, s3_bucket
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ __all__ = [
     "objects_from_uri",
     "uri_below",
 ]
+
+# names of files that are being written
+_ASIDE = re.compile(r"\.[0-9a-f]{32}")
 
 # the options of a URI, by scheme
 _OPTIONS = {"s3": ("region", "endpoint_url"), "gs": ("endpoint_url",)}
@@ -63,8 +67,12 @@ class Objects(ABC):
     """
 
     @abstractmethod
-    def get(self, key: str) -> bytes | None:
-        """The object; ``None`` where there is none."""
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
+        """The object; ``None`` where there is none.
+
+        Raises:
+            TooManyBytes: it has more than ``max_bytes``, and was not read.
+        """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
@@ -85,6 +93,13 @@ class Objects(ABC):
     @abstractmethod
     def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects under a prefix that ends with ``/``, in the order of their keys."""
+
+    def unfinished(self, prefix: str) -> Iterator[ObjectInfo]:  # noqa: ARG002
+        """What writers that were killed have left under a prefix, and what others are writing there now.
+
+        A ``*`` in the prefix stands for any folder.
+        """
+        return iter(())
 
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:
@@ -151,9 +166,10 @@ class LocalObjects(Objects):
         self._synced: set[Path] = set()
         """Folders whose entries in their parents are known to be on the disk."""
 
-    def get(self, key: str) -> bytes | None:
-        with self._errors(), suppress(FileNotFoundError):
-            return self._path(key).read_bytes()
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
+        with self._errors(), suppress(FileNotFoundError), self._path(key).open("rb") as file:
+            _check_size(os.fstat(file.fileno()).st_size, max_bytes)
+            return file.read()
         return None
 
     def put(self, key: str, data: bytes) -> None:
@@ -192,6 +208,11 @@ class LocalObjects(Objects):
         found = (path for path in (self._root / prefix).rglob("*") if path.is_file() and not path.name.startswith("."))
         for key in sorted(path.relative_to(self._root).as_posix() for path in found):
             if (item := self.info(key)) is not None:
+                yield item
+
+    def unfinished(self, prefix: str) -> Iterator[ObjectInfo]:
+        for path in self._root.glob(f"{prefix}**/.*"):
+            if _ASIDE.fullmatch(path.name) and (item := self.info(path.relative_to(self._root).as_posix())) is not None:
                 yield item
 
     def folders(self, prefix: str) -> list[str]:
@@ -244,6 +265,11 @@ class LocalObjects(Objects):
             raise StoreUnavailable(f"the folder {self._root} cannot be used: {error.strerror or error}") from error
 
 
+def _check_size(size: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise TooManyBytes(f"the object has more than {max_bytes:,} bytes", limit=max_bytes)
+
+
 def _sync(folder: Path) -> None:
     """Write the entries of a folder to the disk."""
     try:
@@ -278,10 +304,12 @@ class BucketObjects(Objects):
         self._region = region
         self._endpoint_url = endpoint_url
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
         with self._errors():
             try:
-                return bytes(obstore.get(self._store, self._prefix + key).bytes())
+                answer = obstore.get(self._store, self._prefix + key)
+                _check_size(answer.meta["size"], max_bytes)
+                return bytes(answer.bytes())
             except FileNotFoundError as error:
                 if is_missing_bucket(error):
                     raise
