@@ -93,11 +93,10 @@ class Uploads:
             raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
         name, expires = uuid.uuid4().hex, datetime.now(UTC) + _PRESIGNED_FOR
         key = upload_key(owner, name)
-        url = await asyncio.to_thread(self.objects.presigned_put, key, content_type, size, _PRESIGNED_FOR)
-        if url is None:
+        signed = await asyncio.to_thread(self.objects.presigned_put, key, content_type, size, _PRESIGNED_FOR)
+        if signed is None:
             raise NotSupported("uploads cannot be signed for this store; send the image itself to POST /v1/jobs")
-        headers = {"Content-Type": content_type, "Content-Length": str(size)}
-        return PresignedUpload(upload_address(name), url, headers, expires)
+        return PresignedUpload(upload_address(name), signed.url, signed.headers, expires)
 
     @staticmethod
     def check(uri: str) -> str:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
-from obstore.store import GCSStore, ObjectStore
+from obstore.store import ObjectStore
 
 from classifiers import SetupError, TooManyBytes, VisionError
-from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, presigned_s3_put, s3_bucket
+from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, s3_bucket
+from serve_app.presigning import PresignedPut, presigned_gcs_put, presigned_s3_put
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -110,11 +111,9 @@ class Objects(ABC):
         return (item.key for item in self.entries(prefix))
 
     @abstractmethod
-    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:
-        """The URL to which anybody may ``PUT`` the object for a while; ``None`` where the store cannot sign requests.
-
-        S3 takes only a body of the signed type and size; other stores do not check them.
-        """
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> PresignedPut | None:
+        """A request by which anybody may ``PUT`` the object for a while, with this type and size; ``None`` where the
+        store cannot sign requests."""
 
     @abstractmethod
     def filesystem(self) -> tuple[FileSystem, str]:
@@ -220,7 +219,13 @@ class LocalObjects(Objects):
             return sorted(f"{prefix}{path.name}/" for path in (self._root / prefix).iterdir() if path.is_dir())
         return []
 
-    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:  # noqa: ARG002
+    def presigned_put(
+        self,
+        key: str,  # noqa: ARG002
+        content_type: str,  # noqa: ARG002
+        size: int,  # noqa: ARG002
+        valid_for: timedelta,  # noqa: ARG002
+    ) -> PresignedPut | None:
         return None
 
     def filesystem(self) -> tuple[FileSystem, str]:
@@ -364,14 +369,12 @@ class BucketObjects(Objects):
             found = obstore.list_with_delimiter(self._store, (self._prefix + prefix).rstrip("/"))
         return sorted(f"{path[len(self._prefix) :]}/" for path in found["common_prefixes"])
 
-    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> PresignedPut | None:
+        wanted = (self._bucket, self._prefix + key, content_type, size, valid_for)
         with self._errors():
             if self._scheme == "gs":
-                url: str = obstore.sign(cast("GCSStore", self._store), "PUT", self._prefix + key, valid_for)
-                return url
-            return presigned_s3_put(
-                self._bucket, self._prefix + key, content_type, size, valid_for, self._region, self._endpoint_url
-            )
+                return presigned_gcs_put(*wanted, self._endpoint_url)
+            return presigned_s3_put(*wanted, self._region, self._endpoint_url)
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import GcsFileSystem, S3FileSystem
