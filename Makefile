@@ -17,6 +17,8 @@ SEEDS ?= 1 2 3 4 5
 BROKERS ?= sqlite redis amqp sqs
 IMAGES ?= 2000
 FAULTS ?= 10
+# not empty: all images are stored when they are handed in, by 8 clients
+UPLOADS ?=
 
 # make soak: in which order, and how often each
 SEED ?= 1
@@ -62,8 +64,8 @@ test-slow: install ## The tests that take long: whole clusters, memory, many mor
 nodes: install ## Clusters of several nodes on this machine: nodes die, are drained, come and go with the load
 	$(BIN)/python -m pytest -m nodes tests/serve_app/deployments
 
-chaos: install ## Images through the queues while replicas, brokers and stores die; SEEDS, BROKERS, IMAGES, FAULTS choose
-	PYTHONPATH=tests/plugins $(BIN)/python -m chaos --seeds $(SEEDS) --brokers $(BROKERS) --images $(IMAGES) --faults $(FAULTS)
+chaos: install ## Images through the queues while replicas, brokers and stores die; SEEDS, BROKERS, IMAGES, FAULTS, UPLOADS choose
+	PYTHONPATH=tests/plugins $(BIN)/python -m chaos --seeds $(SEEDS) --brokers $(BROKERS) --images $(IMAGES) --faults $(FAULTS) $(if $(UPLOADS),--uploads)
 
 soak: install ## Changes, kills and bad images while 32 clients use a pipeline; SEED, ROUNDS choose
 	PYTHONPATH=tests/plugins $(BIN)/python -m soak --seed $(SEED) --rounds $(ROUNDS)

@@ -13,7 +13,7 @@ from obstore.store import GCSStore, S3Store
 
 from classifiers import VisionError
 
-__all__ = ["BucketUnavailable", "gcs_bucket", "is_missing_bucket", "presigned_s3_put", "s3_bucket"]
+__all__ = ["BucketUnavailable", "gcs_bucket", "is_missing_bucket", "s3_bucket"]
 
 _TIMEOUT = timedelta(seconds=15)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -55,42 +55,6 @@ def s3_bucket(name: str, region: str | None = None, endpoint_url: str | None = N
     return S3Store(
         name, client_options=_client(endpoint_url), retry_config=_RETRIES, credential_provider=credentials, **options
     )
-
-
-def presigned_s3_put(
-    bucket: str,
-    key: str,
-    content_type: str,
-    size: int,
-    valid_for: timedelta,
-    region: str | None = None,
-    endpoint_url: str | None = None,
-) -> str:
-    """A URL to which anybody may ``PUT`` an object of this type and size for a while.
-
-    Raises:
-        BucketUnavailable: there are no credentials to sign with.
-    """
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
-
-    session = boto3.session.Session(region_name=region)
-    try:
-        client = session.client(
-            "s3",
-            region_name=session.region_name or "us-east-1",
-            endpoint_url=endpoint_url,
-            config=Config(signature_version="s3v4"),
-        )
-        url: str = client.generate_presigned_url(
-            "put_object",
-            {"Bucket": bucket, "Key": key, "ContentType": content_type, "ContentLength": size},
-            ExpiresIn=round(valid_for.total_seconds()),
-        )
-    except BotoCoreError as error:
-        raise BucketUnavailable(f"uploads to s3://{bucket} cannot be signed: {error}") from error
-    return url
 
 
 def gcs_bucket(name: str, endpoint_url: str | None = None) -> GCSStore:

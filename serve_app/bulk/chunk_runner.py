@@ -31,9 +31,9 @@ from graph.engine import checked_metadata
 from serve_app.bulk.ledger import Begun, Ledger, PipelineChanged, Run
 from serve_app.bulk.sources import read_bytes
 from serve_app.config import FetchConfig, SourcesConfig
-from serve_app.images import Sources, is_final, read_frame
+from serve_app.images import KeptImages, Sources, Uploads, is_final, read_frame
 from serve_app.refusals import Forbidden
-from serve_app.results import StoreUnavailable, objects_from_uri
+from serve_app.results import StoreUnavailable, objects_from_uri, uri_below
 from serve_app.results.table import row_of, rows_to_table
 from serve_app.telemetry.exporting import Exporter, export
 from serve_app.telemetry.recording import ImageOutcome, ImageRecorder, StepRecorder, outcome_of
@@ -69,6 +69,8 @@ class Job:
         decoders: threads that decode.
         nice: how far other processes go first, 0 to 19.
         session: names the command that was started.
+        keep_images: the rule of ``intake.keep_images``.
+        images: URI of the images that are kept; ``None``: below ``out``.
     """
 
     plan: Plan
@@ -81,6 +83,8 @@ class Job:
     decoders: int = 1
     nice: int = 0
     session: str = ""
+    keep_images: str = "never"
+    images: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,11 @@ class ChunkRunner:
         self._ahead = _FETCHED_AHEAD * window
         self._sources = Sources(job.fetch, FetchConfig(), job.plan.config.limits, self._ahead)
         self._ledger = Ledger(objects_from_uri(job.out), run) if run is not None else None
+        uploads = Uploads(
+            objects_from_uri(job.images or uri_below(job.out, "images")), job.plan.config.limits.max_bytes
+        )
+        # a row has the hash of its image, by which a deletion finds the image
+        self._kept_images = KeptImages(uploads, objects_from_uri(job.out), job.keep_images if run else "never")
         if run is not None:
             _export_metrics(job.plan.name)
         self._count_image = ImageRecorder(job.plan.name, "bulk")
@@ -220,6 +229,7 @@ class ChunkRunner:
             return _Ended(failure=_failure(uri, VisionError(given_up)))
         started = time.monotonic()
         outcome: ImageOutcome = "failed"
+        frame = None
         try:
             known = checked_metadata({**self._job.metadata, **metadata})
             if content is None:
@@ -230,11 +240,14 @@ class ChunkRunner:
                 result = await self._engine.run(frame, metadata=known, timeout_s=self._job.timeout_s)
             row = row_of({"id": result["id"], "finished": datetime.now(UTC).isoformat(), "result": result})
             outcome = "ok"
+            await self._kept_images.keep(frame, None, result)
             return _Ended(row)
         except Exception as error:  # noqa: BLE001 - this image's, and ends no other
             if not isinstance(error, VisionError):
                 _log.error("%s failed", without_secrets(uri), exc_info=error)
             outcome = outcome_of(error, Forbidden)
+            if frame is not None:
+                await self._kept_images.keep(frame, None, None)
             return _Ended(failure=_failure(uri, error))
         finally:
             self._count_image(outcome, time.monotonic() - started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,7 +21,7 @@ from classifiers import SetupError
 from graph import load_plan
 from serve_app.cli.arguments import MetadataOption, PipelineArgument, print_figures, stderr, stdout
 from serve_app.cli.phases import phases
-from serve_app.config import SourcesConfig, read_intake_config
+from serve_app.config import KEEP_IMAGES, SourcesConfig, read_intake_config
 from serve_app.queues.protocol import MissingExtra
 from serve_app.results import objects_from_uri
 from serve_app.uris import scheme_of
@@ -49,7 +50,19 @@ def batch(
     ],
     intake: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="YAML with the intake: block: its rules for fetching apply to tables."),
+        typer.Option(
+            metavar="FILE",
+            help="YAML with the intake: block: its rules for fetching apply to tables, its keep_images and images to "
+            "all.",
+        ),
+    ] = None,
+    keep_images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Which images are also stored, for labelling: never, failed, 'sample N%' or always; default: that of "
+            "the intake: block, or never.",
+        ),
     ] = None,
     metadata: MetadataOption = None,
     in_flight: Annotated[
@@ -82,7 +95,11 @@ def batch(
     from serve_app.bulk.sources import allowed, open_sources
 
     plan = load_plan(pipeline)
-    config = read_intake_config(intake).fetch if intake else SourcesConfig()
+    block = read_intake_config(intake) if intake else None
+    config = block.fetch if block else SourcesConfig()
+    rule = keep_images or (block.keep_images if block else "never")
+    if not re.fullmatch(KEEP_IMAGES, rule):
+        raise typer.BadParameter(f"'{rule}' is not never, failed, 'sample N%' or always", param_hint="--keep-images")
     sources, out = [_absolute(source) for source in sources], _absolute(out)
     most = _share_or_number(max_failures)
     fetch = allowed(sources, config)
@@ -92,7 +109,8 @@ def batch(
         from serve_app.bulk.chunk_runner import Job
         from serve_app.bulk.running import BulkRun, Settings
 
-        job = Job(plan, out, fetch, metadata or {}, timeout_s=timeout_s, nice=nice)
+        images = block.images if block else None
+        job = Job(plan, out, fetch, metadata or {}, timeout_s=timeout_s, nice=nice, keep_images=rule, images=images)
         run = BulkRun(job, sources, Settings(in_flight, chunk_size, skip_known, restart, most))
         if sample is not None:
             _print_sample(*run.sample(sample), run.processes)

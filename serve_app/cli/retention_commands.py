@@ -18,9 +18,11 @@ from classifiers.imaging import DEFAULT_LIMITS
 from serve_app.cli.arguments import progress, stderr, stdout
 from serve_app.config import read_intake_config
 from serve_app.images import Uploads, upload_address
+from serve_app.images.uploads import tenant_folder
 from serve_app.results import JobMarker, Objects, objects_from_uri, uri_below
 from serve_app.results.deletion import delete_job, purge
 from serve_app.results.retention import PARTS, Ages, lifecycle_rules, sweep
+from serve_app.results.store import object_key
 
 __all__ = ["results", "retention"]
 
@@ -74,20 +76,25 @@ def delete(
         compact(objects)
     wanted = _Wanted(frozenset(sha256 or ()), tenant, key, value)
     ids = dict.fromkeys(job or ())
+    rows: dict[str, str] = {}
     if sha256 or tenant or where:
-        ids.update(dict.fromkeys([*_of_markers(objects, wanted), *_of_rows(objects, wanted)]))
+        rows = dict(_of_rows(objects, wanted))
+        ids.update(dict.fromkeys([*_of_markers(objects, wanted), *rows]))
     if dry_run:
         for job_id in ids:
             typer.echo(job_id)
         return
+    if sha256 and not (job or where):
+        for name in sha256:
+            _forget(objects, uploads, name, tenant)
     who, given = by or getpass.getuser(), set(job or ())
+    missing = []
     with progress() as bar:
-        missing = [
-            job_id
-            for job_id in bar.track(ids, description="deleting")
-            # a row of a bulk run has nothing but itself
-            if not delete_job(objects, job_id, who, uploads.delete, only_known=job_id in given)
-        ]
+        for job_id in bar.track(ids, description="deleting"):
+            if job_id in rows and objects.info(object_key("outcomes", job_id)) is None:  # of a bulk run
+                uploads.delete(JobMarker(job_id, upload_address(rows[job_id])))
+            if not delete_job(objects, job_id, who, uploads.delete, only_known=job_id in given):
+                missing.append(job_id)
     purge(objects, uploads.delete)
     stderr.print(f"{len(ids) - len(missing):,} jobs were deleted", highlight=False)
     if missing:
@@ -144,6 +151,20 @@ def _require_ages(ages: Ages) -> None:
         )
 
 
+def _forget(objects: Objects, uploads: Uploads, sha256: str, tenant: str | None) -> None:
+    """Delete what is kept of an image apart from jobs: the image itself, and results that are kept for it."""
+    folders = [f"{tenant_folder(tenant)}/"] if tenant is not None else uploads.objects.folders("")
+    for folder in folders:
+        uploads.objects.delete(f"{folder}{sha256[:2]}/{sha256}")
+    if tenant is not None:
+        return  # kept results say not whose they are
+    keys = list(objects.keys("content/"))
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for key, data in zip(keys, threads.map(objects.get, keys), strict=True):
+            if data is not None and json.loads(data)["image"]["sha256"] == sha256:
+                objects.delete(key)
+
+
 class _Wanted:
     """Which jobs are to be deleted: those for which everything that is given holds."""
 
@@ -174,8 +195,8 @@ def _of_markers(objects: Objects, wanted: _Wanted) -> Iterator[str]:
                 yield marker.id
 
 
-def _of_rows(objects: Objects, wanted: _Wanted) -> Iterator[str]:
-    """By the hash and the metadata; rows do not say whose they are."""
+def _of_rows(objects: Objects, wanted: _Wanted) -> Iterator[tuple[str, str]]:
+    """Ids and hashes of images, by the hash and the metadata; rows do not say whose they are."""
     from serve_app.results.compaction import read_table
 
     if wanted.tenant is not None:
@@ -186,4 +207,4 @@ def _of_rows(objects: Objects, wanted: _Wanted) -> Iterator[str]:
             for row in read_table(filesystem, f"{root}/{key}", ["id", "sha256", "metadata"]).to_pylist():
                 is_image = not wanted.sha256 or row["sha256"] in wanted.sha256
                 if is_image and wanted.fits_metadata(json.loads(row["metadata"] or "{}")):
-                    yield row["id"]
+                    yield row["id"], row["sha256"]

@@ -12,10 +12,11 @@ from serve_app.config.gateway_config import (
     Limits,
     read_gateway_config,
 )
-from serve_app.config.intake_config import IntakeConfig, Retention, SourcesConfig, read_intake_config
+from serve_app.config.intake_config import KEEP_IMAGES, IntakeConfig, Retention, SourcesConfig, read_intake_config
 
 __all__ = [
     "JWT_TENANTS",
+    "KEEP_IMAGES",
     "LOOPBACK_HOSTS",
     "Algorithm",
     "AuthConfig",

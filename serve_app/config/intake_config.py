@@ -19,7 +19,10 @@ from serve_app.queues.urls import FORMS, QueueUrl
 from serve_app.results import objects_from_uri, uri_below
 from serve_app.results.retention import Ages
 
-__all__ = ["IntakeConfig", "Retention", "SourcesConfig", "local_intake", "read_intake_config"]
+__all__ = ["KEEP_IMAGES", "IntakeConfig", "Retention", "SourcesConfig", "local_intake", "read_intake_config"]
+
+KEEP_IMAGES = r"^(never|failed|always|sample (100|\d{1,2})(\.\d+)?%)$"
+"""What ``keep_images`` may be."""
 
 _MISSING = {
     "queue": f"say where images come from: {', '.join(FORMS.values())}",
@@ -96,7 +99,7 @@ class IntakeConfig(Closed):
     )
     keep_images: str = Field(
         "never",
-        pattern=r"^(never|failed|always|sample (100|\d{1,2})(\.\d+)?%)$",
+        pattern=KEEP_IMAGES,
         description="Which images are kept for later labelling, beside those that come with jobs: never, failed (where "
         "a step failed or timed out), 'sample 1%' (and the failed ones), or always",
     )

@@ -79,7 +79,7 @@ class Gateway:
             "desk": JobDesk(queue_from_url(intake.queue), store, sources, uploads),
             "reuse": Reuse(store) if intake.reuse_results else None,
             "kept": kept,
-            "kept_images": KeptImages.of(intake, uploads),
+            "kept_images": KeptImages.of(intake, uploads, store.objects),
         }
 
     async def reconfigure(self, tunables: dict[str, Any]) -> None:

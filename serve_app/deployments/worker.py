@@ -100,7 +100,7 @@ class Worker:
             timeout_s=config.timeout_s,
             max_attempts=config.max_attempts,
             reuse_results=config.reuse_results,
-            kept_images=KeptImages.of(config, self._uploads),
+            kept_images=KeptImages.of(config, self._uploads, self._store.objects),
         )
         pace = Pace(
             in_flight=room,

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from serve_app.http.json_bodies import JsonBody
 from serve_app.http.problems import Malformed
-from serve_app.images import PresignedUpload, Sources, Uploads
+from serve_app.images import PresignedUpload, Sources, Uploads, upload_address
 from serve_app.queues import BadQueueUrl, Queue, QueueUnavailable
 from serve_app.refusals import Forbidden, JobsUnavailable
 from serve_app.results import JOB_PREFIX, BadResultsUri, JobMarker, JobStatus, ResultStore, StoreUnavailable
@@ -100,13 +100,15 @@ class JobDesk:
         ]
         async with self._available():
             known = None if idempotency_key is None else await self._store.job(markers[0].id)
+            images = images or {}
             if known is None:
                 await pay()
-            await self._store_images(images or {}, owner)
+            else:
+                _require_same(known, request)
+                images = await self._not_ended(images, markers)
+            await self._store_images(images, owner)
             if idempotency_key is not None:
-                first = known or await self._store.create_job(markers[0])
-                if first.request != request:
-                    raise Malformed("this Idempotency-Key was used for other jobs; use a new one for new jobs")
+                _require_same(known or await self._store.create_job(markers[0]), request)
             try:
                 async with asyncio.timeout(_PUBLISH_S):
                     new = await asyncio.gather(*(self._write(marker, idempotency_key is None) for marker in markers))
@@ -122,6 +124,13 @@ class JobDesk:
                         await asyncio.shield(asyncio.gather(*map(self._store.withdraw, markers)))
                 raise
         return [marker.id for marker in markers]
+
+    async def _not_ended(self, images: Mapping[str, bytes], markers: Sequence[JobMarker]) -> dict[str, bytes]:
+        """The images of jobs that have no outcome: one that was deleted is not stored again."""
+        statuses = await asyncio.gather(*(self._store.status(marker.id) for marker in markers))
+        ended = {marker.id for marker, status in zip(markers, statuses, strict=True) if status and status.outcome}
+        named = {marker.uri for marker in markers if marker.id not in ended}
+        return {sha256: image for sha256, image in images.items() if upload_address(sha256) in named}
 
     async def _store_images(self, images: Mapping[str, bytes], owner: str | None) -> None:
         async def one(sha256: str, image: bytes) -> None:
@@ -196,6 +205,13 @@ class JobDesk:
                 "the queue or the store of results does not answer; nothing was accepted, try again",
                 retry_after_s=_RETRY_AFTER_S,
             ) from error
+
+
+def _require_same(first: JobMarker, request: str | None) -> None:
+    if first.request != request:
+        raise Malformed(
+            "this Idempotency-Key was used for other jobs, or for jobs that were deleted; use a new one for new jobs"
+        )
 
 
 def _job_ids(owner: str | None, key: str | None, count: int) -> list[str]:

@@ -93,11 +93,10 @@ class Uploads:
             raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
         name, expires = uuid.uuid4().hex, datetime.now(UTC) + _PRESIGNED_FOR
         key = upload_key(owner, name)
-        url = await asyncio.to_thread(self.objects.presigned_put, key, content_type, size, _PRESIGNED_FOR)
-        if url is None:
+        signed = await asyncio.to_thread(self.objects.presigned_put, key, content_type, size, _PRESIGNED_FOR)
+        if signed is None:
             raise NotSupported("uploads cannot be signed for this store; send the image itself to POST /v1/jobs")
-        headers = {"Content-Type": content_type, "Content-Length": str(size)}
-        return PresignedUpload(upload_address(name), url, headers, expires)
+        return PresignedUpload(upload_address(name), signed.url, signed.headers, expires)
 
     @staticmethod
     def check(uri: str) -> str:
@@ -135,11 +134,9 @@ class Uploads:
             self.objects.delete(upload_key(marker.owner, self.check(marker.uri)))
 
     def _read(self, key: str) -> bytes:
-        if len(key.rsplit("/", 1)[-1]) == _CHOSEN_DIGITS:  # the gateway has seen the bytes of the others
-            info = self.objects.info(key)
-            if info is not None and info.size > self._max_bytes:
-                raise TooManyBytes(f"the image has more than {self._max_bytes:,} bytes", limit=self._max_bytes)
-        data = self.objects.get(key)
+        # the gateway has seen the bytes of the others, perhaps under a higher limit
+        is_unseen = len(key.rsplit("/", 1)[-1]) == _CHOSEN_DIGITS
+        data = self.objects.get(key, self._max_bytes if is_unseen else None)
         if data is None:
             raise FetchFailed("there is no such upload: it did not arrive, was deleted, or its retention has ended")
         return data

@@ -141,10 +141,10 @@ class JobRunner:
                 poison = Outcome(job.id, "failed", error={"type": "TooManyDeliveries", "detail": why})
                 return await self._retrier.until_it_works(lambda: self._store.finish(poison))
             is_last = failed + 1 >= self._max_attempts
-            frame = None
+            frame = content_key = None
             try:
                 frame = await (early or self._fetch(marker.uri, marker.policy, job.version))
-                result = await self._result(frame, marker)
+                result, content_key = await self._result(frame, marker)
                 outcome, ended = Outcome(job.id, "succeeded", result), "ok"
             except Stopped:
                 raise
@@ -153,15 +153,17 @@ class JobRunner:
                     await self._retrier.until_it_works(lambda: self._store.put_failed_attempts(job.id, failed + 1))
                     raise TryAgain(failed + 1, error) from error
                 outcome, ended = Outcome(job.id, "failed", error=_error_of(job.id, error)), outcome_of(error, Forbidden)
-            if frame is not None and self._kept_images is not None:
-                self._kept_images.offer(frame, marker.owner, outcome.result)
             with span("store"):
                 final = await self._retrier.until_it_works(lambda: self._store.finish(outcome))
             if final is outcome:  # else another worker was first, and has counted it
                 self._count_image(ended, time.monotonic() - started)
-            if final.status == "deleted" and outcome.result is not None:
-                result = outcome.result
-                await self._retrier.until_it_works(lambda: self._store.forget(final, result))
+                # After the outcome, through which a deletion finds them.
+                if self._reuse is not None and outcome.result is not None:
+                    await self._reuse.keep(content_key, outcome.result)
+                if self._kept_images is not None and frame is not None:
+                    self._kept_images.offer(frame, marker.owner, outcome.result, job.id)
+            elif final.status == "deleted" and marker.annotate:
+                await self._retrier.until_it_works(lambda: self._store.delete_picture(job.id))
             return final
         finally:
             if early is not None:
@@ -186,20 +188,21 @@ class JobRunner:
             self._store.failed_attempts(job_id) if message.deliveries != 1 else asyncio.sleep(0, 0),
         )
 
-    async def _result(self, frame: Frame, marker: JobMarker) -> dict[str, Any]:
-        run = Engine.run if self._reuse is None else self._reuse.run
+    async def _result(self, frame: Frame, marker: JobMarker) -> tuple[dict[str, Any], str | None]:
+        """The result, and the key under which it may be kept for the same image."""
 
-        async def once() -> dict[str, Any]:
-            return await run(
-                self._engine(), frame, metadata=marker.metadata, request_id=marker.id, timeout_s=self._timeout_s
-            )
+        async def once() -> tuple[dict[str, Any], str | None]:
+            about: dict[str, Any] = {"metadata": marker.metadata, "request_id": marker.id, "timeout_s": self._timeout_s}
+            if self._reuse is None:
+                return await self._engine().run(frame, **about), None
+            return await self._reuse.run_or_find(self._engine(), frame, **about)
 
-        result = await self._retrier.until_it_works(once, (Overloaded,), but_not=(Unreachable,), longest_s=2.0)
+        result, key = await self._retrier.until_it_works(once, (Overloaded,), but_not=(Unreachable,), longest_s=2.0)
         if marker.annotate:
             async with self._drawing:  # decoding and drawing take several times the pixels' bytes
                 picture = await asyncio.to_thread(annotate, frame, result)
             await self._retrier.until_it_works(lambda: self._store.put_picture(marker.id, picture))
-        return result
+        return result, key
 
 
 def _is_retried(known: Outcome, message: Message) -> bool:

@@ -3,13 +3,14 @@
 The request is written down first, under ``deletions/``, so that the next run finishes what a crash has interrupted.
 The record takes the outcome's place: a worker that is processing the job, or gets its message again, finds an outcome
 there and writes none. Rows in Parquet go with the next run of :func:`purge`, and queries leave them out until then. A
-request is kept for an hour, because a worker may still write to the journal what it has begun before.
+request is kept for an hour, and each run carries it out again, because a worker may still write what it has begun
+before: the picture, a line of the journal, the result as content, the image for labelling.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -31,12 +32,22 @@ DeleteUpload = Callable[[JobMarker], None]
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A request to delete a job: by whom, when (ISO 8601 in UTC), and the outcome's time, if it had one."""
+    """A request to delete a job: by whom, and when (ISO 8601 in UTC).
+
+    Attributes:
+        finished: the outcome's time, if it had one.
+        content: the content keys of its result.
+    """
 
     id: str
     by: str
     at: str
     finished: str | None = None
+    content: Sequence[str] = ()
+
+    def write(self, objects: Objects) -> None:
+        """Have it carried out, also by others."""
+        objects.put(object_key("deletions", self.id), json.dumps(asdict(self)).encode())
 
 
 def delete_job(objects: Objects, job_id: str, by: str, delete_upload: DeleteUpload, *, only_known: bool = True) -> bool:
@@ -59,8 +70,8 @@ def delete_job(objects: Objects, job_id: str, by: str, delete_upload: DeleteUplo
     if only_known and outcome is None and _marker(objects, job_id) is None:
         return False
     if outcome is None or outcome.status != "deleted":
-        deletion = Deletion(job_id, by, now_text(), None if outcome is None else outcome.finished)
-        objects.put(object_key("deletions", job_id), json.dumps(asdict(deletion)).encode())
+        deletion = _with(Deletion(job_id, by, now_text()), outcome)
+        deletion.write(objects)
         _delete_objects(objects, deletion, delete_upload)
     return True
 
@@ -101,19 +112,31 @@ def _delete_objects(objects: Objects, deletion: Deletion, delete_upload: DeleteU
     outcome = _outcome(objects, job_id)
     if outcome is None and not objects.create(object_key("outcomes", job_id), record):
         outcome = _outcome(objects, job_id)  # a worker has finished it meanwhile
-    if outcome is not None and outcome.result is not None:
-        for key in content_keys(outcome.result):
-            objects.delete(object_key("content", key))
+    if outcome is not None and outcome.result is not None and not deletion.content:
+        deletion = _with(deletion, outcome)
+        deletion.write(objects)
+    for key in deletion.content:
+        objects.delete(object_key("content", key))
     objects.delete(object_key("pictures", job_id, "jpg"))
     if outcome is not None and outcome.status != "deleted":
         objects.put(object_key("outcomes", job_id), record)  # not before: it says what else there is
     for kind in ("running", "attempts"):
         objects.delete(object_key(kind, job_id))
+    if (kept := _marker(objects, job_id, "kept")) is not None:
+        delete_upload(kept)
+        objects.delete(object_key("kept", job_id))
     marker = _marker(objects, job_id)
     if marker is not None and marker.uri:
         delete_upload(marker)
         blank = replace(marker, uri="", metadata={}, policy=None, request=None)
         objects.put(object_key("jobs", job_id), blank.encode())
+
+
+def _with(deletion: Deletion, outcome: Outcome | None) -> Deletion:
+    if outcome is None:
+        return deletion
+    content = () if outcome.result is None else content_keys(outcome.result)
+    return replace(deletion, finished=outcome.finished, content=content)
 
 
 def _delete_rows(objects: Objects, deletions: Collection[Deletion]) -> int:
@@ -171,6 +194,6 @@ def _outcome(objects: Objects, job_id: str) -> Outcome | None:
     return None if data is None else Outcome(**json.loads(data))
 
 
-def _marker(objects: Objects, job_id: str) -> JobMarker | None:
-    data = objects.get(object_key("jobs", job_id))
+def _marker(objects: Objects, job_id: str, kind: str = "jobs") -> JobMarker | None:
+    data = objects.get(object_key(kind, job_id))
     return None if data is None else JobMarker(**json.loads(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,14 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
-from obstore.store import GCSStore, ObjectStore
+from obstore.store import ObjectStore
 
-from classifiers import SetupError, VisionError
-from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, presigned_s3_put, s3_bucket
+from classifiers import SetupError, TooManyBytes, VisionError
+from serve_app.buckets import BucketUnavailable, gcs_bucket, is_missing_bucket, s3_bucket
+from serve_app.presigning import PresignedPut, presigned_gcs_put, presigned_s3_put
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -34,6 +36,9 @@ __all__ = [
     "objects_from_uri",
     "uri_below",
 ]
+
+# names of files that are being written
+_ASIDE = re.compile(r"\.[0-9a-f]{32}")
 
 # the options of a URI, by scheme
 _OPTIONS = {"s3": ("region", "endpoint_url"), "gs": ("endpoint_url",)}
@@ -63,8 +68,12 @@ class Objects(ABC):
     """
 
     @abstractmethod
-    def get(self, key: str) -> bytes | None:
-        """The object; ``None`` where there is none."""
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
+        """The object; ``None`` where there is none.
+
+        Raises:
+            TooManyBytes: it has more than ``max_bytes``, and was not read.
+        """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
@@ -86,6 +95,13 @@ class Objects(ABC):
     def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects under a prefix that ends with ``/``, in the order of their keys."""
 
+    def unfinished(self, prefix: str) -> Iterator[ObjectInfo]:  # noqa: ARG002
+        """What writers that were killed have left under a prefix, and what others are writing there now.
+
+        A ``*`` in the prefix stands for any folder.
+        """
+        return iter(())
+
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:
         """What the keys under a prefix have up to the next ``/``, each with it."""
@@ -95,11 +111,9 @@ class Objects(ABC):
         return (item.key for item in self.entries(prefix))
 
     @abstractmethod
-    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:
-        """The URL to which anybody may ``PUT`` the object for a while; ``None`` where the store cannot sign requests.
-
-        S3 takes only a body of the signed type and size; other stores do not check them.
-        """
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> PresignedPut | None:
+        """A request by which anybody may ``PUT`` the object for a while, with this type and size; ``None`` where the
+        store cannot sign requests."""
 
     @abstractmethod
     def filesystem(self) -> tuple[FileSystem, str]:
@@ -151,9 +165,10 @@ class LocalObjects(Objects):
         self._synced: set[Path] = set()
         """Folders whose entries in their parents are known to be on the disk."""
 
-    def get(self, key: str) -> bytes | None:
-        with self._errors(), suppress(FileNotFoundError):
-            return self._path(key).read_bytes()
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
+        with self._errors(), suppress(FileNotFoundError), self._path(key).open("rb") as file:
+            _check_size(os.fstat(file.fileno()).st_size, max_bytes)
+            return file.read()
         return None
 
     def put(self, key: str, data: bytes) -> None:
@@ -194,12 +209,23 @@ class LocalObjects(Objects):
             if (item := self.info(key)) is not None:
                 yield item
 
+    def unfinished(self, prefix: str) -> Iterator[ObjectInfo]:
+        for path in self._root.glob(f"{prefix}**/.*"):
+            if _ASIDE.fullmatch(path.name) and (item := self.info(path.relative_to(self._root).as_posix())) is not None:
+                yield item
+
     def folders(self, prefix: str) -> list[str]:
         with self._errors(), suppress(FileNotFoundError):
             return sorted(f"{prefix}{path.name}/" for path in (self._root / prefix).iterdir() if path.is_dir())
         return []
 
-    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:  # noqa: ARG002
+    def presigned_put(
+        self,
+        key: str,  # noqa: ARG002
+        content_type: str,  # noqa: ARG002
+        size: int,  # noqa: ARG002
+        valid_for: timedelta,  # noqa: ARG002
+    ) -> PresignedPut | None:
         return None
 
     def filesystem(self) -> tuple[FileSystem, str]:
@@ -244,6 +270,11 @@ class LocalObjects(Objects):
             raise StoreUnavailable(f"the folder {self._root} cannot be used: {error.strerror or error}") from error
 
 
+def _check_size(size: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise TooManyBytes(f"the object has more than {max_bytes:,} bytes", limit=max_bytes)
+
+
 def _sync(folder: Path) -> None:
     """Write the entries of a folder to the disk."""
     try:
@@ -278,10 +309,12 @@ class BucketObjects(Objects):
         self._region = region
         self._endpoint_url = endpoint_url
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
         with self._errors():
             try:
-                return bytes(obstore.get(self._store, self._prefix + key).bytes())
+                answer = obstore.get(self._store, self._prefix + key)
+                _check_size(answer.meta["size"], max_bytes)
+                return bytes(answer.bytes())
             except FileNotFoundError as error:
                 if is_missing_bucket(error):
                     raise
@@ -336,14 +369,12 @@ class BucketObjects(Objects):
             found = obstore.list_with_delimiter(self._store, (self._prefix + prefix).rstrip("/"))
         return sorted(f"{path[len(self._prefix) :]}/" for path in found["common_prefixes"])
 
-    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> str | None:
+    def presigned_put(self, key: str, content_type: str, size: int, valid_for: timedelta) -> PresignedPut | None:
+        wanted = (self._bucket, self._prefix + key, content_type, size, valid_for)
         with self._errors():
             if self._scheme == "gs":
-                url: str = obstore.sign(cast("GCSStore", self._store), "PUT", self._prefix + key, valid_for)
-                return url
-            return presigned_s3_put(
-                self._bucket, self._prefix + key, content_type, size, valid_for, self._region, self._endpoint_url
-            )
+                return presigned_gcs_put(*wanted, self._endpoint_url)
+            return presigned_s3_put(*wanted, self._region, self._endpoint_url)
 
     def filesystem(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import GcsFileSystem, S3FileSystem

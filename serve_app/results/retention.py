@@ -24,6 +24,10 @@ PARTS = tuple(f"{part:02x}" for part in range(256))
 
 # beside an outcome, and deleted with it
 _BESIDE = (("jobs", "json"), ("running", "json"), ("attempts", "json"), ("pictures", "jpg"))
+_WITHOUT_PARTS = ("journal", "parquet", "compaction", "rejected")
+
+# longer than any write takes
+_UNFINISHED = timedelta(hours=1)
 _DAY = re.compile(r"/date=(\d{4}-\d\d-\d\d)/")
 
 
@@ -78,8 +82,10 @@ def _too_old(
 ) -> Iterator[tuple[str, Objects, ObjectInfo]]:
     tenants = images.folders("") if ages.images is not None else []
     for part in parts:
+        yield from _unfinished_writes(results, images, part, now)
         for tenant in tenants:
             yield from (("images", images, item) for item in _older(images, f"{tenant}{part}/", ages.images, now))
+        yield from (("kept", results, item) for item in _older(results, f"kept/{part}/", ages.images, now))
         yield from _outcomes(results, ages, part, now)
         for kind in ("content", "pictures"):
             yield from ((kind, results, item) for item in _older(results, f"{kind}/{part}/", ages.results, now))
@@ -102,6 +108,19 @@ def _outcomes(results: Objects, ages: Ages, part: str, now: datetime) -> Iterato
             if (info := results.info(key)) is not None:
                 yield beside, results, info
         yield kind, results, item
+
+
+def _unfinished_writes(
+    results: Objects, images: Objects, part: str, now: datetime
+) -> Iterator[tuple[str, Objects, ObjectInfo]]:
+    """What writers that were killed have left, whatever the ages are."""
+    places = [(results, f"*/{part}/"), (images, f"*/{part}/")]
+    if part == PARTS[0]:
+        places += [(results, f"{kind}/") for kind in _WITHOUT_PARTS]
+    for objects, prefix in places:
+        for item in objects.unfinished(prefix):
+            if now - item.modified > _UNFINISHED:
+                yield "unfinished", objects, item
 
 
 def _unfinished(

@@ -41,6 +41,22 @@ class Reuse:
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """As :meth:`graph.Engine.run`. The durations in a reused result are those of its run."""
+        result, key = await self.run_or_find(
+            engine, frame, metadata=metadata, request_id=request_id, timeout_s=timeout_s
+        )
+        await self.keep(key, result)
+        return result
+
+    async def run_or_find(
+        self,
+        engine: Engine,
+        frame: Frame,
+        *,
+        metadata: Mapping[str, Any],
+        request_id: str,
+        timeout_s: float | None = None,
+    ) -> tuple[dict[str, Any], str | None]:
+        """As :meth:`run`, without keeping the result: it comes with the key for :meth:`keep`, if it may be kept."""
         fingerprint = await engine.fingerprint()
         rules = (rule for step in engine.plan for rule in (step.condition, step.crops) if rule is not None)
         read = metadata if any(rule.reads_metadata for rule in rules) else {}
@@ -49,13 +65,19 @@ class Reuse:
         if known is not None:
             image = {**known["image"], "uri": frame.uri}
             pipeline = {**known["pipeline"], "name": engine.plan.name}
-            return {**known, "id": request_id, "image": image, "pipeline": pipeline, "metadata": dict(metadata)}
+            found = {**known, "id": request_id, "image": image, "pipeline": pipeline, "metadata": dict(metadata)}
+            return found, None
         result = await engine.run(frame, metadata=metadata, request_id=request_id, timeout_s=timeout_s)
         # A result of two configurations has a fingerprint of its own, and is not reused; nor is one with a failure.
         is_whole = all(step["status"] in ("ok", "skipped") for step in result["steps"])
-        if is_whole and result["pipeline"]["fingerprint"] == fingerprint == await engine.fingerprint():
-            await self._ask(self._store.keep, key, result)
-        return result
+        is_one = result["pipeline"]["fingerprint"] == fingerprint == await engine.fingerprint()
+        return result, key if is_whole and is_one else None
+
+    async def keep(self, key: str | None, result: Mapping[str, Any]) -> None:
+        """Keep a result of :meth:`run_or_find`, without what only its own request says."""
+        if key is not None:
+            bare = {**result, "id": "", "image": {**result["image"], "uri": None}, "metadata": {}}
+            await self._ask(self._store.keep, key, bare)
 
     async def _ask(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T | None:
         """The answer of the store; ``None``: it does not answer."""

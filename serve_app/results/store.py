@@ -8,6 +8,7 @@
     outcomes/ab/ID.json      the outcome: one object per job, by a conditional write
     content/ab/KEY.json      the same result under its content, for images that are sent again
     pictures/ab/ID.jpg       the annotated picture, if it was requested
+    kept/ab/ID.json          a marker that names the image that was kept of the job, for later labelling
     journal/DATE/...jsonl    outcomes that are not in Parquet yet, many in one object
     parquet/                 compacted outcomes
     deletions/ab/ID.json     a job that was deleted, until its row has left Parquet
@@ -229,16 +230,13 @@ class ResultStore:
             self.objects.create, object_key("content", key), json.dumps(result, ensure_ascii=False).encode()
         )
 
-    async def forget(self, outcome: Outcome, result: Mapping[str, Any]) -> None:
-        """Delete what a run of a job has written that was deleted meanwhile: the picture, and the result as content."""
-        if outcome.status == "deleted":
-            await self._run(self.objects.delete, object_key("pictures", outcome.id, "jpg"))
-            for key in content_keys(result):
-                await self._run(self.objects.delete, object_key("content", key))
-
     async def put_picture(self, job_id: str, jpeg: bytes) -> None:
         """Keep the annotated picture."""
         await self._run(self.objects.put, object_key("pictures", job_id, "jpg"), jpeg)
+
+    async def delete_picture(self, job_id: str) -> None:
+        """Delete the annotated picture, if there is one."""
+        await self._run(self.objects.delete, object_key("pictures", job_id, "jpg"))
 
     async def picture(self, job_id: str) -> bytes | None:
         """The annotated picture."""

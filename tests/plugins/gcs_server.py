@@ -2,11 +2,14 @@
 
 The emulators that can be had from package registries know no preconditions. Written from the public references of the
 XML API, which obstore speaks (PUT, GET and DELETE of an object, GET of a bucket with list-type=2, the header
-x-goog-if-generation-match), and of what Arrow reads by in the JSON API (Objects: list and get, also alt=media).
+x-goog-if-generation-match), and of what Arrow reads by in the JSON API (Objects: list and get, also alt=media). A URL
+with a signature is checked as the guide "V4 signing process" says, and a length as that of the header
+x-goog-content-length-range.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -14,12 +17,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 __all__ = ["gcs_server"]
 
@@ -30,6 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
     objects: ClassVar[dict[str, bytes]] = {}
     written: ClassVar[dict[str, datetime]] = {}
     lock = threading.Lock()
+    public_key: ClassVar[bytes] = b""
 
     def _name(self) -> tuple[str, str, dict[str, str]]:
         parts = urlsplit(self.path)
@@ -39,6 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         bucket, key, _ = self._name()
         data = self.rfile.read(int(self.headers["Content-Length"]))
+        if refusal := self._refusal(len(data)):
+            self._answer(*refusal)
+            return
         with self.lock:
             is_there = f"{bucket}/{key}" in self.objects
             if is_there and self.headers.get("x-goog-if-generation-match") == "0":
@@ -47,6 +58,39 @@ class _Handler(BaseHTTPRequestHandler):
             self.objects[f"{bucket}/{key}"] = data
             self.written[f"{bucket}/{key}"] = datetime.now(UTC)
         self._answer(200)
+
+    def _refusal(self, length: int) -> tuple[int, bytes] | None:
+        path, _, query = self.path.partition("?")
+        shown, mark, signature = query.partition("&X-Goog-Signature=")
+        if mark:
+            asked = {name: values[0] for name, values in parse_qs(shown, strict_parsing=True).items()}
+            names = asked["X-Goog-SignedHeaders"].split(";")
+            lines = [f"{name}:{self.headers.get(name, '').strip()}" for name in names]
+            request = "\n".join([self.command, path, shown, *lines, "", ";".join(names), "UNSIGNED-PAYLOAD"])
+            scope = asked["X-Goog-Credential"].partition("/")[2]
+            head = [asked["X-Goog-Algorithm"], asked["X-Goog-Date"], scope]
+            text = "\n".join([*head, hashlib.sha256(request.encode()).hexdigest()])
+            signed_at = datetime.strptime(asked["X-Goog-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            if datetime.now(UTC) > signed_at + timedelta(seconds=int(asked["X-Goog-Expires"])):
+                return 400, b"<Error><Code>ExpiredToken</Code></Error>"
+            is_sorted = names == sorted(names) and list(asked) == sorted(asked) and "host" in names
+            if head[0] != "GOOG4-RSA-SHA256" or not is_sorted or not self._is_signed(text, bytes.fromhex(signature)):
+                return 403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>"
+            if any(name.startswith("x-goog-") and name not in names for name in map(str.lower, self.headers)):
+                return 403, b"<Error><Code>MalformedSecurityHeader</Code></Error>"
+        least, most = map(int, self.headers.get("x-goog-content-length-range", f"0,{2**63}").split(","))
+        if not least <= length <= most:
+            return 400, b"<Error><Code>EntityTooLarge</Code></Error>"
+        return None
+
+    def _is_signed(self, text: str, signature: bytes) -> bool:
+        key = serialization.load_pem_public_key(self.public_key)
+        assert isinstance(key, rsa.RSAPublicKey)
+        try:
+            key.verify(signature, text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        except InvalidSignature:
+            return False
+        return True
 
     def do_GET(self) -> None:
         if match := re.fullmatch(r"/storage/v1/b/([^/]+)/o(?:/(.+))?", urlsplit(self.path).path):
@@ -131,10 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def gcs_server() -> Iterator[str]:
-    """The server's URL, while the block lasts. It is a process of its own: while Arrow reads, this one's other Python
-    threads may have to wait."""
-    with subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True) as process:
+def gcs_server(public_key: bytes = b"") -> Iterator[str]:
+    """The server's URL, while the block lasts; the key, in PEM, checks signatures.
+
+    It is a process of its own: while Arrow reads, this one's other Python threads may have to wait.
+    """
+    command = [sys.executable, __file__, public_key.decode()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -143,6 +190,7 @@ def gcs_server() -> Iterator[str]:
 
 
 def _serve() -> None:
+    _Handler.public_key = sys.argv[1].encode()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     sys.stdout.write(f"{server.server_address[1]}\n")

@@ -23,13 +23,19 @@ def main() -> int:
     parser.add_argument("--brokers", nargs="+", choices=BROKERS, default=BROKERS)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--faults", type=int, default=10)
+    parser.add_argument("--uploads", action="store_true", help="8 clients hand over the images themselves")
     options = parser.parse_args()
-    plans = [Plan.of(s, broker, options.images, options.faults) for s in options.seeds for broker in options.brokers]
+    plans = [
+        Plan.of(seed, broker, options.images, options.faults, uploads=options.uploads)
+        for seed in options.seeds
+        for broker in options.brokers
+    ]
 
     from serve_app.local.cluster import local_cluster
     from serve_app.local.ports import free_port
 
     os.environ |= AWS | {"PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])}
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line for each request to moto
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # else a traceback for each connection that dies
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
     failed = []
@@ -43,6 +49,7 @@ def main() -> int:
             if report.findings:
                 failed.append(plan)
                 again = f"SEEDS={plan.seed} BROKERS={plan.broker} IMAGES={options.images} FAULTS={options.faults}"
+                again += " UPLOADS=1" if options.uploads else ""
                 _say(
                     f"  {plan}",
                     "  struck:",

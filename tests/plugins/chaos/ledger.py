@@ -26,6 +26,8 @@ class Ledger:
 
     jobs: dict[str, Image] = field(default_factory=dict)
     messages: dict[bytes, Image] = field(default_factory=dict)
+    presigned: set[str] = field(default_factory=set)
+    """Addresses of images that clients have written to the store themselves."""
     have_appeared: bool = False
     """Whether the missing images have been put in their places."""
     redeliveries: int = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from brokers import moto_server
 from rabbit_server import RabbitServer
 from redis_server import RedisServer
 from tcp_proxy import TcpProxy
@@ -77,13 +78,14 @@ class Place:
 
 
 @contextmanager
-def place(broker: str, folder: Path) -> Iterator[Place]:
-    """A place with a broker of its own."""
+def place(broker: str, folder: Path, *, uploads: bool = False) -> Iterator[Place]:
+    """A place with a broker of its own; ``uploads``: with moto's S3 as the store, whatever the broker is."""
+    file = folder / "jobs.db"
     with ExitStack() as stack:
-        if broker == "sqlite":
-            images, results, file = folder / "images", folder / "results", folder / "jobs.db"
+        if broker == "sqlite" and not uploads:
+            images, results = folder / "images", folder / "results"
             images.mkdir()
-            queue = f"sqlite:///{file}?lease_s={_LEASE_S}"
+            queue = _in_a_file(file)
             yield Place(
                 queue,
                 queue,
@@ -97,13 +99,16 @@ def place(broker: str, folder: Path) -> Iterator[Place]:
                 lambda: delivered_from(file),
             )
             return
-        aws = stack.enter_context(FailingAws())
-        queue, server = _queue(broker, aws, folder)
+        aws = stack.enter_context(FailingAws(stack.enter_context(moto_server()) if uploads else None))
+        for bucket in ("photos", "results"):
+            aws.s3.call("PUT", f"/{bucket}", "", {}, b"")
+        queue, server = (_in_a_file(file), None) if broker == "sqlite" else _queue(broker, aws, folder)
         if server is not None:
             stack.enter_context(server)
         deliveries = Deliveries()
         to_broker = stack.enter_context(TcpProxy(_port(queue if server else aws.url), deliveries.seen))
         to_store = stack.enter_context(TcpProxy(_port(aws.url)))
+        proxies = {"store": to_store} | ({} if broker == "sqlite" else {"broker": to_broker})
         at, store_url = "s3://results?region=eu-west-1&endpoint_url=", f"http://127.0.0.1:{to_store.port}"
         yield Place(
             queue,
@@ -113,12 +118,12 @@ def place(broker: str, folder: Path) -> Iterator[Place]:
             {"s3": {"allow": {"*": ["s3://photos"]}, "endpoint_url": store_url}},
             "s3://photos",
             "s3://others/1.jpg",
-            lambda name, data: aws.s3.objects.__setitem__(f"photos/{name}", data),
+            lambda name, data: aws.s3.call("PUT", f"/photos/{name}", "", {}, data),
             objects_from_uri("s3://results/images?region=eu-west-1&endpoint_url=" + aws.honest_url),
-            lambda: deliveries.counts,
+            (lambda: delivered_from(file)) if broker == "sqlite" else (lambda: deliveries.counts),
             server,
             aws,
-            {"broker": to_broker, "store": to_store},
+            proxies,
         )
 
 
@@ -155,6 +160,10 @@ def delivered_from(file: Path) -> Counter[str]:
     with closing(sqlite3.connect(file, timeout=20)) as db:
         bodies = [body for (body,) in db.execute("SELECT body FROM delivered") if body.startswith(b"{")]
     return Counter(json.loads(body).get("id") for body in bodies)
+
+
+def _in_a_file(file: Path) -> str:
+    return f"sqlite:///{file}?lease_s={_LEASE_S}"
 
 
 def _port(url: str) -> int:

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["BROKERS", "Fault", "Image", "Plan"]
+__all__ = ["BROKERS", "UPLOADS", "Fault", "Image", "Plan"]
 
 _KILLS = ("kill worker", "kill step", "kill gateway")
 _ROLLS = ("restart workers", "redeploy")
@@ -19,6 +19,7 @@ _FAULTS = {
     "amqp": (*_KILLS, *_ROLLS, *_BROKER, *_STORE),
     "sqs": (*_KILLS, *_ROLLS, "drop broker connections", *_STORE),
 }
+_FAULTS_OF_UPLOADS = {**_FAULTS, "sqlite": (*_FAULTS["sqlite"], *_STORE)}  # their store is S3 with every broker
 BROKERS = tuple(_FAULTS)
 
 _LONGEST_S = {"restart broker": 4.0, "store answers 500": 8.0, "store hangs": 10.0}
@@ -45,6 +46,11 @@ _POISON = 0.05
 _TWICE = 0.02
 _SLOW = 0.04
 _FORM = 0.3
+_CLIENTS_OF_UPLOADS = 8
+
+Way = Literal["http", "raw", "bytes", "form", "presigned"]
+UPLOADS: tuple[Way, ...] = ("bytes", "form", "presigned")
+"""The ways of images that are stored when they are handed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +84,23 @@ class Image:
     """An image that is handed in.
 
     Attributes:
-        way: its address over HTTP, its bytes over HTTP, or by a message that is put on the queue.
+        way: its address over HTTP, its bytes over HTTP (alone, in a form, or to the store), or by a message that is
+            put on the queue.
         kind: what it is; all but ``good`` is poison. ``missing`` ones appear in the end.
         messages: how many say the same.
         is_slow: whether its second step takes seconds.
     """
 
     name: str
-    way: Literal["http", "form", "raw"]
+    way: Way
     kind: Kind
     messages: int = 1
     is_slow: bool = False
+
+    @property
+    def is_upload(self) -> bool:
+        """Whether it is stored when it is handed in."""
+        return self.way in UPLOADS
 
     @property
     def is_job(self) -> bool:
@@ -98,18 +110,23 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run."""
+    """A run; ``clients``: how many hand in images at once."""
 
     seed: int
     broker: str
     images: tuple[Image, ...]
     faults: tuple[Fault, ...]
+    clients: int = 1
 
     @classmethod
-    def of(cls, seed: int, broker: str, images: int, faults: int) -> Plan:
-        """The plan of a seed: each kind of fault that the broker has once, before any comes twice."""
+    def of(cls, seed: int, broker: str, images: int, faults: int, *, uploads: bool = False) -> Plan:
+        """The plan of a seed: each kind of fault that the broker has once, before any comes twice.
+
+        Args:
+            uploads: all images are good ones, and stored when they are handed in, by several clients.
+        """
         chance = random.Random(f"{seed} {broker}")
-        kinds = list(_FAULTS[broker])
+        kinds = list((_FAULTS_OF_UPLOADS if uploads else _FAULTS)[broker])
         chance.shuffle(kinds)
         times = sorted(chance.uniform(0.03, 0.85) for _ in range(faults))
         struck = [
@@ -121,6 +138,9 @@ class Plan:
             )
             for at, kind in zip(times, itertools.cycle(kinds), strict=False)
         ]
+        if uploads:
+            load = tuple(Image(f"{index:05d}", chance.choice(UPLOADS), "good") for index in range(images))
+            return cls(seed, broker, load, tuple(struck), _CLIENTS_OF_UPLOADS)
         poison = iter(chance.sample(range(images), round(_POISON * images)))
         bad = dict(zip(poison, itertools.cycle(_BAD_IMAGES + _BAD_MESSAGES), strict=False))
         load = tuple(_image(chance, f"{index:05d}", bad.get(index, "good")) for index in range(images))
@@ -132,7 +152,7 @@ class Plan:
 
 
 def _image(chance: random.Random, name: str, kind: Kind) -> Image:
-    way: Literal["http", "form", "raw"] = "raw" if kind in _BAD_MESSAGES or chance.random() < 0.5 else "http"
+    way: Way = "raw" if kind in _BAD_MESSAGES or chance.random() < 0.5 else "http"
     is_doubled = way == "raw" and kind == "good" and chance.random() < 2 * _TWICE
     is_slow = kind == "good" and chance.random() < _SLOW
     if kind == "good" and way == "http" and not is_slow and chance.random() < _FORM:

@@ -7,9 +7,15 @@ import threading
 import time
 from typing import Any, Self
 
+import httpx
+
 from benchmarks.intake.aws import S3, Connection, Sqs
 
 __all__ = ["FailingAws"]
+
+# of requests and answers; the connection on each side writes its own
+_FORWARDED = ("etag", "last-modified", "content-range")
+_OWN = ("host", "connection", "content-length", "transfer-encoding", "expect")
 
 _ERROR = b"<Error><Code>InternalError</Code></Error>"
 
@@ -18,10 +24,14 @@ class FailingAws:
     """Two doors to the same objects and queues: behind ``url`` the store may fail, behind ``honest_url`` it does not.
 
     Objects and messages are in memory, and outlive nothing.
+
+    Args:
+        s3_url: another server that has the objects.
     """
 
-    def __init__(self) -> None:
-        self.s3, self.sqs = S3(), Sqs()
+    def __init__(self, s3_url: str | None = None) -> None:
+        self._s3_url = s3_url
+        self.s3, self.sqs = S3() if s3_url is None else _Elsewhere(s3_url), Sqs()
         self._kind, self._until, self._answers = "", 0.0, 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -43,7 +53,7 @@ class FailingAws:
     def __enter__(self) -> Self:
         self._thread.start()
         self.url = self._listen(lambda: _Failing(self))
-        self.honest_url = self._listen(lambda: Connection(self.s3, self.sqs))
+        self.honest_url = self._s3_url or self._listen(lambda: Connection(self.s3, self.sqs))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,6 +65,22 @@ class FailingAws:
         listening = asyncio.run_coroutine_threadsafe(self._loop.create_server(connection, "127.0.0.1", 0), self._loop)
         port = listening.result(10).sockets[0].getsockname()[1]
         return f"http://127.0.0.1:{port}"
+
+
+class _Elsewhere(S3):
+    """Hands requests on to another server. They are few enough to wait for each other."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._http = httpx.Client(base_url=url, timeout=60)
+
+    def call(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
+        sent = {name: value for name, value in headers.items() if name not in _OWN}
+        url = f"{path}?{query}" if query else path
+        # the length of the body is the header that HEAD is asked for
+        answer = self._http.request("GET" if method == "HEAD" else method, url, headers=sent, content=body)
+        extra = "".join(f"{name}: {answer.headers[name]}\r\n" for name in _FORWARDED if name in answer.headers)
+        return answer.status_code, extra, answer.content
 
 
 class _Failing(Connection):

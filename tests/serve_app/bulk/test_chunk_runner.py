@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -90,6 +91,16 @@ def test_gives_what_the_same_file_gives_in_process(folder: Path, tmp_path: Path)
                 same(found.pop(uri), expected)
     assert not found
     assert not failed
+
+
+@pytest.mark.parametrize(("rule", "kept"), [("never", ""), ("failed", "abdf"), ("always", "abdf")])
+def test_images_are_kept_for_labelling(rule: str, kept: str, folder: Path, tmp_path: Path) -> None:
+    """Of those that can be opened; ``late`` times out on each."""
+    out = tmp_path / "out"
+    InProcess(make_job(PIPELINE, [str(folder)], out, metadata={"x": 2}, keep_images=rule), [str(folder)]).all()
+    images = {path.name: path.read_bytes() for path in (out / "images").rglob("*") if path.is_file()}
+    wanted = [data for name, data in IMAGES.items() if name[0] in kept]
+    assert images == {hashlib.sha256(data).hexdigest(): data for data in wanted}
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])

@@ -40,7 +40,7 @@ async def gateway(at: Place, backend: LocalBackend, **rules: Any) -> AsyncIterat
     settings = config(**rules)
     sources = Sources(SourcesConfig(files=(str(at.images),)), settings.fetch, LIMITS, 4, at.uploads, at.kept)
     desk = JobDesk(queue_from_url(at.url), at.store, sources, at.uploads)
-    kept_images = KeptImages(at.uploads, "failed")
+    kept_images = KeptImages(at.uploads, at.store.objects, "failed")
     async with client_of(app_over(backend, settings, desk=desk, kept=at.kept, kept_images=kept_images)) as client:
         yield client
 
@@ -248,6 +248,20 @@ async def test_deletion_leaves_a_record_without_content(at: Place, backend: Loca
         compact(at.store.objects)
         assert b"number-one-thousand" not in everything(at)
         assert (await done(client, kept))[0]["status"] == "succeeded"
+
+
+async def test_a_request_that_is_repeated_after_a_deletion_stores_no_image(at: Place, backend: LocalBackend) -> None:
+    key = {"Idempotency-Key": "order-7"}
+    async with gateway(at, backend) as client:
+        for place in (1, 0):  # the marker of the first job has what the key was used for
+            job = (await client.post("/v1/jobs", **form(STREET, OTHER), headers=key)).json()["jobs"][place]
+            assert (await client.delete(job["status_url"])).status_code == 202
+            before = stored(at)
+            assert len(before) == place
+            repeated = await client.post("/v1/jobs", **form(STREET, OTHER), headers=key)
+            assert repeated.status_code == (202 if place else 400)
+            assert stored(at) == before
+        assert "jobs that were deleted" in problem(repeated, 400)["detail"]
 
 
 async def test_deletion_of_a_job_that_is_running(at: Place, backend: LocalBackend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -126,6 +127,19 @@ async def test_an_interrupted_run_is_continued(
             swept(objects, images, AGES, 91)
     swept(objects, images, AGES, 91)
     assert kinds(objects) == {"outcomes"}
+
+
+def test_what_killed_writers_have_left_goes_without_rules(tmp_path: Path) -> None:
+    """Half a write has the bytes of an image or of a result under another name, which no listing shows."""
+    results = objects_from_uri(str(tmp_path / "results"))
+    images = objects_from_uri(str(tmp_path / "results" / "images"))
+    left = [f"{folder}/.{uuid.uuid4().hex}" for folder in ("outcomes/ab", "images/t-acme/ab", "journal/2026-01-01")]
+    for name in left:
+        results.put(name, b"secret")
+    results.put("outcomes/ab/.note", b"of somebody else")
+    assert swept(results, images, Ages(), 0.5 / 24) == {}
+    assert swept(results, images, Ages(), 1.5 / 24) == {"unfinished": 3, "bytes": 18}
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".note"]
 
 
 def test_lifecycle_rules_name_what_s3_can_delete_itself() -> None:

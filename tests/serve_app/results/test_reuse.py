@@ -61,9 +61,11 @@ async def run(reuse: Reuse, engine: Engine, data: bytes = STREET, **metadata: An
 async def test_the_same_bytes_are_run_once(store: ResultStore, engines: Callable[..., Any]) -> None:
     engine, backend = engines()
     reuse = Reuse(store)
-    first = await run(reuse, engine, n=1)
+    first = await run(reuse, engine, n=1, customer="number-one")
     assert await run(reuse, engine, n=2) == {**first, "metadata": {"n": 2}}  # no rule reads it
     assert backend.calls == 1
+    (kept,) = map(store.objects.get, store.objects.keys("content/"))
+    assert b"number-one" not in (kept or b"")  # only the image's own
     await run(reuse, engine, encoded(draw(("car", 10, 10, 50, 90))))
     assert backend.calls == 2
 
