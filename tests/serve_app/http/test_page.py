@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -284,6 +284,15 @@ def test_a_refused_key_is_asked_for_again(browser: Any, tmp_path: Path) -> None:
     gateway.close()
 
 
+def _until(page: Any, what: Callable[[], Any]) -> Any:
+    """Ask again until the answer is true, and give it; meanwhile the browser's events are handled."""
+    for _ in range(500):
+        if answer := what():
+            return answer
+        page.wait_for_timeout(20)
+    raise TimeoutError("not true within 10 s")
+
+
 @needs_chromium
 def test_a_slow_server_shows_that_it_is_being_waited_for(page: Any) -> None:
     held: list[Any] = []
@@ -291,6 +300,7 @@ def test_a_slow_server_shows_that_it_is_being_waited_for(page: Any) -> None:
     choose(page, STREET)
     page.wait_for_selector("#status:text('0 of 1 images done')")
     assert page.is_enabled("#files")
+    _until(page, lambda: held)
     held[0].continue_()
     page.wait_for_selector("#boxes g")
     page.wait_for_selector("#status:empty", state="attached")
@@ -316,7 +326,9 @@ def test_the_keyboard_is_enough(page: Any) -> None:
 
 @needs_chromium
 def test_it_is_painted_at_once(page: Any) -> None:
-    paint_ms = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    paint_ms = _until(
+        page, lambda: page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
+    )
     assert paint_ms < 3_000  # the goal is 1 s; this leaves room for a busy machine
 
 
