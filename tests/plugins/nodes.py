@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -195,12 +194,12 @@ class ElasticNodes:
 @contextmanager
 def elastic_nodes(folder: Path, config: Mapping[str, Any], **environment: str) -> Iterator[ElasticNodes]:
     """A cluster as a file for ``ray up`` describes it, by the node provider that Ray's own tests use."""
-    mark, port = uuid.uuid4().hex, free_port()
+    port = free_port()
     address = f"127.0.0.2:{port}"
     own = haproxy_environment(find_haproxy(), folder)
     fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     head = dict.fromkeys(("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"), FAKE_HEAD_NODE_ID)
-    common = FAST_ENVIRONMENT | own | _fixed(mark) | environment
+    common = FAST_ENVIRONMENT | own | _fixed(folder) | environment
     provider = {
         "type": "external",
         "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
@@ -219,7 +218,6 @@ def elastic_nodes(folder: Path, config: Mapping[str, Any], **environment: str) -
     command += [
         f"--num-cpus={cpus}",
         f"--autoscaling-config={file}",
-        f"--temp-dir={folder / 'ray'}",
         "--include-dashboard=false",
     ]
     with (folder / "head.log").open("w") as log:
@@ -232,26 +230,25 @@ def elastic_nodes(folder: Path, config: Mapping[str, Any], **environment: str) -
             time.sleep(0.2)
         yield ElasticNodes(address, common, free_port())
     finally:
-        end_marked(mark)
+        end_marked(str(folder))
 
 
 @contextmanager
 def nodes(folder: Path, **environment: str) -> Iterator[Nodes]:
     """A cluster in the fast configuration without nodes; all its processes are gone when the block ends."""
-    mark = uuid.uuid4().hex
-    cluster = Nodes(folder, FAST_ENVIRONMENT | _fixed(mark) | environment)
+    cluster = Nodes(folder, FAST_ENVIRONMENT | _fixed(folder) | environment)
     try:
         yield cluster
     finally:
-        end_marked(mark)
+        end_marked(str(folder))
         with suppress(Exception):
             cluster._cluster.shutdown()
 
 
-def _fixed(mark: str) -> dict[str, str]:
+def _fixed(folder: Path) -> dict[str, str]:
     python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "plugins")])
     return {
-        MARK: mark,
+        MARK: str(folder),
         "PYTHONPATH": python_path,
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",

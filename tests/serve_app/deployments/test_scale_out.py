@@ -46,7 +46,7 @@ def cluster() -> Iterator[ElasticNodes]:
 
 
 def test_nodes_come_with_the_load_and_go_when_they_are_idle(
-    cluster: ElasticNodes, poll: Callable[..., Any], record_property: Callable[[str, object], None]
+    cluster: ElasticNodes, poll: Callable[..., Any], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     cluster.deploy(pipeline=_PIPELINE, gateway={"auth": "none"})
     [first] = cluster.workers()
@@ -74,7 +74,7 @@ def test_nodes_come_with_the_load_and_go_when_they_are_idle(
     poll(lambda: len(cluster.workers()) == 1, 120)
     times["idle nodes are gone"] = time.monotonic() - ended
     for what, seconds in times.items():
-        record_property(what, round(seconds, 1))
+        record_testsuite_property(what, round(seconds, 1))
 
 
 def _rate(load: Load) -> float:

@@ -81,7 +81,7 @@ def test_a_node_with_steps_is_killed(cluster: Nodes, poll: Callable[..., Any]) -
 
 
 def test_a_node_is_drained_before_it_goes(
-    cluster: Nodes, poll: Callable[..., Any], record_property: Callable[[str, object], None]
+    cluster: Nodes, poll: Callable[..., Any], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """As the hook of an evicted pod does it: no request fails, not even of clients that still use its endpoint while
     their load balancer finds out."""
@@ -104,7 +104,7 @@ def test_a_node_is_drained_before_it_goes(
         cluster.kill("127.0.0.4")
         killed = time.monotonic()
         poll(lambda: load.statuses(killed)[200] > 50)
-    record_property("not ready after", round(took_out_s, 1))
+    record_testsuite_property("not ready after", round(took_out_s, 1))
     assert set(load.statuses()) == {200}
     assert set(there.statuses()) == {200}
 
@@ -138,7 +138,7 @@ def test_jobs_while_a_node_dies(cluster: Nodes, tmp_path: Path, poll: Callable[.
 
 @need_redis_server
 def test_the_redis_of_the_control_service_is_restarted(
-    tmp_path: Path, poll: Callable[..., Any], record_property: Callable[[str, object], None]
+    tmp_path: Path, poll: Callable[..., Any], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """As in ray#64241: afterwards the control service used ever more CPU and memory."""
     with RedisServer(tmp_path, keeps=True) as server, _three_nodes(server.port) as cluster:
@@ -162,8 +162,8 @@ def test_the_redis_of_the_control_service_is_restarted(
             poll(lambda: time.monotonic() > restarted + _HEALTHY_S, _HEALTHY_S + 5)
             share = (cluster.gcs().cpu_times().user - used) / 30
             growth = cluster.gcs().memory_info().rss / before
-        record_property("cores of the control service", round(share, 2))
-        record_property("its memory, times before", round(growth, 2))
+        record_testsuite_property("cores of the control service", round(share, 2))
+        record_testsuite_property("its memory, times before", round(growth, 2))
         assert set(load.statuses()) == {200}
         assert share < 0.5
         assert growth < 1.5
