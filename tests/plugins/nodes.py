@@ -57,9 +57,10 @@ _FOR_SSH = ("setup_commands", "head_setup_commands", "worker_setup_commands", "c
 
 
 def _run(environment: Mapping[str, str], *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         [*map(str, command)],
-        env={**os.environ, **environment},
+        env={**os.environ, "PATH": path, **environment},
         capture_output=True,
         text=True,
         timeout=150,
@@ -122,24 +123,11 @@ class Nodes:
         """Of the endpoint on a node."""
         return f"http://127.0.0.1:{self._ports[address]}"
 
-    def restart_gcs(self) -> None:
-        """Start Ray's control service again where it has ended, as the operator starts the container of a head."""
-        head = self._cluster.head_node
-        if not self.gcs().is_running():
-            head.kill_gcs_server(check_alive=False)
-            head.start_gcs_server()
-
-    def gcs(self) -> psutil.Process:
-        """Ray's control service."""
-        [started] = self._cluster.head_node.all_processes["gcs_server"]
-        return psutil.Process(started.process.pid)
-
     def drain(self, address: str, seconds: int) -> None:
         """Tell Ray the number of seconds after which a node goes away, as the hook of a pod does."""
         node = ("--address", self.address, "--node-id", self._workers[address].node_id)
         reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "evicted")
-        ray = Path(sys.executable).with_name("ray")
-        self.run(ray, "drain-node", *node, *reason, "--deadline-remaining-seconds", seconds)
+        self.run("ray", "drain-node", *node, *reason, "--deadline-remaining-seconds", seconds)
 
     def kill(self, address: str) -> None:
         """As when the machine fails."""
@@ -214,15 +202,21 @@ def elastic_nodes(folder: Path, config: Mapping[str, Any], **environment: str) -
     own_keys = {"provider": provider, "available_node_types": types, "head_node_type": FAKE_HEAD_NODE_TYPE}
     file = folder / "autoscaling.yaml"
     file.write_text(yaml.safe_dump({**config, **{key: [] for key in _FOR_SSH}, **own_keys}))
-    command = ["ray", "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.2"]
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--node-ip-address=127.0.0.2",
+    ]
     command += [
         f"--num-cpus={cpus}",
         f"--autoscaling-config={file}",
         "--include-dashboard=false",
     ]
     with (folder / "head.log").open("w") as log:
-        program = str(Path(sys.executable).with_name(command[0]))
-        subprocess.Popen([program, *command[1:]], env={**os.environ, **common, **fake, **head}, stdout=log, stderr=log)
+        subprocess.Popen(command, env={**os.environ, **common, **fake, **head}, stdout=log, stderr=log)
     try:
         until = time.monotonic() + _HEAD_STARTS_S
         while "block forever" not in (text := (folder / "head.log").read_text()):

@@ -16,7 +16,6 @@ import httpx
 import pytest
 from brokers import need_server
 from nodes import STREET, Load, Nodes, nodes
-from redis_server import RedisServer, need_redis_server
 from toys import draw, encoded
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(300)]
@@ -39,18 +38,16 @@ PIPELINE = {
 }
 _BACK_TO_NORMAL_S = 30
 _DRAIN_S = 30
-_HEALTHY_S = 60
 _PROBE_S = 10
 """Two periods of the readiness probe, after which no client is sent there."""
 
 
 @contextmanager
-def _three_nodes(redis_port: int | None = None) -> Iterator[Nodes]:
-    """A head for the gateway, and two nodes for steps; the control service keeps its state in a Redis."""
-    environment = {} if redis_port is None else {"RAY_REDIS_ADDRESS": f"127.0.0.1:{redis_port}"}
+def _three_nodes() -> Iterator[Nodes]:
+    """A head for the gateway, and two nodes for steps."""
     folder = Path("/tmp") / f"vg{time.time_ns() % 10**8}"  # HAProxy's socket wants a short path
     folder.mkdir()
-    with nodes(folder, **environment) as cluster:
+    with nodes(folder) as cluster:
         cluster.add(num_cpus=4, resources={"edge": 1})
         cluster.add(num_cpus=0, resources={"steps": 8})
         cluster.add(num_cpus=0, resources={"steps": 8})
@@ -134,39 +131,6 @@ def test_jobs_while_a_node_dies(cluster: Nodes, tmp_path: Path, poll: Callable[.
         jobs += clients.map(submit, range(100))
     poll(lambda: states(jobs)["succeeded"] == len(set(jobs)), 120)
     assert not list((tmp_path / "results" / "failures").glob("*"))
-
-
-@need_redis_server
-def test_the_redis_of_the_control_service_is_restarted(
-    tmp_path: Path, poll: Callable[..., Any], record_testsuite_property: Callable[[str, object], None]
-) -> None:
-    """As in ray#64241: afterwards the control service used ever more CPU and memory."""
-    with RedisServer(tmp_path, keeps=True) as server, _three_nodes(server.port) as cluster:
-        cluster.deploy(pipeline=PIPELINE, gateway={"auth": "none"})
-        with Load(cluster.url) as load:
-            poll(lambda: load.statuses()[200] > 50)
-            before = cluster.gcs().memory_info().rss
-            server.stop()
-            time.sleep(3)  # as long as a restart takes
-            server.start()
-            restarted = time.monotonic()
-
-            def is_healthy() -> bool:
-                cluster.restart_gcs()
-                return cluster.run("ray", "status", "--address", cluster.address, check=False).returncode == 0
-
-            poll(is_healthy, _HEALTHY_S)
-            cluster.deploy(pipeline=PIPELINE, gateway={"auth": "none", "timeout_ms": 9_000})  # changes go on
-            assert time.monotonic() < restarted + _HEALTHY_S
-            used = cluster.gcs().cpu_times().user
-            poll(lambda: time.monotonic() > restarted + _HEALTHY_S, _HEALTHY_S + 5)
-            share = (cluster.gcs().cpu_times().user - used) / 30
-            growth = cluster.gcs().memory_info().rss / before
-        record_testsuite_property("cores of the control service", round(share, 2))
-        record_testsuite_property("its memory, times before", round(growth, 2))
-        assert set(load.statuses()) == {200}
-        assert share < 0.5
-        assert growth < 1.5
 
 
 def test_doctor(cluster: Nodes, tmp_path: Path) -> None:
