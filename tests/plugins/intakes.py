@@ -20,7 +20,7 @@ from classifiers.imaging.decoding import ImageLimits
 from graph import Engine, Plan, StepBackend, load_plan
 from serve_app.config.gateway_config import FetchConfig
 from serve_app.config.intake_config import SourcesConfig
-from serve_app.images import KeptPlaces, Sources, Uploads
+from serve_app.images import KeptImages, KeptPlaces, Sources, Uploads
 from serve_app.intake import Consumer, JobRunner, Pace, Retrier
 from serve_app.queues import DeadLetter, Queue, queue_from_url
 from serve_app.queues.dead_letters import hold
@@ -104,6 +104,7 @@ async def consuming(
     queue: Callable[[Queue], Queue] = lambda queue: queue,
     store: ResultStore | None = None,
     reuse_results: bool = False,
+    keep_images: str = "never",
     timeout_s: float = 30,
     max_attempts: int = 3,
     **pace: Any,
@@ -123,6 +124,7 @@ async def consuming(
         timeout_s=timeout_s,
         max_attempts=max_attempts,
         reuse_results=reuse_results,
+        kept_images=KeptImages(at.uploads, (store or at.store).objects, keep_images),
     )
     consumer = Consumer(queue(queue_from_url(at.url)), store or at.store, runner, retrier, settings)
     consumer.start()
