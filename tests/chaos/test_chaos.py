@@ -230,10 +230,9 @@ def test_a_failing_store_does_some_of_what_it_denies(aws: FailingAws) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @need_redis_server
-@pytest.mark.parametrize("options", [["--seeds", "2"], ["--seeds", "1", "--uploads"]], ids=["mixed", "uploads"])
-def test_a_short_run_of_chaos(options: list[str]) -> None:
+def test_a_short_run_of_chaos() -> None:
     """Three faults, a redeployment and lost connections among them; ``make chaos`` has the others and each broker."""
-    command = [sys.executable, "-m", "chaos", *options, "--brokers", "redis", "--images", "150"]
+    command = [sys.executable, "-m", "chaos", "--seeds", "2", "--brokers", "redis", "--images", "150"]
     path = os.pathsep.join([str(_ROOT), str(_ROOT / "tests" / "plugins")])
     done = subprocess.run(
         [*command, "--faults", "3"],
