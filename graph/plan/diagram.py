@@ -30,9 +30,8 @@ def mermaid(plan: Plan, rates: Mapping[str, str] | None = None) -> str:
             texts.append(f"crops: {_mermaid_text(step.crops.source)}")
         lines.append(f'    {numbers[step.name]}["{"<br/>".join(texts)}"]')
     for step in plan:
-        text = "" if step.condition is None else f"if {step.condition.source}"
-        if rates is not None:
-            text = rates.get(step.name, "")
+        condition = "" if step.condition is None else f"if {step.condition.source}"
+        text = condition if rates is None else rates.get(step.name, "")
         label = f'|"{_mermaid_text(text)}"|' if text else ""
         lines += [
             f"    {source} -->{label} {numbers[step.name]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,7 +12,7 @@ from pydantic import Field
 from classifiers.validation import Closed
 from serve_app.planning.demand import DayCurve
 from serve_app.planning.packing import Item, NodeType, PackedNodes, pack
-from serve_app.planning.sizing import DeploymentSize
+from serve_app.planning.sizing import DeploymentSize, replicas_for
 from serve_app.planning.yaml_files import read_model
 
 __all__ = ["EXAMPLE_PRICES", "Cost", "Prices", "RequestPrices", "cost_of_a_day", "read_prices"]
@@ -110,7 +109,7 @@ def cost_of_a_day(
     nodes = cpu_hours = gpu_hours = 0.0
     packed: dict[tuple[int, ...], PackedNodes] = {}
     for rate in day.rates():
-        counts = tuple(min(each.replicas, _replicas(each, float(rate), utilisation)) for each in deployments)
+        counts = tuple(min(each.replicas, replicas_for(float(rate), each.busy_s, utilisation)) for each in deployments)
         items: dict[Item, int] = {each.item: count for each, count in zip(deployments, counts, strict=True)}
         if counts not in packed:
             packed[counts] = pack(items, prices.nodes)
@@ -131,7 +130,3 @@ def cost_of_a_day(
         gpu_hours,
         (nodes + requests) / millions,
     )
-
-
-def _replicas(deployment: DeploymentSize, rate: float, utilisation: float) -> int:
-    return max(1, math.ceil(rate * deployment.busy_s / utilisation - 1e-9))

@@ -12,7 +12,7 @@ from graph.pipeline_file import INGRESS
 from serve_app.planning.measurements import Measurements
 from serve_app.planning.packing import Item
 
-__all__ = ["DeploymentSize", "Sizing", "StepLoad", "size"]
+__all__ = ["DeploymentSize", "Sizing", "StepLoad", "replicas_for", "size"]
 
 _ENTRY = "gateway"
 _PROCESS_GB = 0.4  # a Ray replica that has imported the libraries, without a model
@@ -206,7 +206,7 @@ def _deployment(
         loads[step.name].busy_s + measured.steps[step.name].prepare_cpu_s * loads[step.name].share for step in members
     )
     busy_s = max(busy_s, 1e-9)
-    replicas, least = (max(1, math.ceil(rate * busy_s / utilisation - 1e-9)) for rate in rates)
+    replicas, least = (replicas_for(rate, busy_s, utilisation) for rate in rates)
     reserved = sum(step.serve.num_cpus for step in members) + (entry_cpus if is_entry else 0.0)
     memory_gb = _PROCESS_GB + sum(
         max(measured.steps[step.name].memory_mb, step.serve.memory_mb or 0) / 1024 for step in members
@@ -219,6 +219,11 @@ def _deployment(
     )
     most = replicas / busy_s
     return DeploymentSize(item.name, busy_s, cpu_s, gpu_s, item, replicas, least, most, rates[0] / most)
+
+
+def replicas_for(rate: float, busy_s: float, utilisation: float) -> int:
+    """Replicas for ``rate`` images per second that each keep one busy for ``busy_s``; at least 1."""
+    return max(1, math.ceil(rate * busy_s / utilisation - 1e-9))
 
 
 def _gpu_share(members: Sequence[PlannedStep]) -> float:

@@ -209,8 +209,6 @@ def elastic_nodes(folder: Path, config: Mapping[str, Any], **environment: str) -
         "--block",
         f"--port={port}",
         "--node-ip-address=127.0.0.2",
-    ]
-    command += [
         f"--num-cpus={cpus}",
         f"--autoscaling-config={file}",
         "--include-dashboard=false",
